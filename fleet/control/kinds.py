@@ -15,6 +15,10 @@ GROUP = "fleet.dev"
 VERSION = "v1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+# Numbers of kinds in work_item, change, event and tombstone. Never reused.
+MACHINE, CLUSTER, OPERATION, MACHINE_CLASS, PACKAGE_VERSION, CONFIG_VERSION = 1, 2, 3, 4, 5, 6
+CREDENTIAL, HOLD, IDC, PERMIT, SAFETY_POLICY = 7, 8, 9, 10, 11
+
 Json = dict[str, Any]
 Cell = str | int | None
 Who = Literal["viewer", "operator", "approver", "admin"]
@@ -54,6 +58,7 @@ class Kind:
     singular: str
     spec: Json
     status: Json
+    number: int = 0  # the `kind` column of work_item, change and event
     description: str = ""
     short_names: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()

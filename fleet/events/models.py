@@ -1,0 +1,45 @@
+"""The append-only log: changes of objects (the watch) and events (what happened), at one position in commit order.
+
+Both tables are partitioned by position and written by SQL in the transaction of the change; these models only read.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Change(models.Model):
+    """One write of one object: op 1 ADDED, 2 MODIFIED, 3 DELETED; `old` holds what selectors need of before."""
+
+    pk = models.CompositePrimaryKey("rv", "object_id")
+    rv = models.BigIntegerField()
+    object_id = models.BigIntegerField()
+    cluster_id = models.IntegerField()
+    kind = models.SmallIntegerField()
+    op = models.SmallIntegerField()
+    old = models.JSONField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "change"
+
+
+class Event(models.Model):
+    """Something that happened, in CloudEvents' terms. `data` carries reason, message, name (of the object), from, to, by."""
+
+    pk = models.CompositePrimaryKey("pos", "n")
+    pos = models.BigIntegerField()
+    n = models.SmallIntegerField()
+    at = models.DateTimeField()
+    object_id = models.BigIntegerField()
+    cluster_id = models.IntegerField()
+    kind = models.SmallIntegerField()
+    severity = models.SmallIntegerField()  # 0 normal, 1 warning, 2 error
+    type = models.TextField()
+    source = models.TextField(null=True)
+    source_id = models.TextField(null=True)
+    data = models.JSONField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "event"

@@ -1,0 +1,118 @@
+"""Machines: what people want (cold), what was seen (hot, typed) and the packages, configurations and operations around them.
+
+The hot tables are SQL (migration 0001); models with `managed = False` are for reading them.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+
+from fleet.control.models import KubeObject
+
+
+class MachineClass(KubeObject):
+    """Versions, variables and gates that a pool of machines has in common."""
+
+
+class MachinePackageVersion(KubeObject):
+    """One version of one package: artifacts, units, configuration, health check. Immutable."""
+
+    package_name = models.CharField(max_length=128)
+    version = models.CharField(max_length=128)
+
+    class Meta(KubeObject.Meta):
+        constraints = [models.UniqueConstraint(fields=["package_name", "version"], name="package_version_once")]
+
+
+class MachineConfigVersion(KubeObject):
+    """One version of a configuration: files, sysctls, modules, boot parameters. Immutable."""
+
+    config_name = models.CharField(max_length=128)
+    version = models.CharField(max_length=128)
+
+    class Meta(KubeObject.Meta):
+        constraints = [models.UniqueConstraint(fields=["config_name", "version"], name="config_version_once")]
+
+
+class OwnerClass(models.IntegerChoices):
+    """Who wants an Operation; the higher wins between steps."""
+
+    DRIFT = 0
+    ROLLOUT = 1
+    REMEDIATION = 2
+    PERSON = 3
+
+
+class Operation(KubeObject):
+    """The intent: what is done to one machine, for whom, in which steps. One started and open per machine."""
+
+    machine_id = models.BigIntegerField()
+    machine_uid = models.UUIDField()
+    cluster_id = models.IntegerField(default=0)
+    owner_class = models.SmallIntegerField(choices=OwnerClass.choices)
+    phase = models.CharField(
+        max_length=16, default="Pending", db_collation="C"
+    )  # Pending Running Succeeded Failed Cancelled
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    permit_id = models.BigIntegerField(null=True)
+    epoch = models.IntegerField(default=0)
+
+    class Meta(KubeObject.Meta):
+        indexes = [models.Index(fields=["machine_id", "-id"], name="operation_machine")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["machine_id"],
+                condition=models.Q(started_at__isnull=False, ended_at__isnull=True),
+                name="operation_started_once",
+            ),
+            models.UniqueConstraint(
+                fields=["machine_id", "owner_class"],
+                condition=models.Q(started_at__isnull=True, ended_at__isnull=True),
+                name="operation_pending_once",
+            ),
+        ]
+
+
+class Machine(models.Model):
+    """What people wrote about a machine (cold). Joined with MachineState by id."""
+
+    id = models.BigIntegerField(primary_key=True)
+    uid = models.UUIDField()
+    name = models.TextField()
+    cluster_id = models.IntegerField()
+    labels = models.JSONField()
+    annotations = models.JSONField()
+    finalizers = models.JSONField()
+    spec = models.JSONField()
+    created_at = models.DateTimeField()
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "machine"
+
+
+class MachineState(models.Model):
+    """What was seen of a machine (hot). Conditions are packed, see `machines.packing`."""
+
+    id = models.BigIntegerField(primary_key=True)
+    rv = models.BigIntegerField()
+    cluster_id = models.IntegerField()
+    name = models.TextField()
+    phase = models.TextField()
+    phase_at = models.DateTimeField()
+    generation = models.IntegerField()
+    observed_generation = models.IntegerField()
+    desired_hash = models.BigIntegerField()
+    observed_hash = models.BigIntegerField()
+    latest_hash = models.BigIntegerField()
+    cond_true = models.BigIntegerField()
+    cond_false = models.BigIntegerField()
+    paused = models.BooleanField()
+    drift = models.SmallIntegerField()
+    down = models.BooleanField()
+
+    class Meta:
+        managed = False
+        db_table = "machine_state"

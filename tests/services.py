@@ -1,0 +1,88 @@
+"""Pytest plugin (loaded by `-p`, before Django): every test process has a PostgreSQL instance and a Valkey of its own (transaction ids order the positions of an instance)."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet.dev.services import Postgres, Valkey
+
+_FAST = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "512MB",
+    "shared_buffers": "64MB",
+}
+
+
+_stops: list[Callable[[], None]] = []
+
+
+def _start_services() -> None:
+    """Before Django reads its settings: it must find DATABASE_URL and REDIS_URL."""
+    home = Path(tempfile.mkdtemp(prefix="fleet-test-"))
+    home.chmod(0o755)
+    postgres = Postgres(data=home / "pg", sockets=home / "s", settings=_FAST, log=home / "postgres.log")
+    valkey = Valkey(socket=home / "valkey.sock")
+    postgres.start()
+    valkey.start()
+
+    def stop() -> None:
+        postgres.stop()
+        valkey.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+    _stops.append(stop)
+    os.environ.update(
+        DATABASE_URL=postgres.url,
+        REDIS_URL=valkey.url,
+        FLEET_SECRET_KEY="tests-only-" + "k" * 40,
+        FLEET_SECURE_COOKIES="false",
+        FLEET_REQUIRE_APPROVAL="false",
+        FLEET_ALLOWED_NETWORKS="127.0.0.0/8,10.0.0.0/8",
+        DJANGO_SETTINGS_MODULE="fleet.settings",
+    )
+    from nacl.public import PrivateKey
+
+    key = PrivateKey.generate()
+    os.environ["FLEET_PRIVATE_KEY"] = base64.b64encode(bytes(key)).decode()
+    os.environ["FLEET_PUBLIC_KEY"] = base64.b64encode(bytes(key.public_key)).decode()
+
+
+_start_services()
+
+
+def pytest_unconfigure() -> None:
+    """End what this process started."""
+    while _stops:
+        _stops.pop()()
+
+
+@pytest.fixture
+def fleet_db(transactional_db: None) -> Iterator[None]:
+    """The real database with real transactions, emptied afterwards (also the tables that Django does not manage)."""
+    yield
+    reset_database()
+
+
+def reset_database() -> None:
+    """Empty every table, put the single rows back. Triggers that guard the audit trail are off for this one statement."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("""SELECT string_agg(quote_ident(relname), ', ') FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission', 'condition_kind')""")
+        tables = cursor.fetchone()[0]
+        cursor.execute("SET session_replication_role = replica")
+        cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        cursor.execute("SET session_replication_role = DEFAULT")
+        cursor.execute(
+            "INSERT INTO installation (id) VALUES (1); INSERT INTO ledger (id) VALUES (1); INSERT INTO seen_set (digest, body) VALUES ('\\x00', '{}')"
+        )
