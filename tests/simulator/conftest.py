@@ -1,0 +1,92 @@
+"""Simulated hosts on the real table, with a clock that only tests move."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+
+import psycopg
+import pytest
+import pytest_asyncio
+from django.db import connection
+
+from machines.hosts import Action, Artifact, Facts, StepOrder, StepRef, StepResult, Target, WantedPackage, WantedUnit
+from simulator.hosts import SimulatedHosts
+
+INSTALLATION = "11111111-1111-1111-1111-111111111111"
+
+
+def dsn() -> str:
+    """The test database as a libpq string."""
+    wanted = connection.get_connection_params()
+    names = ("dbname", "host", "port", "user", "password")
+    return psycopg.conninfo.make_conninfo(**{name: wanted[name] for name in names if wanted.get(name)})
+
+
+async def connect() -> psycopg.AsyncConnection[tuple[object, ...]]:
+    return await psycopg.AsyncConnection.connect(dsn(), autocommit=True)
+
+
+def package(name: str = "pouch", version: str = "1.0", url: str = "", **more: object) -> WantedPackage:
+    artifact = Artifact("deb", url or f"simulated:{name}-{version}.deb", sha256="ab" * 32)
+    unit = WantedUnit(f"{name}.service", enabled=True, started=True)
+    return replace(WantedPackage(name, version, (artifact,), units=(unit,)), **more)  # type: ignore[arg-type]
+
+
+@dataclass
+class Lab:
+    """One host and a hand on its clock."""
+
+    hosts: SimulatedHosts
+    other: SimulatedHosts
+    move: Callable[[float], None]
+    target: Target = field(
+        default_factory=lambda: Target(
+            1, str(uuid.uuid4()), "m1", "10.0.0.1", packages=("pouch",), units=("pouch.service",), serial_number="SN1"
+        )
+    )
+
+    def order(
+        self,
+        action: Action,
+        step: str = "01-step",
+        attempt: int = 1,
+        epoch: int = 1,
+        incarnation: int = 1,
+        operation: str = "op",
+    ) -> StepOrder:
+        return StepOrder(self.target, StepRef(operation, step, attempt), action, INSTALLATION, incarnation, epoch)
+
+    async def look(self, *polls: StepRef, **more: object) -> Facts:
+        return (await self.hosts.observe([replace(self.target, polls=polls, **more)]))[0]  # type: ignore[arg-type]
+
+    async def start(self, action: Action, step: str = "01-step", **more: object) -> StepResult:
+        return (await self.hosts.act([self.order(action, step, **more)]))[0]  # type: ignore[arg-type]
+
+    async def do(self, action: Action, step: str = "01-step", **more: object) -> StepResult:
+        """Start a step and wait for its end."""
+        began = await self.start(action, step, **more)
+        self.move(60)
+        return (await self.look(began.ref)).steps[began.ref.folder]
+
+    async def install(self, wanted: WantedPackage, step: str = "01-install", **more: object) -> StepResult:
+        return await self.do(Action("install-package", package=wanted, artifact=wanted.artifacts[0]), step, **more)
+
+
+@pytest_asyncio.fixture
+async def lab(fleet_db: None) -> AsyncIterator[Lab]:
+    now = [1_800_000_000.0]
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    hosts, other = (SimulatedHosts(connect, lambda: now[0]) for _ in range(2))
+    yield Lab(hosts, other, move)
+    await hosts.close()
+    await other.close()
+
+
+@pytest.fixture
+def pouch() -> WantedPackage:
+    return package()

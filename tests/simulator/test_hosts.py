@@ -1,0 +1,138 @@
+"""Simulated hosts behave like real ones: in time, behind a fence, for every process that looks."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from machines.hosts import Action, StepRef, WantedFile, WantedPackage, WantedUnit
+from tests.simulator.conftest import Lab, package
+
+
+async def test_a_host_never_seen_is_a_bare_debian_and_looking_writes_nothing(lab: Lab) -> None:
+    facts = await lab.look()
+    assert (facts.os_id, facts.os_family, facts.marker, facts.fence_epoch) == ("debian", "debian", "", -1)
+    assert facts.serial_number == "SN1"
+    assert facts.packages == {}
+    again = (await lab.other.observe([lab.target]))[0]
+    assert again == facts
+
+
+async def test_an_install_takes_time_and_is_seen_by_every_process(lab: Lab, pouch: WantedPackage) -> None:
+    began = await lab.start(Action("install-package", package=pouch))
+    assert began.state == "Running"
+    assert (await lab.look()).packages == {}
+    lab.move(30)
+    facts = (await lab.other.observe([replace(lab.target, polls=(began.ref,))]))[0]
+    assert facts.steps[began.ref.folder].state == "Succeeded"
+    assert facts.packages["pouch"].declared == "1.0"
+    assert facts.packages["pouch"].version == facts.steps[began.ref.folder].facts["installedVersion"]
+    assert facts.units["pouch.service"].active == "inactive"  # Fleet starts units itself
+
+
+async def test_a_unit_that_runs_makes_the_health_check_pass(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.install(pouch)
+    checks = {"pouch": ("/usr/bin/pouch", "ping")}
+    assert (await lab.look(health_checks=checks)).health["pouch"][0] == 1
+    await lab.do(Action("set-units", units=pouch.units), "02-units")
+    assert (await lab.look(health_checks=checks)).health["pouch"] == (0, "pouch is healthy")
+
+
+async def test_the_same_attempt_never_runs_twice(lab: Lab, pouch: WantedPackage) -> None:
+    order = lab.order(Action("install-package", package=pouch))
+    await lab.hosts.act([order])
+    lab.move(60)
+    assert (await lab.other.act([order]))[0].state == "Succeeded"
+    newer = lab.order(Action("install-package", package=package(version="2.0")))
+    assert (await lab.hosts.act([newer]))[0].state == "Succeeded"  # the folder exists: the old attempt answers
+    assert (await lab.look()).packages["pouch"].declared == "1.0"
+
+
+async def test_two_workers_that_start_the_same_attempt_at_once_start_it_once(lab: Lab, pouch: WantedPackage) -> None:
+    order = lab.order(Action("install-package", package=pouch))
+    first, second = await asyncio.gather(lab.hosts.act([order]), lab.other.act([order]))
+    assert [first[0].state, second[0].state] == ["Running", "Running"]
+    lab.move(60)
+    assert (await lab.look(order.ref)).steps[order.ref.folder].state == "Succeeded"
+
+
+async def test_an_older_epoch_or_incarnation_is_refused(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.start(Action("set-units", units=()), epoch=7)
+    stale = await lab.start(Action("install-package", package=pouch), "02-install", epoch=6)
+    assert (stale.state, stale.reason) == ("Refused", "StaleEpoch")
+    older = await lab.start(Action("install-package", package=pouch), "02-install", epoch=9, incarnation=0)
+    assert older.reason == "StaleEpoch"
+    assert (await lab.look()).fence_epoch == 7
+    lab.move(60)
+    assert (await lab.look()).packages == {}
+
+
+async def test_a_host_of_another_installation_is_refused(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.start(Action("set-units", units=()))
+    foreign = replace(lab.order(Action("install-package", package=pouch), "02-install"), installation="another")
+    answer = (await lab.hosts.act([foreign]))[0]
+    assert (answer.state, answer.reason) == ("Refused", "IdentityMismatch")
+
+
+async def test_a_reboot_takes_time_and_comes_back_with_a_new_boot_id_and_the_newest_kernel(lab: Lab) -> None:
+    before = await lab.look()
+    await lab.install(package("kernel", "6.1.0-31", kind="KernelPatch", units=()), "01-kernel")
+    await lab.do(Action("set-boot-parameters", values={"mitigations": "auto"}), "02-boot")
+    assert (await lab.look()).kernel == before.kernel
+    await lab.start(Action("reboot"), "03-reboot")
+    lab.move(3)
+    assert (await lab.look()).reason == "ConnectionRefused"
+    lab.move(60)
+    after = await lab.look()
+    assert after.boot_id != before.boot_id
+    assert after.kernel == "6.1.0-31-amd64"
+    assert "mitigations=auto" in after.boot_parameters
+
+
+async def test_files_are_as_written_and_a_refused_file_changes_nothing(lab: Lab) -> None:
+    good = WantedFile("/etc/pouch.conf", "a = 1\n", "11" * 32)
+    await lab.do(Action("write-files", files=(good,)), "01-files")
+    bad = replace(good, content="!!invalid", sha256="22" * 32, validate=("pouch", "--check", "%s"))
+    refused = await lab.do(Action("write-files", files=(bad,)), "02-files")
+    assert (refused.state, refused.reason) == ("Failed", "ValidationFailed")
+    fact = (await lab.look(files=("/etc/pouch.conf",), with_content_of=("/etc/pouch.conf",))).files["/etc/pouch.conf"]
+    assert (fact.sha256, fact.content) == ("11" * 32, "a = 1\n")
+
+
+async def test_a_removed_package_takes_its_units_along(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.install(pouch)
+    await lab.do(Action("remove-package", names=("pouch",)), "02-remove")
+    facts = await lab.look()
+    assert facts.units["pouch.service"].load_state == "not-found"
+    assert "pouch" not in facts.packages or facts.packages["pouch"].state == "config-files"
+
+
+async def test_forgetting_removes_marker_and_fence(lab: Lab) -> None:
+    await lab.do(Action("set-units", units=()), epoch=5)
+    await lab.do(Action("forget-host"), "02-forget", epoch=5)
+    facts = await lab.look()
+    assert (facts.marker, facts.fence_epoch) == ("", -1)
+
+
+async def test_bad_artifacts_end_with_a_reason_and_install_nothing(lab: Lab) -> None:
+    seen = {}
+    for number, url in enumerate(("https://x/404/p.deb", "https://x/corrupt/p.deb")):
+        seen[url] = (await lab.install(package(url=url), f"{number:02}-install")).reason
+    plain = package()
+    unverifiable = replace(plain, artifacts=(replace(plain.artifacts[0], sha256=""),))
+    seen["plain"] = (await lab.install(unverifiable, "09-install")).reason
+    assert list(seen.values()) == ["ArtifactNotFound", "ChecksumMismatch", "Unverifiable"]
+    assert (await lab.look()).packages == {}
+
+
+async def test_a_unit_that_is_not_there_or_masked_does_not_start(lab: Lab) -> None:
+    absent = await lab.do(Action("set-units", units=(WantedUnit("nosuch.service", started=True),)), "01-units")
+    assert absent.reason == "UnitNotFound"
+    await lab.do(Action("set-units", units=(WantedUnit("cron.service", masked=True),)), "02-units")
+    masked = await lab.do(Action("restart-units", names=("cron.service",)), "03-restart")
+    assert masked.reason == "UnitMasked"
+
+
+async def test_an_attempt_that_was_never_started_is_unknown(lab: Lab) -> None:
+    ref = StepRef("op", "01-install")
+    assert (await lab.look(ref)).steps[ref.folder].state == "Unknown"
