@@ -92,6 +92,9 @@ class Machine(models.Model):
         managed = False
         db_table = "machine"
 
+    def __str__(self) -> str:
+        return f"Machine {self.pk}"
+
 
 class MachineState(models.Model):
     """What was seen of a machine (hot). Conditions are packed, see `machines.packing`."""
@@ -116,3 +119,6 @@ class MachineState(models.Model):
     class Meta:
         managed = False
         db_table = "machine_state"
+
+    def __str__(self) -> str:
+        return f"MachineState {self.pk}"

@@ -102,13 +102,13 @@ def track_update(
         if entry.identity != mine:
             entry.paths -= {p for p in taken if p in before}
     if taken:
-        entry = next((e for e in entries if e.identity == mine), None)
-        if entry is None:
-            entry = Entry(*mine, time="")
-            entries.append(entry)
-        if not taken <= entry.paths or any(p in before for p in taken):
-            entry.time = _stamp(now)
-        entry.paths |= taken
+        own = next((e for e in entries if e.identity == mine), None)
+        if own is None:
+            own = Entry(*mine, time="")
+            entries.append(own)
+        if not taken <= own.paths or any(p in before for p in taken):
+            own.time = _stamp(now)
+        own.paths |= taken
     return _write(entries)
 
 
@@ -166,7 +166,7 @@ def _entries_of(kind: Kind, live: Json | None, now: datetime) -> list[Entry]:
 
 
 def _result(live: Json | None, config: Json, merged: Json, managed: list[Json], subresource: str | None) -> Json:
-    out = (
+    out: Json = (
         copy.deepcopy(live)
         if live is not None
         else {"apiVersion": config.get("apiVersion"), "kind": config.get("kind")}

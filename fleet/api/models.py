@@ -74,3 +74,6 @@ class Audit(models.Model):
     class Meta:
         managed = False
         db_table = "audit"
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.verb} {self.kind} {self.name}"

@@ -57,7 +57,7 @@ def _name(kind: Kind) -> str:
 
 
 def _schema(kind: Kind) -> Json:
-    out = _clean(kind.object_schema())
+    out: Json = _clean(kind.object_schema())
     if kind.example:
         out["example"] = kind.example
     return out

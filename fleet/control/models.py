@@ -56,6 +56,9 @@ class WorkItem(models.Model):
         managed = False
         db_table = "work_item"
 
+    def __str__(self) -> str:
+        return f"WorkItem {self.pk}"
+
 
 class Installation(models.Model):
     """The one row that names this installation and its incarnation; a copied or restored database must not act."""
@@ -68,3 +71,6 @@ class Installation(models.Model):
     class Meta:
         managed = False
         db_table = "installation"
+
+    def __str__(self) -> str:
+        return f"Installation {self.pk}"

@@ -23,6 +23,9 @@ class Change(models.Model):
         managed = False
         db_table = "change"
 
+    def __str__(self) -> str:
+        return f"Change {self.pk}"
+
 
 class Event(models.Model):
     """Something that happened, in CloudEvents' terms. `data` carries reason, message, name (of the object), from, to, by."""
@@ -43,3 +46,6 @@ class Event(models.Model):
     class Meta:
         managed = False
         db_table = "event"
+
+    def __str__(self) -> str:
+        return f"Event {self.pk}"

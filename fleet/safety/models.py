@@ -37,3 +37,6 @@ class Permit(models.Model):
     class Meta:
         managed = False
         db_table = "permit"
+
+    def __str__(self) -> str:
+        return f"Permit {self.pk}"

@@ -1,0 +1,434 @@
+"""Every write of an object by people and clients: checked, owned, audited, told and woken, in one transaction.
+
+The HTTP views, the console's forms and fleetctl all come through here.
+"""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from fleet.api import audit, errors, schema
+from fleet.api.apply import server_side_apply, track_update
+from fleet.api.redact import redact
+from fleet.api.rights import Actor
+from fleet.api.storage import Storage, Stored, difference, storage_for
+from fleet.control.kinds import API_VERSION, Json, Kind, Problem
+from fleet.events.publish import ADDED, MODIFIED, hint, note_change, publish
+
+_RETRIES = 5
+_SUFFIX = string.ascii_lowercase.replace("l", "") + "2456789"
+WORD_PREFIX = "fleet.dev/"
+# Annotations that are a person's word (semantics: accept, confirm, approve ...): only approvers and admins may set them.
+WORDS = frozenset(
+    WORD_PREFIX + w for w in ("confirm-removal", "accept-diff", "approve", "abandon", "take-over", "resume-rollout")
+)
+
+
+@dataclass(slots=True)
+class Write:
+    """How a write was asked for, and the warnings it earned."""
+
+    by: Actor
+    manager: str = "fleet"
+    dry_run: bool = False
+    validation: str = "Strict"  # Strict | Warn | Ignore
+    warnings: list[str] = field(default_factory=list)
+
+
+def _check(kind: Kind, obj: Json, old: Json | None, write: Write, duplicates: list[str]) -> Json:
+    """Shape, unknown fields, schema. Returns the pruned object."""
+    if not isinstance(obj, dict):
+        raise errors.bad_request(f"the body must be a {kind.kind} object")
+    if not schema.api_version_is_right(obj):
+        given = obj.get("apiVersion")
+        raise errors.bad_request(
+            f"the API version in the data ({given}) does not match the expected API version ({API_VERSION})"
+        )
+    name = obj.get("metadata", {}).get("name", "") if isinstance(obj.get("metadata", {}), dict) else ""
+    wrong = schema.identity(kind, obj)
+    if wrong:
+        raise errors.invalid(kind, str(name), wrong)
+    obj, unknown = schema.prune(kind, obj)
+    if write.validation == "Strict" and (unknown or duplicates):
+        raise errors.strict(kind, unknown, duplicates)
+    if write.validation == "Warn":
+        write.warnings += [f'unknown field "{p}"' for p in unknown] + [f'duplicate field "{p}"' for p in duplicates]
+    obj["apiVersion"], obj["kind"] = API_VERSION, kind.kind
+    obj.setdefault("metadata", {})
+    return obj
+
+
+def _validate(storage: Storage, obj: Json, old: Json | None, write: Write) -> None:
+    kind = storage.kind
+    problems = [*schema.validate(kind, obj, old)] or [*storage.problems(obj, old)]
+    if problems:
+        raise errors.invalid(kind, str(obj["metadata"].get("name", "")), problems)
+    write.warnings += list(kind.warn(obj))
+
+
+def _authorize(
+    storage: Storage, verb: str, obj: Json, by: Actor, old: Json | None = None, subresource: str = ""
+) -> None:
+    """The verb must be allowed in the object's cluster, and in the one that it leaves."""
+    kind = storage.kind
+    for each in (obj, old):
+        if each is not None and not by.may(
+            verb, kind, storage.cluster_name(each) if kind.cluster_field else None, subresource
+        ):
+            raise errors.forbidden(
+                by.name, verb, kind, obj["metadata"].get("name"), _why(kind, storage.cluster_name(each))
+            )
+    before = (old or {}).get("metadata", {}).get("annotations", {})
+    for key, value in obj["metadata"].get("annotations", {}).items():
+        if key in WORDS and before.get(key) != value and not by.may_approve(storage.cluster_name(obj) or None):
+            raise errors.forbidden(
+                by.name, verb, kind, obj["metadata"].get("name"), f"the annotation {key} is an approver's word"
+            )
+
+
+def _why(kind: Kind, cluster: str) -> str:
+    if kind.read_only:
+        return f"a {kind.kind} is written by Fleet alone"
+    if kind.cluster_field is None:
+        return "kinds that belong to no cluster are written by a fleet-wide admin"
+    where = f"in cluster {cluster}" if cluster else "outside every cluster"
+    return f"it takes the role {kind.writers} {where}"
+
+
+def create_object(plural: str, obj: Json, *, write: Write, duplicates: list[str] | None = None) -> Json:
+    """Create; the stored object. Raises ApiError."""
+    storage = storage_for(plural)
+    kind = storage.kind
+    obj = _check(kind, copy.deepcopy(obj), None, write, duplicates or [])
+    meta = obj["metadata"]
+    if meta.get("resourceVersion"):
+        raise errors.bad_request("resourceVersion should not be set on objects to be created")
+    kept = ("name", "generateName", "labels", "annotations", "finalizers", "managedFields")
+    obj["metadata"] = {k: v for k, v in meta.items() if k in kept}
+    obj.pop("status", None)
+    if not obj["metadata"].get("name") and obj["metadata"].get("generateName"):
+        suffix = "".join(secrets.choice(_SUFFIX) for _ in range(5))
+        obj["metadata"]["name"] = str(obj["metadata"]["generateName"])[:248] + suffix
+    _validate(storage, obj, None, write)
+    storage.default(obj, write.by)
+    _authorize(storage, "create", obj, write.by)
+    obj["metadata"]["managedFields"] = track_update(
+        kind,
+        None,
+        {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "managedFields"}},
+        write.manager,
+        timezone.now(),
+    )
+    return _insert(storage, obj, write)
+
+
+def _insert(storage: Storage, obj: Json, write: Write) -> Json:
+    with transaction.atomic():
+        storage.admit(obj, None, write.by)
+        stored = storage.insert(obj)
+        with connection.cursor() as cursor:
+            storage.after_write(cursor, stored, None)
+            note_change(cursor, stored.rv, stored.id, stored.cluster_id, storage.kind.number, ADDED)
+            _tell(cursor, storage, "created", stored, write.by)
+            audit.append(
+                cursor, stored.rv, write.by, "create", storage.kind, None, stored.obj, storage.cluster_name(stored.obj)
+            )
+        if write.dry_run:
+            transaction.set_rollback(True)
+            shown = copy.deepcopy(stored.obj)
+            shown["metadata"].pop("resourceVersion", None)
+            return redact(storage.kind, shown)
+        transaction.on_commit(lambda: _after_commit(storage, stored))
+    return redact(storage.kind, stored.obj)
+
+
+def _after_commit(storage: Storage, stored: Stored) -> None:
+    storage.after_commit(stored)
+    with connection.cursor() as cursor:
+        hint(cursor)
+
+
+def _tell(cursor: Any, storage: Storage, what: str, stored: Stored, by: Actor) -> None:
+    kind = storage.kind
+    data = {
+        "reason": what.capitalize(),
+        "message": f"{kind.kind} was {what} by {by.name}.",
+        "name": stored.obj["metadata"]["name"],
+        "by": by.name,
+    }
+    publish(
+        cursor, pos=stored.rv, kind=kind.number, object_id=stored.id, cluster_id=stored.cluster_id,
+        type=f"dev.fleet.{kind.singular}.{what}", source=f"/{kind.plural}", data=data,
+    )  # fmt: skip
+
+
+Change = Callable[[Json], Json]  # from the live object to the wished one; raises ApiError
+
+
+def change_object(
+    plural: str,
+    name: str,
+    change: Change,
+    *,
+    write: Write,
+    verb: str,
+    subresource: str | None = None,
+    create: Callable[[], Json] | None = None,
+) -> tuple[Json, bool]:
+    """Read, change, write with the row locked; (object, whether it was created). `create`: what apply makes of a missing object."""
+    storage = storage_for(plural)
+    for attempt in range(_RETRIES):
+        with transaction.atomic():
+            stored = storage.read(name, lock=True)
+            if stored is None:
+                if create is None or subresource:
+                    raise errors.not_found(storage.kind, name)
+                break
+            return _replace(storage, stored, change(copy.deepcopy(stored.obj)), write, verb, subresource), False
+    assert create is not None
+    del attempt
+    return _insert(storage, create(), write), True
+
+
+def _replace(storage: Storage, stored: Stored, wished: Json, write: Write, verb: str, subresource: str | None) -> Json:
+    kind, old = storage.kind, stored.obj
+    new = _laid_over(old, wished, subresource)
+    _validate(storage, new, old, write)
+    _authorize(storage, verb, new, write.by, old, subresource or "")
+    _check_finalizers(kind, old, new)
+    if _same(old, new):
+        return redact(kind, old)
+    if new.get("spec") != old.get("spec"):
+        new["metadata"]["generation"] = old["metadata"]["generation"] + 1
+    storage.admit(new, old, write.by)
+    finished = "deletionTimestamp" in old["metadata"] and not new["metadata"].get("finalizers")
+    with connection.cursor() as cursor:
+        after = storage.replace(stored, new)
+        storage.after_write(cursor, after, stored)
+        note_change(
+            cursor, after.rv, after.id, after.cluster_id, kind.number, MODIFIED, difference(kind, old, after.obj)
+        )
+        _tell(cursor, storage, "changed", after, write.by)
+        audit.append(cursor, after.rv, write.by, verb, kind, old, after.obj, storage.cluster_name(after.obj))
+        if finished:
+            storage.remove(after)
+            storage.after_remove(cursor, after)
+    if write.dry_run:
+        transaction.set_rollback(True)
+    else:
+        transaction.on_commit(lambda: _after_commit(storage, after))
+    return redact(kind, after.obj)
+
+
+def _laid_over(old: Json, wished: Json, subresource: str | None) -> Json:
+    """What of the wish counts: the main path never writes status, /status nothing else; the server's own metadata stays."""
+    new = copy.deepcopy(old)
+    given = wished.get("metadata", {})
+    if subresource == "status":
+        new["status"] = wished.get("status", {})
+        new["metadata"]["managedFields"] = given.get("managedFields", old["metadata"].get("managedFields", []))
+        return new
+    if "spec" in wished or "spec" in old:
+        new["spec"] = wished.get("spec", {})
+    for key in ("labels", "annotations", "finalizers", "managedFields"):
+        if given.get(key):
+            new["metadata"][key] = given[key]
+        else:
+            new["metadata"].pop(key, None)
+    return new
+
+
+def _check_finalizers(kind: Kind, old: Json, new: Json) -> None:
+    if "deletionTimestamp" not in old["metadata"]:
+        return
+    added = set(new["metadata"].get("finalizers", [])) - set(old["metadata"].get("finalizers", []))
+    if added:
+        text = f"no new finalizers can be added if the object is being deleted, found new finalizers {sorted(added)}"
+        raise errors.invalid(
+            kind, old["metadata"]["name"], [Problem("metadata.finalizers", text, "FieldValueForbidden")]
+        )
+
+
+def _same(old: Json, new: Json) -> bool:
+    """Equal content: no write, no event, the same resourceVersion. Only a changed set of owners counts, not their times."""
+
+    def bare(obj: Json) -> Json:
+        meta = {k: v for k, v in obj["metadata"].items() if k != "managedFields" and v not in ({}, [])}
+        owners = [{k: v for k, v in e.items() if k != "time"} for e in obj["metadata"].get("managedFields", [])]
+        return {"metadata": meta, "spec": obj.get("spec", {}), "status": obj.get("status", {}), "owners": owners}
+
+    return bare(old) == bare(new)
+
+
+def check_lock(kind: Kind, live: Json, given: Any) -> None:
+    """Optimistic lock: a resourceVersion that is given must be the live one."""
+    if given not in (None, "") and given != live["metadata"]["resourceVersion"]:
+        raise errors.conflict(kind, live["metadata"]["name"])
+
+
+def check_name(name: str, obj: Json) -> None:
+    """The name in the body is that of the address, or absent."""
+    meta = obj.get("metadata")
+    given = meta.get("name") if isinstance(meta, dict) else None
+    if given not in (None, "", name):
+        raise errors.bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
+
+
+def put_object(
+    plural: str,
+    name: str,
+    obj: Json,
+    *,
+    write: Write,
+    subresource: str | None = None,
+    duplicates: list[str] | None = None,
+) -> Json:
+    """Replace; resourceVersion is required."""
+    storage = storage_for(plural)
+    kind = storage.kind
+    obj = _check(kind, obj, None, write, duplicates or [])
+    check_name(name, obj)
+    meta = obj["metadata"]
+    if not meta.get("resourceVersion"):
+        raise errors.invalid(kind, name, [Problem("metadata.resourceVersion", "0x0: must be specified for an update")])
+
+    def change(live: Json) -> Json:
+        if meta.get("uid") not in (None, "", live["metadata"]["uid"]):
+            raise errors.conflict(
+                kind,
+                name,
+                f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {live['metadata']['uid']}",
+            )
+        check_lock(kind, live, meta["resourceVersion"])
+        obj["metadata"]["name"] = name
+        obj["metadata"]["managedFields"] = track_update(kind, live, obj, write.manager, timezone.now(), subresource)
+        return obj
+
+    return change_object(plural, name, change, write=write, verb="update", subresource=subresource)[0]
+
+
+def patch_object(
+    plural: str,
+    name: str,
+    patch: Change,
+    *,
+    write: Write,
+    subresource: str | None = None,
+    duplicates: list[str] | None = None,
+) -> Json:
+    """Merge patch or JSON patch, given as a function of the live object."""
+    storage = storage_for(plural)
+    kind = storage.kind
+
+    def change(live: Json) -> Json:
+        wished = patch(copy.deepcopy(live))
+        if not isinstance(wished, dict):
+            raise errors.bad_request("the patched object is no object any more")
+        meta = wished.get("metadata")
+        if not isinstance(meta, dict):
+            raise errors.bad_request("the patch removed metadata")
+        check_lock(kind, live, meta.get("resourceVersion"))
+        if meta.get("uid") != live["metadata"]["uid"]:
+            raise errors.conflict(kind, name, "metadata.uid never changes")
+        wished = _check(kind, wished, live, write, duplicates or [])
+        check_name(name, wished)
+        wished["metadata"]["managedFields"] = track_update(
+            kind, live, wished, write.manager, timezone.now(), subresource
+        )
+        return wished
+
+    return change_object(plural, name, change, write=write, verb="patch", subresource=subresource)[0]
+
+
+def apply_object(
+    plural: str,
+    name: str,
+    config: Json,
+    *,
+    write: Write,
+    force: bool,
+    subresource: str | None = None,
+    duplicates: list[str] | None = None,
+) -> tuple[Json, bool]:
+    """Server-side apply; (object, created)."""
+    storage = storage_for(plural)
+    kind = storage.kind
+    config = _check(kind, config, None, write, duplicates or [])
+    check_name(name, config)
+    config["metadata"]["name"] = name
+
+    def change(live: Json) -> Json:
+        check_lock(kind, live, config["metadata"].get("resourceVersion"))
+        return server_side_apply(kind, live, config, write.manager, force, timezone.now(), subresource)
+
+    def create() -> Json:
+        if config["metadata"].get("resourceVersion"):
+            raise errors.conflict(kind, name)
+        made = server_side_apply(kind, None, config, write.manager, force, timezone.now())
+        made.pop("status", None)
+        _validate(storage, made, None, write)
+        storage.default(made, write.by)
+        _authorize(storage, "create", made, write.by)
+        return made
+
+    return change_object(plural, name, change, write=write, verb="patch", subresource=subresource, create=create)
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditions:
+    """What must hold for a delete."""
+
+    uid: str | None = None
+    resource_version: str | None = None
+
+
+def delete_object(
+    plural: str, name: str, *, write: Write, preconditions: Preconditions | None = None
+) -> tuple[Json, bool]:
+    """(object, gone). With finalizers left the object stays, marked; without, it is gone at once."""
+    storage = storage_for(plural)
+    kind, wish = storage.kind, preconditions or Preconditions()
+    with transaction.atomic():
+        stored = storage.read(name, lock=True)
+        if stored is None:
+            raise errors.not_found(kind, name)
+        old = stored.obj
+        if wish.uid and wish.uid != old["metadata"]["uid"]:
+            raise errors.conflict(
+                kind,
+                name,
+                f"Precondition failed: UID in precondition: {wish.uid}, UID in object meta: {old['metadata']['uid']}",
+            )
+        check_lock(kind, old, wish.resource_version)
+        _authorize(storage, "delete", old, write.by)
+        storage.admit_delete(old, write.by)
+        gone = not old["metadata"].get("finalizers")
+        after = stored
+        with connection.cursor() as cursor:
+            if gone:
+                storage.after_remove(cursor, stored)
+                rv = storage.remove(stored)
+                after = Stored(stored.id, rv, stored.cluster_id, old)
+                _tell(cursor, storage, "deleted", after, write.by)
+                audit.append(cursor, rv, write.by, "delete", kind, old, None, storage.cluster_name(old))
+            elif "deletionTimestamp" not in old["metadata"]:
+                marked = copy.deepcopy(old)
+                marked["metadata"] |= {"deletionTimestamp": "now", "generation": old["metadata"]["generation"] + 1}
+                after = storage.replace(stored, marked)
+                storage.after_write(cursor, after, stored)
+                note_change(cursor, after.rv, after.id, after.cluster_id, kind.number, MODIFIED, None)
+                _tell(cursor, storage, "deleting", after, write.by)
+                audit.append(cursor, after.rv, write.by, "delete", kind, old, after.obj, storage.cluster_name(old))
+        if write.dry_run:
+            transaction.set_rollback(True)
+        else:
+            transaction.on_commit(lambda: _after_commit(storage, after))
+    return redact(kind, after.obj), gone
