@@ -23,7 +23,6 @@ from fleet.api.storage import Storage, Stored, difference, storage_for
 from fleet.control.kinds import API_VERSION, Json, Kind, Problem
 from fleet.events.publish import ADDED, MODIFIED, hint, note_change, publish
 
-_RETRIES = 5
 _SUFFIX = string.ascii_lowercase.replace("l", "") + "2456789"
 WORD_PREFIX = "fleet.dev/"
 # Annotations that are a person's word (semantics: accept, confirm, approve ...): only approvers and admins may set them.
@@ -185,16 +184,12 @@ def change_object(
 ) -> tuple[Json, bool]:
     """Read, change, write with the row locked; (object, whether it was created). `create`: what apply makes of a missing object."""
     storage = storage_for(plural)
-    for attempt in range(_RETRIES):
-        with transaction.atomic():
-            stored = storage.read(name, lock=True)
-            if stored is None:
-                if create is None or subresource:
-                    raise errors.not_found(storage.kind, name)
-                break
+    with transaction.atomic():
+        stored = storage.read(name, lock=True)
+        if stored is not None:
             return _replace(storage, stored, change(copy.deepcopy(stored.obj)), write, verb, subresource), False
-    assert create is not None
-    del attempt
+    if create is None or subresource:
+        raise errors.not_found(storage.kind, name)
     return _insert(storage, create(), write), True
 
 

@@ -9,3 +9,13 @@ class ApiConfig(AppConfig):
     name = "fleet.api"
     label = "fleet_api"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Models are loaded: kinds and storages can be known."""
+        from fleet.api.credentials import CredentialStorage
+        from fleet.api.kinds import CREDENTIAL_KIND
+        from fleet.api.storage import register_storage
+        from fleet.control.kinds import register
+
+        register(CREDENTIAL_KIND)
+        register_storage(CredentialStorage())

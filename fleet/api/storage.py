@@ -146,7 +146,7 @@ class Storage:
 
     def read(self, name: str, *, lock: bool = False) -> Stored | None:
         """The object of that name; locked against other writers until the transaction ends."""
-        rows = self.model._default_manager.filter(name=name)  # noqa: SLF001 - the public name of an abstract model's manager
+        rows = self.model._default_manager.filter(name=name)
         row = (rows.select_for_update(no_key=True) if lock else rows).first()
         if row is None:
             return None
@@ -155,9 +155,9 @@ class Storage:
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Json]:
         """Objects by row id, those that exist, one query."""
-        return {row.pk: self.to_json(row) for row in self.model._default_manager.filter(pk__in=ids)}  # noqa: SLF001
+        return {row.pk: self.to_json(row) for row in self.model._default_manager.filter(pk__in=ids)}
 
-    def list(self, query: ListQuery) -> Page:
+    def page(self, query: ListQuery) -> Page:
         """One keyset page; the position is read in the same statement order that makes a watch from it complete."""
         where, params = self._where(query)
         sql = f"SELECT id, fleet_horizon() - 1 AS horizon FROM {self.model._meta.db_table} WHERE {where} ORDER BY name LIMIT %s"
@@ -176,10 +176,11 @@ class Storage:
         """How many objects there are after `query.after`, where that is cheap to say; None otherwise."""
         if query.labels.requirements or query.fields.terms or query.clusters is not None:
             return None
-        return self.model._default_manager.filter(name__gt=query.after).count()  # noqa: SLF001
+        return self.model._default_manager.filter(name__gt=query.after).count()
 
     def _where(self, query: ListQuery) -> tuple[str, list[Any]]:
-        parts, params = ["name > %s"], [query.after]
+        parts: list[str] = ["name > %s"]
+        params: list[Any] = [query.after]
         label_sql, label_params = query.labels.sql("labels")
         if query.labels.requirements:
             parts.append(label_sql)
@@ -238,15 +239,15 @@ class Storage:
         }  # fmt: skip
         if "deletionTimestamp" in meta and "deletionTimestamp" not in stored.obj["metadata"]:
             values["deleted_at"] = timezone.now().replace(microsecond=0)
-        self.model._default_manager.filter(pk=stored.id).update(**values)  # noqa: SLF001
-        out = self.to_json(self.model._default_manager.get(pk=stored.id))  # noqa: SLF001
+        self.model._default_manager.filter(pk=stored.id).update(**values)
+        out = self.to_json(self.model._default_manager.get(pk=stored.id))
         return Stored(stored.id, rv, self.cluster_id(out), out)
 
     def remove(self, stored: Stored) -> int:
         """Delete the row, leave a tombstone; the position of the deletion."""
         rv = self.next_position(stored.rv)
         bury(self.kind, stored, rv)
-        self.model._default_manager.filter(pk=stored.id).delete()  # noqa: SLF001
+        self.model._default_manager.filter(pk=stored.id).delete()
         return rv
 
     def next_position(self, old: int) -> int:
@@ -259,13 +260,13 @@ class Storage:
         """Controllers: set whole statuses by row id, only where they differ, in id order; ids that changed. One transaction."""
         changed: list[int] = []
         with transaction.atomic(), connection.cursor() as cursor:
-            rows = self.model._default_manager.filter(pk__in=statuses).order_by("pk").select_for_update(no_key=True)  # noqa: SLF001
+            rows = self.model._default_manager.filter(pk__in=statuses).order_by("pk").select_for_update(no_key=True)
             for row in rows:
                 if row.status == statuses[row.pk]:
                     continue
                 before = self.to_json(row)
                 row.status, row.rv = statuses[row.pk], self.next_position(row.rv)
-                self.model._default_manager.filter(pk=row.pk).update(status=row.status, rv=row.rv)  # noqa: SLF001
+                self.model._default_manager.filter(pk=row.pk).update(status=row.status, rv=row.rv)
                 after = self.to_json(row)
                 note_change(
                     cursor,
