@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -14,6 +16,7 @@ from django.db import connection
 from machines.hosts import Action, Artifact, Facts, StepOrder, StepRef, StepResult, Target, WantedPackage, WantedUnit
 from simulator.hosts import SimulatedHosts
 
+T = TypeVar("T")
 INSTALLATION = "11111111-1111-1111-1111-111111111111"
 
 
@@ -26,6 +29,18 @@ def dsn() -> str:
 
 async def connect() -> psycopg.AsyncConnection[tuple[object, ...]]:
     return await psycopg.AsyncConnection.connect(dsn(), autocommit=True)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run Django's blocking code in a thread and leave no connection behind."""
+
+    def run() -> T:
+        try:
+            return work()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(run)
 
 
 def package(name: str = "pouch", version: str = "1.0", url: str = "", **more: object) -> WantedPackage:
