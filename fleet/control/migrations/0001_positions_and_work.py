@@ -16,6 +16,7 @@ CREATE TABLE installation (
   installation uuid NOT NULL DEFAULT gen_random_uuid(),
   incarnation int NOT NULL DEFAULT 1,
   lift bigint NOT NULL DEFAULT 0,
+  kept_from bigint NOT NULL DEFAULT 0, -- positions below are not in the log any more: 410
   created_at timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO installation (id) VALUES (1);
@@ -23,6 +24,8 @@ INSERT INTO installation (id) VALUES (1);
 CREATE FUNCTION fleet_horizon() RETURNS bigint LANGUAGE sql STABLE AS $$
   SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20) + (SELECT lift FROM installation WHERE id = 1)
 $$;
+
+UPDATE installation SET kept_from = fleet_horizon();
 
 CREATE TABLE work_item (
   kind smallint NOT NULL,
@@ -39,10 +42,28 @@ CREATE TABLE work_item (
   tried bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (kind, object_id)
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
-CREATE INDEX work_due ON work_item (kind, idc_id, shard, cluster_id, due_at);
+-- Clusters are served in turn and each in order of due time: one descent a cluster. idc and shard are tested inside the index.
+CREATE INDEX work_due ON work_item (kind, cluster_id, due_at, idc_id, shard);
+
+-- Who works here. `id` is the holder in work_item; a process gets a new one each time it starts.
+CREATE TABLE worker (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name text NOT NULL,
+  idcs text[] NOT NULL DEFAULT '{}',
+  started_at timestamptz NOT NULL DEFAULT now(),
+  seen_at timestamptz NOT NULL DEFAULT now(),
+  stopping boolean NOT NULL DEFAULT false
+);
+
+-- Periodic work: the newest slot (unix time / period) that somebody took, and how far it had come. Two schedulers find one row.
+CREATE TABLE slot (name text PRIMARY KEY, slot bigint NOT NULL, taken_at timestamptz NOT NULL DEFAULT now(), pos bigint NOT NULL DEFAULT 0);
+
+-- Where the horizon stood when: retention by age of tables that are cut by position.
+CREATE TABLE position_mark (at timestamptz PRIMARY KEY DEFAULT now(), pos bigint NOT NULL);
 """
 
 UNDO = """
+DROP TABLE position_mark; DROP TABLE slot; DROP TABLE worker;
 DROP TABLE work_item; DROP FUNCTION fleet_horizon(); DROP FUNCTION fleet_pos(int); DROP TABLE installation;
 """
 
