@@ -1,8 +1,12 @@
-"""All addresses of Fleet."""
+"""All addresses of Fleet: the API first, then the console's pages."""
 
 from __future__ import annotations
 
-from django.contrib import admin
-from django.urls import path
+import importlib.util
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [path("admin/", admin.site.urls), path("", include("fleet.api.urls"))]
+if importlib.util.find_spec("fleet.console.urls"):
+    urlpatterns.append(path("", include("fleet.console.urls")))

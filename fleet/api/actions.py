@@ -199,6 +199,7 @@ def _replace(storage: Storage, stored: Stored, wished: Json, write: Write, verb:
     _validate(storage, new, old, write)
     _authorize(storage, verb, new, write.by, old, subresource or "")
     _check_finalizers(kind, old, new)
+    new = storage.settle(new, old)
     if _same(old, new):
         return redact(kind, old)
     if new.get("spec") != old.get("spec"):

@@ -42,6 +42,18 @@ class CredentialStorage(Storage):
     def __init__(self) -> None:
         super().__init__(CREDENTIAL_KIND, Credential)
 
+    def settle(self, new: Json, old: Json) -> Json:
+        """A value that equals the stored one (by its keyed digest) is no change; no secret stays in an annotation."""
+        from fleet.api.redact import redact
+
+        prints = old.get("status", {}).get("fingerprints", {})
+        out = copy.deepcopy(new)
+        out["metadata"]["annotations"] = redact(self.kind, new)["metadata"].get("annotations", {})
+        kept = dict.fromkeys(old["spec"].get("data", {}), "")
+        given = out["spec"].get("data", {})
+        out["spec"]["data"] = kept | {k: "" if v and prints.get(k) == fingerprint(v) else v for k, v in given.items()}
+        return out
+
     def columns(self, obj: Json) -> Mapping[str, Any]:
         """New values are sealed; a value left out or empty keeps its box; the spec keeps the keys with empty values."""
         data = obj.get("spec", {}).get("data", {})

@@ -98,6 +98,10 @@ class Storage:
     def default(self, obj: Json, by: Actor) -> None:
         """Fill in what a new object needs besides what people wrote (finalizers of ours, owner). In place."""
 
+    def settle(self, new: Json, old: Json) -> Json:
+        """Bring a wish to the form that is stored, so that "nothing changed" is seen as such."""
+        return new
+
     def columns(self, obj: Json) -> Mapping[str, Any]:
         """Typed columns beside spec, from the object."""
         return {}
@@ -157,6 +161,10 @@ class Storage:
         """Objects by row id, those that exist, one query."""
         return {row.pk: self.to_json(row) for row in self.model._default_manager.filter(pk__in=ids)}
 
+    def ids_of(self, names: Sequence[str]) -> list[int]:
+        """Row ids of those names."""
+        return list(self.model._default_manager.filter(name__in=names).values_list("pk", flat=True))
+
     def page(self, query: ListQuery) -> Page:
         """One keyset page; the position is read in the same statement order that makes a watch from it complete."""
         where, params = self._where(query)
@@ -213,11 +221,17 @@ class Storage:
                 [STRIDE, self.kind.number, meta["name"]],
             )
             rv = int(cursor.fetchone()[0])
-        row = self.model(
-            uid=uuid_.uuid4(), name=meta["name"], rv=rv, generation=1, labels=meta.get("labels", {}), annotations=meta.get("annotations", {}),
-            finalizers=meta.get("finalizers", []), managed_fields=meta.get("managedFields", []), spec=obj.get("spec", {}),
-            status=obj.get("status", {}), created_at=timezone.now().replace(microsecond=0), **self.columns(obj),
-        )  # fmt: skip
+        values: dict[str, Any] = {
+            "name": meta["name"],
+            "labels": meta.get("labels", {}),
+            "annotations": meta.get("annotations", {}),
+            "finalizers": meta.get("finalizers", []),
+            "managed_fields": meta.get("managedFields", []),
+            "spec": obj.get("spec", {}),
+            "status": obj.get("status", {}),
+            **self.columns(obj),
+        }
+        row = self.model(uid=uuid_.uuid4(), rv=rv, created_at=timezone.now().replace(microsecond=0), **values)
         try:
             with transaction.atomic():
                 row.save(force_insert=True)

@@ -19,7 +19,9 @@ class Cursor(Protocol):
     def fetchone(self) -> Any: ...
 
 
-def note_change(cursor: Cursor, rv: int, object_id: int, cluster_id: int, kind: int, op: int, old: dict[str, Any] | None = None) -> None:
+def note_change(
+    cursor: Cursor, rv: int, object_id: int, cluster_id: int, kind: int, op: int, old: dict[str, Any] | None = None
+) -> None:
     """One row of the watch. `old`: {"labels": …, "fields": {path: text}} of before, as far as they changed."""
     cursor.execute(
         "INSERT INTO change (rv, object_id, cluster_id, kind, op, old) VALUES (%s, %s, %s, %s, %s, %s::jsonb)",
@@ -28,7 +30,17 @@ def note_change(cursor: Cursor, rv: int, object_id: int, cluster_id: int, kind: 
 
 
 def publish(
-    cursor: Cursor, *, pos: int, kind: int, object_id: int, cluster_id: int, type: str, severity: int = NORMAL, source: str, data: dict[str, Any], n: int = 0
+    cursor: Cursor,
+    *,
+    pos: int,
+    kind: int,
+    object_id: int,
+    cluster_id: int,
+    type: str,
+    severity: int = NORMAL,
+    source: str,
+    data: dict[str, Any],
+    n: int = 0,
 ) -> None:
     """One event. `data` holds reason, message, name and, where they apply, from, to and by."""
     cursor.execute(

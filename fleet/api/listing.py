@@ -1,0 +1,129 @@
+"""Lists: pages by keyset, or everything streamed in pages when the client asks for no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+
+from fleet.api import continuation, errors, negotiation, table
+from fleet.api.redact import redact
+from fleet.api.rights import Actor
+from fleet.api.selectors import FieldSelector, LabelSelector
+from fleet.api.storage import ListQuery, Storage
+from fleet.control.kinds import API_VERSION, Json
+
+PAGE = 1_000
+MAX_LIMIT = 5_000
+
+
+def single(storage: Storage, obj: Json, accepted: negotiation.Accepted, include: str) -> Json:
+    """One object in the accepted form."""
+    if accepted.form == "table":
+        return table.table(
+            storage.kind,
+            [obj],
+            include=include,
+            resource_version=obj["metadata"].get("resourceVersion", ""),
+            now=timezone.now(),
+        )
+    return table.partial(obj) if accepted.form in ("partial", "partial-list") else obj
+
+
+def read_query(request: HttpRequest, storage: Storage, actor: Actor) -> ListQuery:
+    """Selectors and scope of a list or watch; 400 for what does not parse."""
+    return ListQuery(
+        labels=LabelSelector.parse(request.GET.get("labelSelector", "")),
+        fields=FieldSelector.parse(request.GET.get("fieldSelector", ""), storage.kind),
+        clusters=actor.clusters if storage.kind.cluster_field else None,
+    )
+
+
+def number(request: HttpRequest, name: str, default: int = 0) -> int:
+    """A non-negative integer of the query."""
+    text = request.GET.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise errors.bad_request(f"{name} must be a non-negative integer, not {text[:50]!r}")
+    return int(text)
+
+
+def resource_version(request: HttpRequest) -> int | None:
+    """The resourceVersion asked for; None when absent."""
+    text = request.GET.get("resourceVersion", "")
+    if text == "":
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise errors.bad_request(
+            f"resourceVersion: Invalid value: {text[:50]!r}: must be a number that this server gave out"
+        )
+    return int(text)
+
+
+def every(storage: Storage, query: ListQuery) -> Iterator[Json]:
+    """All objects of a query, page by page; each page a statement of its own."""
+    while True:
+        page = storage.page(replace(query, limit=PAGE))
+        yield from page.objects
+        if not page.next_name:
+            return
+        query = replace(query, after=page.next_name)
+
+
+def list_view(request: HttpRequest, storage: Storage, actor: Actor) -> HttpResponse:
+    """GET of a collection."""
+    from fleet.api.views import respond, squeeze
+
+    kind = storage.kind
+    if not actor.may("list", kind, None):
+        raise errors.forbidden(actor.name, "list", kind)
+    accepted = negotiation.accept(request.headers.get("Accept", ""))
+    query = read_query(request, storage, actor)
+    limit = min(number(request, "limit"), MAX_LIMIT)
+    filters = f"{kind.plural}|{request.GET.get('labelSelector', '')}|{request.GET.get('fieldSelector', '')}"
+    version = resource_version(request)
+    if request.GET.get("resourceVersionMatch") == "Exact" and version:
+        raise errors.expired("a list at an exact old resourceVersion is not kept; list again without it")
+    first = 0
+    if token := request.GET.get("continue"):
+        first, after = continuation.decode(settings.SECRET_KEY, token, filters)
+        query = replace(query, after=after)
+    if limit:
+        page = storage.page(replace(query, limit=limit))
+        objects, rv, next_name = page.objects, first or page.rv, page.next_name
+    else:
+        page = storage.page(replace(query, limit=PAGE))
+        objects, rv, next_name = page.objects, first or page.rv, ""
+        if page.next_name:
+            objects = objects + list(every(storage, replace(query, after=page.next_name)))
+    meta: Json = {"resourceVersion": str(rv)}
+    if next_name:
+        meta["continue"] = continuation.encode(settings.SECRET_KEY, rv, next_name, filters)
+        remaining = storage.count(replace(query, after=next_name))
+        if remaining is not None:
+            meta["remainingItemCount"] = remaining
+    shown = [redact(kind, o) for o in objects]
+    return squeeze(request, respond(_body(request, storage, shown, meta, accepted), accepted))
+
+
+def _body(
+    request: HttpRequest, storage: Storage, objects: list[Json], meta: Json, accepted: negotiation.Accepted
+) -> Json:
+    kind = storage.kind
+    if accepted.form == "table":
+        return table.table(
+            kind,
+            objects,
+            include=request.GET.get("includeObject", "Metadata"),
+            resource_version=meta["resourceVersion"],
+            continue_=meta.get("continue", ""),
+            remaining=meta.get("remainingItemCount"),
+            now=timezone.now(),
+        )
+    if accepted.form in ("partial", "partial-list"):
+        return table.partial_list(objects, meta)
+    return {"apiVersion": API_VERSION, "kind": f"{kind.kind}List", "metadata": meta, "items": objects}

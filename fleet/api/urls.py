@@ -1,0 +1,159 @@
+"""Addresses of the API: discovery, OpenAPI, reviews, events, health, and everything below /apis/fleet.dev/v1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.urls import path, re_path
+from django.views.decorators.csrf import csrf_exempt
+
+from fleet.api import discovery, errors, negotiation, openapi, reviews, subresources
+from fleet.api.core_events import events_view
+from fleet.api.views import group_view, guarded, page_not_found, respond, squeeze
+from fleet.control.kinds import GROUP, VERSION, Json, kinds
+
+View = Callable[..., HttpResponseBase]
+
+
+def threaded(view: View) -> Callable[..., Any]:
+    """A plain view, guarded, run beside the event loop."""
+    inner = guarded(view)
+
+    @csrf_exempt
+    async def run(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return await sync_to_async(inner, thread_sensitive=False)(request, *args, **kwargs)
+
+    return run
+
+
+def _readable(request: HttpRequest) -> None:
+    if request.method not in ("GET", "HEAD"):
+        raise errors.method_not_allowed(request.method or "")
+
+
+def document(build: Callable[[], Json]) -> Callable[..., Any]:
+    """A static answer that every authenticated client may read."""
+
+    def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        _readable(request)
+        return respond(build(**kwargs), negotiation.accept(request.headers.get("Accept", "")))
+
+    return threaded(view)
+
+
+def _discovery(request: HttpRequest, core: bool) -> HttpResponse:
+    """/api and /apis: aggregated when the client can read that, with an ETag."""
+    _readable(request)
+    accepted = negotiation.accept(request.headers.get("Accept", ""), discovery=True)
+    if accepted.form.startswith("discovery"):
+        body = discovery.aggregated(
+            kinds().values(), subresources.names(), core=core, api_version=accepted.form.removeprefix("discovery-")
+        )
+    else:
+        body = discovery.api_versions() if core else discovery.group_list()
+    tag = discovery.etag(body)
+    if request.headers.get("If-None-Match") == tag:
+        response = HttpResponse(status=304)
+    else:
+        response = respond(body, accepted)
+    response["ETag"], response["Vary"] = tag, "Accept"
+    return response
+
+
+def _openapi_root(request: HttpRequest) -> HttpResponse:
+    _readable(request)
+    tag = discovery.etag(_openapi_document()).strip('"')
+    where = f"/openapi/v3/apis/{GROUP}/{VERSION}"
+    return respond(
+        {"paths": {f"apis/{GROUP}/{VERSION}": {"serverRelativeURL": f"{where}?hash={tag}"}}},
+        negotiation.Accepted("json"),
+    )
+
+
+def _openapi_document() -> Json:
+    return openapi.document(kinds().values(), subresources.names())
+
+
+def _openapi(request: HttpRequest) -> HttpResponse:
+    _readable(request)
+    body = _openapi_document()
+    response = squeeze(request, respond(body, negotiation.Accepted("json")))
+    response["ETag"] = discovery.etag(body)
+    if request.GET.get("hash"):
+        response["Cache-Control"] = "public, immutable, max-age=31536000"
+    return response
+
+
+def _ok(request: HttpRequest) -> HttpResponse:
+    _readable(request)
+    return HttpResponse("ok", content_type="text/plain; charset=utf-8")
+
+
+def _ready(request: HttpRequest) -> HttpResponse:
+    """Ready = the database answers and is migrated."""
+    _readable(request)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM installation")
+    return HttpResponse("ok", content_type="text/plain; charset=utf-8")
+
+
+def _version(request: HttpRequest) -> HttpResponse:
+    _readable(request)
+    return respond(discovery.version(), negotiation.Accepted("json"))
+
+
+def _nothing(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+    return page_not_found()
+
+
+def _docs(request: HttpRequest) -> HttpResponse:
+    """The browsable OpenAPI page."""
+    _readable(request)
+    return render(request, "api/docs.html")
+
+
+_reviews = [
+    path(
+        f"apis/{group}/v1/{plural}",
+        threaded(lambda request, kind=kind: reviews.review_view(request, kind)),
+        name=f"api-{plural}",
+    )
+    for group, rows in discovery.REVIEWS.items()
+    for plural, kind in rows
+]
+
+urlpatterns = [
+    re_path(r"^version/?$", threaded(_version), name="api-version"),
+    re_path(r"^(?:livez|healthz)/?$", threaded(_ok), name="api-live"),
+    re_path(r"^readyz/?$", threaded(_ready), name="api-ready"),
+    path("api/docs", threaded(_docs), name="api-docs"),
+    re_path(r"^api/?$", threaded(lambda request: _discovery(request, core=True)), name="api-core"),
+    re_path(r"^apis/?$", threaded(lambda request: _discovery(request, core=False)), name="api-groups"),
+    re_path(r"^api/v1/?$", document(discovery.core_resources), name="api-core-v1"),
+    re_path(r"^api/v1/(?:namespaces/[^/]+/)?events/?$", threaded(events_view), name="api-events"),
+    path("openapi/v3", threaded(_openapi_root), name="openapi-root"),
+    path(f"openapi/v3/apis/{GROUP}/{VERSION}", threaded(_openapi), name="openapi"),
+    *_reviews,
+    *[
+        re_path(rf"^apis/{g}/?$", document(partial(discovery.group, g)), name=f"api-group-{g}")
+        for g in (GROUP, *discovery.REVIEWS)
+    ],
+    *[
+        re_path(rf"^apis/{g}/v1/?$", document(partial(discovery.review_resources, g)), name=f"api-resources-{g}")
+        for g in discovery.REVIEWS
+    ],
+    re_path(
+        rf"^apis/{GROUP}/{VERSION}/?$",
+        document(lambda: discovery.resource_list(kinds().values(), subresources.names())),
+        name="api-resources",
+    ),
+    re_path(rf"^apis/{GROUP}/{VERSION}/(?P<rest>.+)$", group_view, name="api-objects"),
+    re_path(r"^(?:apis|api|openapi)/.*$", threaded(_nothing), name="api-nothing"),
+]

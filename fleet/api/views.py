@@ -1,0 +1,356 @@
+"""HTTP for every kind: one dispatcher, from path and method to a verb."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+import yaml
+from asgiref.sync import sync_to_async
+from django.db import InterfaceError, OperationalError, close_old_connections
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.views.decorators.csrf import csrf_exempt
+
+from fleet.api import actions, errors, listing, negotiation
+from fleet.api.actions import Preconditions, Write
+from fleet.api.authentication import request_actor
+from fleet.api.errors import ApiError
+from fleet.api.jsonbody import check_depth, loads
+from fleet.api.patches import json_patch, merge_patch
+from fleet.api.redact import redact
+from fleet.api.rights import Actor
+from fleet.api.storage import Storage, storage_for
+from fleet.api.subresources import subresource as find_subresource
+from fleet.control.kinds import GROUP, Json, Kind, kinds
+
+log = logging.getLogger("fleet.api")
+GZIP_FROM = 100_000
+
+
+def respond(
+    body: Json, accepted: negotiation.Accepted, code: int = 200, warnings: list[str] | None = None
+) -> HttpResponse:
+    """A JSON (or YAML) answer; Warning headers one per problem."""
+    if accepted.is_yaml:
+        data = yaml.safe_dump(body, sort_keys=False).encode()
+    else:
+        data = orjson.dumps(body) + b"\n"
+    response = HttpResponse(data, status=code, content_type=accepted.content_type)
+    for number, warning in enumerate(warnings or []):
+        text = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
+        # A second header of one name needs a key of its own in Django's map; its spelling on the wire stays the same.
+        value = f'299 - "{text}"'.encode("latin-1", "replace").decode("latin-1")
+        response.headers._store[f"warning#{number}"] = ("Warning", value)
+    response["Cache-Control"] = "no-cache, private"
+    return response
+
+
+def failure(error: ApiError) -> HttpResponse:
+    """A Status object."""
+    response = HttpResponse(orjson.dumps(error.status()) + b"\n", status=error.code, content_type="application/json")
+    for name, value in error.headers.items():
+        response[name] = value
+    return response
+
+
+def squeeze(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """gzip at a low level for what is big; never a stream."""
+    if len(response.content) >= GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
+        response.content = gzip.compress(response.content, 1)
+        response["Content-Encoding"] = "gzip"
+        response["Vary"] = "Accept-Encoding"
+    return response
+
+
+def guarded(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """Every error is a Status object: refusals as they are, a lost database as 503, a bug as 500 without its trace."""
+
+    def inner(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        close_old_connections()
+        try:
+            return view(request, *args, **kwargs)
+        except ApiError as error:
+            return failure(error)
+        except (OperationalError, InterfaceError) as error:
+            log.warning(
+                "the database did not answer: %s", str(error).splitlines()[0] if str(error) else type(error).__name__
+            )
+            close_old_connections()
+            return failure(
+                errors.unavailable("Fleet's database does not answer; nothing was changed. Try again in a moment.")
+            )
+        except Exception:
+            log.exception("unhandled error at %s %s", request.method, request.path)
+            return failure(errors.internal())
+
+    inner.__name__ = getattr(view, "__name__", "view")
+    return inner
+
+
+@csrf_exempt
+async def group_view(request: HttpRequest, rest: str) -> HttpResponseBase:
+    """Everything below /apis/fleet.dev/v1/. Watches stream on the event loop; the rest runs in a thread."""
+    if request.method == "GET" and request.GET.get("watch") in ("1", "true", "True"):
+        from fleet.api.watch import watch_view
+
+        return await watch_view(request, rest)
+    return await sync_to_async(guarded(_dispatch), thread_sensitive=False)(request, rest)
+
+
+def parse_path(rest: str) -> tuple[Kind, str | None, str | None]:
+    """(kind, name, subresource) of a path; plain 404 for what no kind has."""
+    parts = [unquote(p) for p in rest.strip("/").split("/")]
+    kind = kinds().get(parts[0])
+    if kind is None or len(parts) > 3 or not all(parts):
+        raise NoSuchPath
+    return kind, parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 2 else None
+
+
+class NoSuchPath(Exception):
+    """kubectl wants `404 page not found` as text here."""
+
+
+def page_not_found() -> HttpResponse:
+    return HttpResponse("404 page not found\n", status=404, content_type="text/plain; charset=utf-8")
+
+
+def _dispatch(request: HttpRequest, rest: str) -> HttpResponseBase:
+    actor = request_actor(request)
+    try:
+        kind, name, sub = parse_path(rest)
+    except NoSuchPath:
+        return page_not_found()
+    storage = storage_for(kind.plural)
+    method = "GET" if request.method == "HEAD" else request.method or "GET"
+    if name is None:
+        return _collection(request, storage, actor, method)
+    if sub not in (None, "status"):
+        return _extra(request, storage, actor, method, name, sub or "")
+    if method == "GET":
+        return _get(request, storage, actor, name)
+    if method not in ("PUT", "PATCH", "DELETE") or (method == "DELETE" and sub):
+        raise errors.method_not_allowed(method)
+    if not actor.may(
+        {"PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method],
+        kind,
+        None if kind.cluster_field is None else _scope(storage, name),
+        sub or "",
+    ):
+        raise errors.forbidden(actor.name, {"PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method], kind, name)
+    write = _write(request, actor, "PatchOptions" if method == "PATCH" else "UpdateOptions")
+    accepted = negotiation.accept(request.headers.get("Accept", ""))
+    if method == "DELETE":
+        return _delete(request, storage, write, accepted, name)
+    if method == "PUT":
+        content_type = negotiation.body_type(request.headers.get("Content-Type", ""), negotiation.BODIES)
+        body, duplicates = loads(request.body, content_type)
+        out = actions.put_object(
+            kind.plural, name, _object(kind, body), write=write, subresource=sub, duplicates=duplicates
+        )
+        return _shown(request, storage, out, accepted, 200, write.warnings)
+    return _patch(request, storage, write, accepted, name, sub)
+
+
+def _scope(storage: Storage, name: str) -> str:
+    """Cluster of the object that is written to, "" when it does not exist yet."""
+    stored = storage.read(name)
+    return storage.cluster_name(stored.obj) if stored else ""
+
+
+def _object(kind: Kind, body: Any) -> Json:
+    if not isinstance(body, dict):
+        raise errors.bad_request(f"the body must be a {kind.kind} object")
+    return body
+
+
+def _write(request: HttpRequest, actor: Actor, options: str) -> Write:
+    manager = request.GET.get("fieldManager", "")
+    if len(manager.encode()) > 128:
+        raise errors.options_invalid(options, "fieldManager", "may not be longer than 128 bytes", "FieldValueTooLong")
+    if manager and not manager.isprintable():
+        raise errors.options_invalid(options, "fieldManager", "should only contain printable characters")
+    validation = request.GET.get("fieldValidation") or "Warn"
+    if validation not in ("Strict", "Warn", "Ignore"):
+        raise errors.options_invalid(
+            options,
+            "fieldValidation",
+            f'"{validation[:50]}": supported values: "Ignore", "Strict", "Warn"',
+            "FieldValueNotSupported",
+        )
+    if not manager:
+        manager = (request.headers.get("User-Agent", "").split("/")[0] or "unknown")[:128]
+    return Write(
+        by=actor, manager=manager, dry_run=_dry_run(request.GET.getlist("dryRun"), options), validation=validation
+    )
+
+
+def _dry_run(values: list[str], options: str) -> bool:
+    if any(v != "All" for v in values):
+        raise errors.options_invalid(options, "dryRun", f'{values}: supported values: "All"', "FieldValueNotSupported")
+    return bool(values)
+
+
+def _shown(
+    request: HttpRequest, storage: Storage, obj: Json, accepted: negotiation.Accepted, code: int, warnings: list[str]
+) -> HttpResponse:
+    """An object in the accepted form."""
+    return respond(
+        listing.single(storage, obj, accepted, request.GET.get("includeObject", "Metadata")), accepted, code, warnings
+    )
+
+
+def _get(request: HttpRequest, storage: Storage, actor: Actor, name: str) -> HttpResponse:
+    accepted = negotiation.accept(request.headers.get("Accept", ""))
+    stored = storage.read(name)
+    kind = storage.kind
+    if stored is None:
+        raise errors.not_found(kind, name)
+    if not actor.may("get", kind, storage.cluster_name(stored.obj) if kind.cluster_field else None):
+        raise errors.forbidden(actor.name, "get", kind, name)
+    return _shown(request, storage, redact(kind, stored.obj), accepted, 200, [])
+
+
+def _extra(request: HttpRequest, storage: Storage, actor: Actor, method: str, name: str, sub: str) -> HttpResponse:
+    kind = storage.kind
+    stored = storage.read(name)
+    answer = find_subresource(kind.plural, sub)
+    if stored is None or answer is None:
+        raise errors.not_found(kind, name)
+    if method != "GET":
+        raise errors.method_not_allowed(method)
+    if not actor.may("get", kind, storage.cluster_name(stored.obj) if kind.cluster_field else None):
+        raise errors.forbidden(actor.name, "get", kind, name)
+    accepted = negotiation.accept(request.headers.get("Accept", ""))
+    return respond(answer(stored.obj, actor), accepted)
+
+
+def _collection(request: HttpRequest, storage: Storage, actor: Actor, method: str) -> HttpResponseBase:
+    kind = storage.kind
+    if method == "GET":
+        return listing.list_view(request, storage, actor)
+    if method == "POST":
+        if kind.cluster_field is None and not actor.may("create", kind, None):
+            raise errors.forbidden(actor.name, "create", kind)
+        write = _write(request, actor, "CreateOptions")
+        accepted = negotiation.accept(request.headers.get("Accept", ""))
+        content_type = negotiation.body_type(request.headers.get("Content-Type", ""), negotiation.BODIES)
+        body, duplicates = loads(request.body, content_type)
+        out = actions.create_object(kind.plural, _object(kind, body), write=write, duplicates=duplicates)
+        return _shown(request, storage, out, accepted, 201, write.warnings)
+    if method == "DELETE":
+        return _delete_many(request, storage, actor)
+    raise errors.method_not_allowed(method)
+
+
+def _patch(
+    request: HttpRequest, storage: Storage, write: Write, accepted: negotiation.Accepted, name: str, sub: str | None
+) -> HttpResponse:
+    plural = storage.kind.plural
+    content_type = negotiation.body_type(request.headers.get("Content-Type", ""), negotiation.PATCHES)
+    force = request.GET.get("force")
+    is_apply = content_type == "application/apply-patch+yaml"
+    if force is not None and not is_apply:
+        raise errors.options_invalid(
+            "PatchOptions", "force", "may not be specified for non-apply patch", "FieldValueForbidden"
+        )
+    if force not in (None, "true", "false", "1", "0"):
+        raise errors.bad_request(f"force must be true or false, not {force[:50]}")
+    body, duplicates = loads(request.body, content_type)
+    if is_apply:
+        if not request.GET.get("fieldManager"):
+            raise errors.options_invalid(
+                "PatchOptions", "fieldManager", "is required for apply patch", "FieldValueRequired"
+            )
+        out, created = actions.apply_object(
+            plural,
+            name,
+            _object(storage.kind, body),
+            write=write,
+            force=force in ("true", "1"),
+            subresource=sub,
+            duplicates=duplicates,
+        )
+        return _shown(request, storage, out, accepted, 201 if created else 200, write.warnings)
+    if content_type.startswith("application/merge") and not isinstance(body, dict):
+        raise errors.bad_request("a merge patch must be an object")
+
+    def patch(live: Json) -> Json:
+        wished: Json = (
+            merge_patch(live, body) if content_type.startswith("application/merge") else json_patch(live, body)
+        )
+        check_depth(wished)
+        return wished
+
+    out = actions.patch_object(plural, name, patch, write=write, subresource=sub, duplicates=duplicates)
+    return _shown(request, storage, out, accepted, 200, write.warnings)
+
+
+def _delete_options(request: HttpRequest) -> tuple[Preconditions, bool]:
+    """(preconditions, dry run) from the body, which may be empty, and the query."""
+    options: Any = {}
+    if request.body:
+        options, _ = loads(request.body)
+    if not isinstance(options, dict):
+        raise errors.bad_request("the body of a DELETE must be DeleteOptions")
+    dry = options.get("dryRun") or []
+    if not isinstance(dry, list):
+        raise errors.bad_request("dryRun must be a list")
+    conditions = options.get("preconditions") or {}
+    if not isinstance(conditions, dict) or not all(isinstance(v, str) for v in conditions.values()):
+        raise errors.bad_request("preconditions must hold uid and resourceVersion as strings")
+    policy = options.get("propagationPolicy") or request.GET.get("propagationPolicy") or "Background"
+    if policy not in ("Background", "Foreground", "Orphan"):
+        raise errors.options_invalid(
+            "DeleteOptions",
+            "propagationPolicy",
+            f'"{str(policy)[:50]}": supported values: "Background", "Foreground", "Orphan"',
+            "FieldValueNotSupported",
+        )
+    asked = [str(v) for v in dry] + request.GET.getlist("dryRun")
+    return Preconditions(conditions.get("uid"), conditions.get("resourceVersion")), _dry_run(asked, "DeleteOptions")
+
+
+def _delete(
+    request: HttpRequest, storage: Storage, write: Write, accepted: negotiation.Accepted, name: str
+) -> HttpResponse:
+    conditions, dry = _delete_options(request)
+    write.dry_run = write.dry_run or dry
+    obj, gone = actions.delete_object(storage.kind.plural, name, write=write, preconditions=conditions)
+    if not gone:
+        return _shown(request, storage, obj, accepted, 200, write.warnings)
+    details = {"name": name, "group": GROUP, "kind": storage.kind.plural, "uid": obj["metadata"]["uid"]}
+    return respond(
+        {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details},
+        negotiation.Accepted("json"),
+    )
+
+
+def _delete_many(request: HttpRequest, storage: Storage, actor: Actor) -> HttpResponse:
+    """DELETE of a collection: role admin, and only with a selector that says which."""
+    kind = storage.kind
+    if not actor.may("deletecollection", kind, None if kind.cluster_field is None else ""):
+        raise errors.forbidden(actor.name, "deletecollection", kind)
+    query = listing.read_query(request, storage, actor)
+    if not query.labels.requirements and not query.fields.terms:
+        raise errors.bad_request(
+            "deleting a collection needs a labelSelector or fieldSelector: an empty selection is never everything"
+        )
+    _, dry = _delete_options(request)
+    deleted = 0
+    for obj in listing.every(storage, query):
+        actions.delete_object(kind.plural, obj["metadata"]["name"], write=Write(by=actor, dry_run=dry))
+        deleted += 1
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {"group": GROUP, "kind": kind.plural},
+        "message": f"{deleted} deleted",
+    }
+    return respond(body, negotiation.Accepted("json"))

@@ -1,0 +1,323 @@
+"""`?watch=true`: a stream of changes, by transition for selectors, with bookmarks, 410 and the initial list when asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+
+from fleet.api import errors, listing, negotiation, table
+from fleet.api.authentication import request_actor
+from fleet.api.errors import ApiError
+from fleet.api.redact import redact
+from fleet.api.rights import Actor
+from fleet.api.selectors import field_text
+from fleet.api.storage import ListQuery, Storage, storage_for, storage_of
+from fleet.control.db import connect
+from fleet.control.kinds import API_VERSION, Json
+from fleet.events.hub import Frame, Hub, TooOld
+from fleet.events.publish import ADDED, DELETED
+
+BOOKMARK_SECONDS = 60.0
+RIGHTS_SECONDS = 5.0
+_hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+
+
+async def running_hub() -> Hub:
+    """The hub of this process's event loop, started on first use."""
+    loop = asyncio.get_running_loop()
+    hub = _hubs.get(loop)
+    if hub is None:
+        hub = _hubs[loop] = Hub(connect, _load)
+    await hub.start()
+    return hub
+
+
+async def stop_hubs() -> None:
+    """At shutdown of the server."""
+    hub = _hubs.pop(asyncio.get_running_loop(), None)
+    if hub is not None:
+        await hub.stop()
+
+
+async def _load(kind: int, ids: Iterable[int]) -> dict[int, Json]:
+    storage = storage_of(kind)
+    if storage is None:
+        return {}
+    return await sync_to_async(storage.by_ids, thread_sensitive=False)(list(ids))
+
+
+@dataclass(slots=True)
+class Selection:
+    """What a watcher sees, and which objects it has been told of."""
+
+    storage: Storage
+    query: ListQuery
+    told: dict[int, bool] = field(default_factory=dict)
+
+    @property
+    def everything(self) -> bool:
+        """No selector and no scope: then nothing needs to be remembered."""
+        q = self.query
+        return not q.labels.requirements and not q.fields.terms and q.clusters is None
+
+    def holds(self, obj: Json) -> bool:
+        """Whether an object is in the selection."""
+        if not self.query.labels.matches(obj["metadata"].get("labels", {})) or not self.query.fields.matches(obj):
+            return False
+        return self.query.clusters is None or self.storage.cluster_name(obj) in self.query.clusters
+
+    def held_before(self, frames: list[Frame]) -> bool:
+        """Whether the object was in it before these frames of its own: from memory, else from what the log kept of before."""
+        first = frames[0]
+        if first.object_id in self.told:
+            return self.told[first.object_id]
+        if first.op == ADDED:
+            return False
+        return self._matches_before(frames)
+
+    def _matches_before(self, frames: list[Frame]) -> bool:
+        now = frames[-1].obj
+        labels = next(
+            (f.old["labels"] for f in frames if f.old and "labels" in f.old), now["metadata"].get("labels", {})
+        )
+        fields: dict[str, str] = {}
+        for frame in reversed(frames):
+            fields |= (frame.old or {}).get("fields", {})
+        if not self.query.labels.matches(labels):
+            return False
+        for path, operator, value in self.query.fields.terms:
+            if (fields.get(path, field_text(now, path)) == value) != (operator == "="):
+                return False
+        if self.query.clusters is None or self.storage.kind.cluster_field is None:
+            return True
+        path = self.storage.kind.cluster_field
+        return fields.get(path, field_text(now, path)) in self.query.clusters
+
+    def events(self, frames: list[Frame]) -> list[tuple[str, Frame]]:
+        """What to send for a batch: one event per object, in order of its newest position."""
+        by_object: dict[int, list[Frame]] = {}
+        for frame in frames:
+            by_object.setdefault(frame.object_id, []).append(frame)
+        out = []
+        for own in by_object.values():
+            last = own[-1]
+            if self.everything:
+                before, after = own[0].op != ADDED, last.op != DELETED
+            else:
+                before, after = self.held_before(own), last.op != DELETED and self.holds(last.obj)
+                self.told[last.object_id] = after
+                if last.op == DELETED:
+                    del self.told[last.object_id]
+            if before or after:
+                out.append(("MODIFIED" if before and after else "ADDED" if after else "DELETED", last))
+        return sorted(out, key=lambda e: e[1].rv)
+
+
+@dataclass(slots=True)
+class Form:
+    """How objects are written on the stream."""
+
+    storage: Storage
+    accepted: negotiation.Accepted
+    include: str
+    first: bool = True
+
+    def line(self, type_: str, obj: Json) -> bytes:
+        """One line of the stream."""
+        if self.accepted.form == "table":
+            version = obj["metadata"].get("resourceVersion", "")
+            shown = table.table(
+                self.storage.kind,
+                [obj],
+                include=self.include,
+                resource_version=version,
+                now=timezone.now(),
+                columns=self.first,
+            )
+            self.first = False
+        else:
+            shown = table.partial(obj) if self.accepted.form in ("partial", "partial-list") else obj
+        return orjson.dumps({"type": type_, "object": shown}) + b"\n"
+
+    def frame(self, type_: str, frame: Frame) -> bytes:
+        """The line of a frame, encoded once for all watchers of the same form."""
+        if self.accepted.form == "table":
+            return self.line(type_, redact(self.storage.kind, frame.obj))
+        key = (type_, self.accepted.form)
+        if key not in frame.lines:
+            frame.lines[key] = self.line(type_, redact(self.storage.kind, frame.obj))
+        return frame.lines[key]
+
+    def bookmark(self, version: int, *, initial_end: bool = False) -> bytes:
+        """Progress without a change."""
+        meta: Json = {"resourceVersion": str(version), "creationTimestamp": None}
+        if initial_end:
+            meta["annotations"] = {"k8s.io/initial-events-end": "true"}
+        obj: Json = {"apiVersion": API_VERSION, "kind": self.storage.kind.kind, "metadata": meta}
+        if self.accepted.form == "table":
+            row = {
+                "cells": [],
+                "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta},
+            }
+            obj = {
+                "kind": "Table",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": {"resourceVersion": str(version)},
+                "columnDefinitions": None,
+                "rows": [row],
+            }
+        return orjson.dumps({"type": "BOOKMARK", "object": obj}) + b"\n"
+
+
+async def watch_view(request: HttpRequest, rest: str) -> HttpResponseBase:
+    """Check like a list, then stream."""
+    from fleet.api.views import failure, guarded, page_not_found, parse_path
+
+    del page_not_found
+    plan: dict[str, Any] = {}
+
+    def prepare(request: HttpRequest) -> HttpResponseBase:
+        actor = request_actor(request)
+        kind, name, sub = parse_path(rest)
+        if sub:
+            raise errors.method_not_allowed("watch")
+        storage = storage_for(kind.plural)
+        if not actor.may("watch", kind, None):
+            raise errors.forbidden(actor.name, "watch", kind)
+        query = listing.read_query(request, storage, actor)
+        if name is not None:
+            from fleet.api.selectors import FieldSelector
+
+            query = ListQuery(
+                query.labels,
+                FieldSelector((("metadata.name", "=", name), *query.fields.terms)),
+                clusters=query.clusters,
+            )
+        plan.update(
+            actor=actor,
+            storage=storage,
+            query=query,
+            wish=_wish(request),
+            accepted=negotiation.accept(request.headers.get("Accept", "")),
+        )
+        return StreamingHttpResponse()
+
+    checked = await sync_to_async(guarded(prepare), thread_sensitive=False)(request)
+    if not isinstance(checked, StreamingHttpResponse):
+        return checked
+    try:
+        hub = await asyncio.wait_for(running_hub(), 5)
+    except (TimeoutError, OSError):
+        return failure(errors.unavailable("Fleet's database does not answer"))
+    form = Form(plan["storage"], plan["accepted"], request.GET.get("includeObject", "Metadata"))
+    stream = _stream(request, hub, form, Selection(plan["storage"], plan["query"]), plan["actor"], plan["wish"])
+    response = StreamingHttpResponse(stream, content_type="application/json")
+    response["Cache-Control"] = "no-cache, private"
+    response["X-Accel-Buffering"] = "no"
+    return response
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Parameters of a watch."""
+
+    version: int | None
+    bookmarks: bool
+    initial: bool
+    seconds: float
+
+
+def _wish(request: HttpRequest) -> Wish:
+    initial = request.GET.get("sendInitialEvents")
+    match = request.GET.get("resourceVersionMatch")
+    if initial is not None and match != "NotOlderThan":
+        raise errors.options_invalid(
+            "ListOptions",
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            "FieldValueForbidden",
+        )
+    if initial is None and match is not None:
+        raise errors.options_invalid(
+            "ListOptions",
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            "FieldValueForbidden",
+        )
+    seconds = listing.number(request, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311 - jitter
+    bookmarks = request.GET.get("allowWatchBookmarks") in ("1", "true", "True")
+    return Wish(listing.resource_version(request), bookmarks, initial in ("1", "true", "True"), float(seconds))
+
+
+async def _stream(
+    request: HttpRequest, hub: Hub, form: Form, selection: Selection, actor: Actor, wish: Wish
+) -> AsyncIterator[bytes]:
+    kind = form.storage.kind.number
+    end = time.monotonic() + wish.seconds
+    with hub.watching(kind):
+        position = wish.version or 0
+        if wish.initial or not wish.version:
+            async for line, reached in _initial(form, selection):
+                position = reached
+                if line:
+                    yield line
+            if wish.initial:
+                yield form.bookmark(position, initial_end=True)
+        bookmark_at, rights_at = time.monotonic() + BOOKMARK_SECONDS, time.monotonic() + RIGHTS_SECONDS
+        while (now := time.monotonic()) < end:
+            if now >= rights_at:
+                rights_at = now + RIGHTS_SECONDS
+                if not await sync_to_async(_still_allowed, thread_sensitive=False)(request, actor):
+                    return
+            if wish.bookmarks and now >= bookmark_at:
+                bookmark_at = now + BOOKMARK_SECONDS
+                yield form.bookmark(position)
+            try:
+                frames, position = await hub.next(kind, position, max(0.0, min(end, rights_at, bookmark_at) - now))
+            except TooOld as error:
+                yield orjson.dumps({"type": "ERROR", "object": errors.expired(str(error)).status()}) + b"\n"
+                return
+            for type_, frame in selection.events(frames):
+                yield form.frame(type_, frame)
+        if wish.bookmarks:
+            yield form.bookmark(position)
+
+
+async def _initial(form: Form, selection: Selection) -> AsyncIterator[tuple[bytes, int]]:
+    """ADDED for all that match, page by page; every item carries the position from which the watch goes on."""
+    query, position = selection.query, 0
+    ids = not selection.everything
+    while True:
+        page = await sync_to_async(form.storage.page, thread_sensitive=False)(
+            ListQuery(query.labels, query.fields, query.after, 1_000, query.clusters)
+        )
+        position = position or page.rv
+        for obj in page.objects:
+            yield form.line("ADDED", redact(form.storage.kind, obj)), position
+        if ids and page.objects:
+            known = await sync_to_async(form.storage.ids_of, thread_sensitive=False)(
+                [o["metadata"]["name"] for o in page.objects]
+            )
+            selection.told.update(dict.fromkeys(known, True))
+        if not page.next_name:
+            yield b"", position
+            return
+        query = ListQuery(query.labels, query.fields, page.next_name, 1_000, query.clusters)
+
+
+def _still_allowed(request: HttpRequest, before: Actor) -> bool:
+    """The token or session still holds, with the same rights; else the client shall come again."""
+    try:
+        return request_actor(request).bindings == before.bindings
+    except ApiError:
+        return False
