@@ -25,6 +25,7 @@ class Permit(models.Model):
     verb = models.TextField()
     unplanned = models.BooleanField()
     cost = models.SmallIntegerField()
+    draws = models.BooleanField()
     cluster_id = models.IntegerField()
     idc_id = models.SmallIntegerField()
     model_id = models.SmallIntegerField()

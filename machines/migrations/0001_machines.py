@@ -50,9 +50,12 @@ CREATE TABLE count_total (cluster_id int NOT NULL, phase text NOT NULL, n bigint
 -- One row per changed shared layer: how far its own rollout is.
 CREATE TABLE layer_rollout (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, layer text NOT NULL, object_id bigint NOT NULL, from_versions jsonb NOT NULL, to_versions jsonb NOT NULL, hash text NOT NULL, canary_id bigint, canary_good_at timestamptz,
   state text NOT NULL DEFAULT 'Pending', failed_machine text NOT NULL DEFAULT '', message text NOT NULL DEFAULT '', created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now(), UNIQUE (layer, object_id));
+-- What fleet.safety asks of the apps above it: names and labels for holds, places for budgets.
+CREATE VIEW safety_target AS SELECT m.id AS machine_id, m.name, m.cluster_id, coalesce(c.name, '') AS cluster, m.labels, s.paused FROM machine m JOIN machine_state s ON s.id = m.id LEFT JOIN clusters_cluster c ON c.id = m.cluster_id;
+CREATE VIEW safety_place AS SELECT dim, id AS key, name FROM place UNION ALL SELECT 'cluster', id::int, name FROM clusters_cluster;
 """
 
-UNDO = "DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE content; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
+UNDO = "DROP VIEW safety_place; DROP VIEW safety_target; DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE content; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
 
 
 class Migration(migrations.Migration):

@@ -1,4 +1,5 @@
 import uuid
+from pathlib import Path
 
 from django.db import migrations, models
 
@@ -6,15 +7,15 @@ SQL = r"""
 -- One row: the lock of all grants and the kill switch.
 CREATE TABLE ledger (id smallint PRIMARY KEY CHECK (id = 1), stopped boolean NOT NULL DEFAULT false, stopped_by text, stopped_why text, stopped_at timestamptz);
 INSERT INTO ledger (id) VALUES (1);
--- dim: fleet, cluster, idc, model, rack; key 0 for the fleet. total = machines in service, kept by the machines' own statements.
-CREATE TABLE budget (dim text COLLATE "C" NOT NULL, key int NOT NULL, max_count int NOT NULL, max_percent numeric(5,2) NOT NULL, policy text, PRIMARY KEY (dim, key));
 -- fleet.safety's own view of machines, one row each, written by `machines` in its record statement.
 CREATE TABLE capacity (machine_id bigint PRIMARY KEY, cluster_id int NOT NULL DEFAULT 0, idc_id smallint NOT NULL DEFAULT 0, model_id smallint NOT NULL DEFAULT 0,
   rack_id int NOT NULL DEFAULT 0, in_service boolean NOT NULL DEFAULT false, down boolean NOT NULL DEFAULT true) WITH (fillfactor = 80);
 CREATE INDEX capacity_down ON capacity (cluster_id, idc_id, model_id, rack_id) INCLUDE (machine_id) WHERE in_service AND down;
+CREATE INDEX capacity_service ON capacity (cluster_id) WHERE in_service;
 CREATE TABLE capacity_total (cluster_id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
+-- cost: what it took from the budget when granted; draws: its verb takes capacity away, so that the machine counts as unavailable until release.
 CREATE TABLE permit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, rv bigint NOT NULL DEFAULT 0, uid uuid NOT NULL DEFAULT gen_random_uuid(), machine_id bigint NOT NULL, verb text NOT NULL,
-  unplanned boolean NOT NULL, cost smallint NOT NULL, cluster_id int NOT NULL, idc_id smallint NOT NULL, model_id smallint NOT NULL, rack_id int NOT NULL, owner text NOT NULL,
+  unplanned boolean NOT NULL, cost smallint NOT NULL, draws boolean NOT NULL, cluster_id int NOT NULL, idc_id smallint NOT NULL, model_id smallint NOT NULL, rack_id int NOT NULL, owner text NOT NULL,
   granted_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz NOT NULL, released_at timestamptz);
 CREATE UNIQUE INDEX permit_open ON permit (machine_id) INCLUDE (cost, cluster_id, idc_id, model_id, rack_id) WHERE released_at IS NULL;
 CREATE INDEX permit_window ON permit (granted_at) INCLUDE (machine_id, cluster_id) WHERE unplanned;
@@ -22,7 +23,11 @@ CREATE TABLE refusal (machine_id bigint PRIMARY KEY, cluster_id int NOT NULL DEF
 CREATE TABLE breaker (dim text COLLATE "C" NOT NULL, key int NOT NULL, state text NOT NULL DEFAULT 'closed', allow int NOT NULL DEFAULT 0, percent numeric(5,2), since timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (dim, key));
 """
 
-UNDO = "DROP TABLE breaker; DROP TABLE refusal; DROP TABLE permit; DROP TABLE capacity_total; DROP TABLE capacity; DROP TABLE budget; DROP TABLE ledger;"
+UNDO = "DROP TABLE breaker; DROP TABLE refusal; DROP TABLE permit; DROP TABLE capacity_total; DROP TABLE capacity; DROP TABLE ledger;"
+FUNCTIONS = Path(__file__).with_name("permit_batch.sql").read_text()
+UNDO_FUNCTIONS = """DROP FUNCTION permit_batch(text, boolean, text, interval, bigint[]); DROP FUNCTION permit_each(bigint[], text[], boolean[], text[], int[]); DROP FUNCTION safety_limits(bigint[]);
+DROP FUNCTION safety_usage(text, int[]); DROP FUNCTION safety_held(bigint[]); DROP FUNCTION safety_budgets(); DROP FUNCTION safety_class(text);
+DROP FUNCTION safety_sentence(text, text, int, int, int, boolean, text);"""
 
 
 class Migration(migrations.Migration):
@@ -32,6 +37,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.RunSQL(SQL, UNDO),
+        migrations.RunSQL(FUNCTIONS, UNDO_FUNCTIONS),
         migrations.CreateModel(
             name="Permit",
             fields=[
@@ -42,6 +48,7 @@ class Migration(migrations.Migration):
                 ("verb", models.TextField()),
                 ("unplanned", models.BooleanField()),
                 ("cost", models.SmallIntegerField()),
+                ("draws", models.BooleanField()),
                 ("cluster_id", models.IntegerField()),
                 ("idc_id", models.SmallIntegerField()),
                 ("model_id", models.SmallIntegerField()),

@@ -1,0 +1,162 @@
+-- The grants of the ledger. Read with `fleet/safety/permits.py`; the rules are in docs/safety.md.
+
+-- How hard a verb is to undo. A verb nobody knows is disruptive: it draws on the budget.
+CREATE FUNCTION safety_class(verb text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE
+    WHEN lower(verb) IN ('open', 'uncordon', 'renew', 'cancel') THEN 'relieving'
+    WHEN lower(verb) IN ('none', 'reload', 'stage') THEN 'reversible'
+    WHEN lower(verb) IN ('remove', 'reinstall', 'replace', 'wipe', 'decommission') THEN 'destructive'
+    ELSE 'disruptive' END
+$$;
+
+-- Budgets that policies set. Without count or percent that bound is open; names are resolved when asked, so that a policy
+-- may come before its cluster. Views safety_place and safety_target are given by the apps above.
+CREATE FUNCTION safety_budgets() RETURNS TABLE (dim text, key int, max_count int, max_percent numeric, policy text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN QUERY
+  SELECT s.dim, CASE WHEN s.dim = 'fleet' THEN 0 ELSE pl.key END, coalesce((p.spec #>> '{maxUnavailable,count}')::numeric::int, 2147483647),
+    coalesce((p.spec #>> '{maxUnavailable,percent}')::numeric, 100), p.name::text
+  FROM safety_safetypolicy p
+  CROSS JOIN LATERAL (VALUES ('fleet', CASE WHEN p.spec #> '{scope,matchAll}' = 'true' THEN '' END), ('cluster', p.spec #>> '{scope,cluster}'), ('idc', p.spec #>> '{scope,idc}'),
+    ('rack', p.spec #>> '{scope,rack}'), ('model', p.spec #>> '{scope,hardwareModel}')) AS s(dim, name)
+  LEFT JOIN safety_place pl ON pl.dim = s.dim AND pl.name = s.name
+  WHERE s.name IS NOT NULL AND p.deleted_at IS NULL AND (s.dim = 'fleet' OR pl.key IS NOT NULL);
+END $$;
+
+-- Which hold covers a machine now: the one that lasts longest. A time that cannot be read never ends the hold.
+CREATE FUNCTION safety_held(p_ids bigint[]) RETURNS TABLE (machine_id bigint, hold text, reason text, owner text, until timestamptz) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN QUERY
+  WITH h AS MATERIALIZED (
+    SELECT x.name::text AS hold, x.spec, coalesce(x.spec ->> 'reason', '') AS why, coalesce(x.spec ->> 'owner', '') AS who,
+      CASE WHEN pg_input_is_valid(x.spec ->> 'until', 'timestamptz') THEN (x.spec ->> 'until')::timestamptz ELSE 'infinity' END AS ends
+    FROM safety_hold x WHERE x.deleted_at IS NULL)
+  SELECT DISTINCT ON (t.machine_id) t.machine_id, h.hold, h.why, h.who, h.ends
+  FROM h JOIN safety_target t ON t.machine_id = ANY (p_ids) AND (
+       h.spec #> '{target,matchAll}' = 'true'
+    OR h.spec #>> '{target,machine}' = t.name
+    OR h.spec #>> '{target,cluster}' = t.cluster AND t.cluster <> ''
+    OR h.spec #> '{target,selector,matchLabels}' <> '{}' AND t.labels @> (h.spec #> '{target,selector,matchLabels}'))
+  WHERE h.ends > now() ORDER BY t.machine_id, h.ends DESC, h.hold;
+END $$;
+
+-- total = machines in service, gone = the unavailable among them: down, or under an unreleased permit of a verb that takes capacity.
+CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE AS $$
+DECLARE col text := p_dim || '_id';
+BEGIN
+  IF p_dim = 'fleet' THEN
+    RETURN QUERY SELECT 0, (SELECT count(*)::int FROM capacity c WHERE c.in_service),
+      ((SELECT count(*) FROM capacity c WHERE c.in_service AND c.down)
+      + (SELECT count(*) FROM permit p JOIN capacity c ON c.machine_id = p.machine_id WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down))::int;
+    RETURN;
+  END IF;
+  RETURN QUERY EXECUTE format('SELECT u.key::int, sum(u.total)::int, sum(u.gone)::int FROM (
+      SELECT c.%1$I AS key, count(*) AS total, 0::bigint AS gone FROM capacity c WHERE c.in_service AND c.%1$I = ANY ($1) GROUP BY 1
+      UNION ALL SELECT c.%1$I, 0, count(*) FROM capacity c WHERE c.in_service AND c.down AND c.%1$I = ANY ($1) GROUP BY 1
+      UNION ALL SELECT c.%1$I, 0, count(*) FROM permit p JOIN capacity c ON c.machine_id = p.machine_id
+        WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down AND c.%1$I = ANY ($1) GROUP BY 1) u GROUP BY 1', col) USING p_keys;
+END $$;
+
+-- The limits that bind these machines, with how far each is used. A cluster has 3 %, at most 600, where no policy says otherwise; the strictest policy counts.
+CREATE FUNCTION safety_limits(p_ids bigint[]) RETURNS TABLE (dim text, key int, name text, cap int, planned_cap int, total int, gone int, policy text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN QUERY
+  WITH b AS MATERIALIZED (SELECT s.dim, s.key, min(s.max_count) AS max_count, min(s.max_percent) AS max_percent, string_agg(s.policy, ', ' ORDER BY s.policy) AS policy FROM safety_budgets() s GROUP BY 1, 2),
+  asked AS MATERIALIZED (SELECT DISTINCT c.cluster_id, c.idc_id, c.model_id, c.rack_id FROM capacity c WHERE c.machine_id = ANY (p_ids)),
+  wanted AS (SELECT DISTINCT w.dim, w.key FROM asked a, LATERAL (VALUES ('fleet', 0), ('cluster', a.cluster_id), ('idc', a.idc_id::int), ('model', a.model_id::int), ('rack', a.rack_id)) AS w(dim, key)),
+  bound AS MATERIALIZED (SELECT w.dim, w.key, coalesce(b.max_count, 600) AS max_count, coalesce(b.max_percent, 3) AS max_percent, coalesce(b.policy, '') AS policy
+    FROM wanted w LEFT JOIN b ON b.dim = w.dim AND b.key = w.key WHERE w.dim = 'cluster' OR b.policy IS NOT NULL),
+  sized AS (SELECT d.dim, u.key, u.total, u.gone FROM (SELECT o.dim, array_agg(o.key) AS keys FROM bound o GROUP BY o.dim) d, LATERAL safety_usage(d.dim, d.keys) u),
+  capped AS (SELECT o.*, coalesce(z.total, 0) AS total, coalesce(z.gone, 0) AS gone,
+      CASE WHEN o.max_count = 0 OR o.max_percent = 0 THEN 0 ELSE greatest(1, least(o.max_count::numeric, floor(coalesce(z.total, 0) * o.max_percent / 100)))::int END AS cap
+    FROM bound o LEFT JOIN sized z ON z.dim = o.dim AND z.key = o.key)
+  SELECT c.dim, c.key, coalesce(pl.name, ''), c.cap, CASE WHEN c.cap = 0 THEN 0 ELSE greatest(1, c.cap - c.cap / 4) END, c.total, c.gone, c.policy
+  FROM capped c LEFT JOIN safety_place pl ON pl.dim = c.dim AND pl.key = c.key ORDER BY CASE c.dim WHEN 'fleet' THEN 0 WHEN 'cluster' THEN 1 ELSE 2 END, c.dim, c.key;
+END $$;
+
+CREATE FUNCTION safety_sentence(dim text, name text, cap int, total int, gone int, planned boolean, policy text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT format('%s %s of %s machines %s unavailable, and at most %s may be%s%s: this waits until one is back.',
+    CASE WHEN dim = 'fleet' THEN 'In the whole fleet' WHEN name = '' THEN 'Among machines without ' || dim ELSE format('In %s %s', CASE dim WHEN 'model' THEN 'hardware model' ELSE dim END, name) END,
+    gone, total, CASE WHEN gone = 1 THEN 'is' ELSE 'are' END, cap, CASE WHEN planned THEN ' for planned changes' ELSE '' END, CASE WHEN policy <> '' THEN format(' (SafetyPolicy %s)', policy) ELSE '' END)
+$$;
+
+-- May these happen? One ask per machine, answered in the asker's order, all against one ledger. To be called as one autocommit
+-- statement: no client can stop between lock and commit.
+CREATE FUNCTION permit_each(p_ids bigint[], p_verbs text[], p_unplanned boolean[], p_owners text[], p_ttls int[])
+RETURNS TABLE (machine_id bigint, ok boolean, reason text, message text, permit_id bigint) LANGUAGE plpgsql VOLATILE SET lock_timeout = '2s' AS $$
+#variable_conflict use_column
+DECLARE
+  halt record; r record; lim record; base bigint;
+  dims text[] := '{}'; keys int[] := '{}'; names text[] := '{}'; caps int[] := '{}'; planned int[] := '{}'; totals int[] := '{}'; used int[] := '{}'; policies text[] := '{}';
+  oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; why text; said text; price int; most int;
+BEGIN
+  PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;  -- the one lock. What was granted while we waited is seen by the statements below only.
+  SELECT coalesce(bool_or(l.stopped), true) AS stopped, max(l.stopped_by) AS who, max(l.stopped_why) AS what INTO halt FROM ledger l WHERE l.id = 1;
+  FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP
+    dims := dims || lim.dim; keys := keys || lim.key; names := names || lim.name; caps := caps || lim.cap; planned := planned || lim.planned_cap;
+    totals := totals || lim.total; used := used || lim.gone; policies := policies || lim.policy;
+  END LOOP;
+  FOR r IN
+    SELECT a.ord::int AS ord, a.id, a.verb, a.unplanned, a.owner, c.machine_id IS NOT NULL AS known, c.in_service, c.down, c.cluster_id, c.idc_id, c.model_id, c.rack_id,
+      safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
+      coalesce(t.paused, false) AS paused, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
+    FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
+    LEFT JOIN capacity c ON c.machine_id = a.id LEFT JOIN permit p ON p.machine_id = a.id AND p.released_at IS NULL
+    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN safety_target t ON t.machine_id = a.id
+    ORDER BY a.ord
+  LOOP
+    why := NULL; said := ''; mine := '{}';
+    price := CASE WHEN r.class IN ('disruptive', 'destructive') AND r.in_service AND NOT r.down AND NOT coalesce(r.open_draws, false) THEN 1 ELSE 0 END;
+    IF halt.stopped THEN
+      why := 'Stopped'; said := format('The kill switch is on%s%s: nothing starts anywhere.', ' by ' || halt.who, ': ' || halt.what);
+    ELSIF NOT r.known THEN
+      why := 'MachineUnknown'; said := 'The safety ledger does not know this machine.';
+    ELSIF r.hold IS NOT NULL AND r.class <> 'relieving' THEN
+      why := 'Held'; said := format('Hold %s%s covers it: %s', r.hold, CASE WHEN r.hold_owner <> '' THEN format(' of %s', r.hold_owner) ELSE '' END, r.hold_reason);
+    ELSIF r.paused AND r.class <> 'relieving' THEN
+      why := 'Paused'; said := 'The machine or its cluster is paused.';
+    ELSIF r.nth > 1 OR r.open_id IS NOT NULL AND r.open_owner <> r.owner THEN
+      why := 'OperationInProgress'; said := format('%s of %s is still under way on this machine.', coalesce(r.open_verb, r.verb), coalesce(r.open_owner, r.owner));
+    ELSIF price > 0 THEN
+      FOR s IN 1 .. cardinality(dims) LOOP
+        IF keys[s] = (CASE dims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) THEN
+          most := CASE WHEN r.unplanned THEN caps[s] ELSE planned[s] END; mine := mine || s;
+          IF used[s] + price > most AND why IS NULL THEN
+            why := initcap(dims[s]) || 'Budget'; said := safety_sentence(dims[s], names[s], most, totals[s], used[s], NOT r.unplanned AND most < caps[s], policies[s]);
+          END IF;
+        END IF;
+      END LOOP;
+      IF why IS NULL THEN FOR i IN 1 .. cardinality(mine) LOOP used[mine[i]] := used[mine[i]] + price; END LOOP; END IF;
+    END IF;
+    oks := oks || (why IS NULL); reasons := reasons || coalesce(why, ''); messages := messages || said; costs := costs || price;
+  END LOOP;
+
+  base := fleet_pos(4 * cardinality(p_ids) + 4);
+  WITH g AS MATERIALIZED (SELECT a.* FROM unnest(p_ids, p_verbs, p_unplanned, p_owners, p_ttls, oks, costs) WITH ORDINALITY AS a(id, verb, unplanned, owner, ttl, ok, cost, ord) WHERE a.ok),
+  again AS (UPDATE permit p SET rv = greatest(base + 4 * g.ord, p.rv + 1), expires_at = now() + make_interval(secs => g.ttl), cost = greatest(p.cost, g.cost), unplanned = g.unplanned,
+      verb = CASE WHEN p.draws THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
+    FROM g WHERE p.machine_id = g.id AND p.released_at IS NULL RETURNING p.id, p.rv, p.cluster_id, 2::smallint AS op),
+  fresh AS (INSERT INTO permit (rv, machine_id, verb, unplanned, cost, draws, cluster_id, idc_id, model_id, rack_id, owner, expires_at)
+    SELECT base + 4 * g.ord, g.id, g.verb, g.unplanned, g.cost, safety_class(g.verb) IN ('disruptive', 'destructive'), c.cluster_id, c.idc_id, c.model_id, c.rack_id, g.owner, now() + make_interval(secs => g.ttl)
+    FROM g JOIN capacity c ON c.machine_id = g.id WHERE NOT EXISTS (SELECT FROM permit o WHERE o.machine_id = g.id AND o.released_at IS NULL) ORDER BY g.id
+    RETURNING id, rv, cluster_id, 1::smallint AS op),
+  gone AS (DELETE FROM refusal f USING g WHERE f.machine_id = g.id)
+  INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, id, cluster_id, 10, op FROM again UNION ALL SELECT rv, id, cluster_id, 10, op FROM fresh;
+
+  INSERT INTO refusal AS f (machine_id, cluster_id, verb, owner, reason, message)
+  SELECT DISTINCT ON (a.id) a.id, coalesce(c.cluster_id, 0), a.verb, a.owner, a.reason, a.message
+  FROM unnest(p_ids, p_verbs, p_owners, oks, reasons, messages) AS a(id, verb, owner, ok, reason, message) LEFT JOIN capacity c ON c.machine_id = a.id WHERE NOT a.ok ORDER BY a.id
+  ON CONFLICT (machine_id) DO UPDATE SET verb = excluded.verb, owner = excluded.owner, reason = excluded.reason, message = excluded.message, cluster_id = excluded.cluster_id,
+    since = CASE WHEN f.reason = excluded.reason THEN f.since ELSE now() END
+  WHERE (f.verb, f.owner, f.reason, f.message) IS DISTINCT FROM (excluded.verb, excluded.owner, excluded.reason, excluded.message);
+
+  RETURN QUERY SELECT a.id, a.ok, a.reason, a.message, CASE WHEN a.ok THEN p.id END
+  FROM unnest(p_ids, oks, reasons, messages) WITH ORDINALITY AS a(id, ok, reason, message, ord) LEFT JOIN permit p ON p.machine_id = a.id AND p.released_at IS NULL ORDER BY a.ord;
+END $$;
+
+-- One verb of one owner for many machines.
+CREATE FUNCTION permit_batch(verb text, unplanned boolean, owner text, ttl interval, ids bigint[])
+RETURNS TABLE (machine_id bigint, ok boolean, reason text, message text, permit_id bigint) LANGUAGE sql VOLATILE AS $$
+  SELECT * FROM permit_each(ids, array_fill(verb, ARRAY[cardinality(ids)]), array_fill(unplanned, ARRAY[cardinality(ids)]), array_fill(owner, ARRAY[cardinality(ids)]),
+    array_fill(extract(epoch FROM ttl)::int, ARRAY[cardinality(ids)]))
+$$;

@@ -1,0 +1,117 @@
+"""Asking the safety ledger: may this machine be taken away for a while? If it cannot answer, the answer is no."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
+
+Connection = AsyncConnection[Any]
+
+_BATCH: Final = 1_000  # machines a transaction: the one lock is held for tens of milliseconds at most
+_PATIENCE_SECONDS: Final = 5.0
+# In a statement that begins an effect: the right must still hold at that moment (one parameter: the permit's id).
+STILL_VALID: Final = "EXISTS (SELECT FROM permit WHERE id = %s AND released_at IS NULL AND expires_at > now())"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """`verb`: None, Reload, Restart, Drain, Reboot, Cordon, Remove, ... (see `safety_class`); `owner`: the Operation's uid.
+
+    `unplanned`: repairs may use the whole budget, planned changes leave a quarter of it. `ttl_seconds` ends the right, not the count.
+    """
+
+    machine_id: int
+    verb: str
+    unplanned: bool
+    owner: str
+    ttl_seconds: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`reason` is a condition reason and `message` a sentence when refused; `permit_id` is to be released by its owner."""
+
+    ok: bool
+    reason: str = ""
+    message: str = ""
+    permit_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBy:
+    """The hold that covers a machine; `until` is None when it has no readable end."""
+
+    hold: str
+    reason: str
+    owner: str
+    until: datetime | None
+
+
+async def permits(conn: Connection, asks: Sequence[Ask]) -> dict[int, Answer]:
+    """Answer a batch, at most one ask a machine, in the asker's order. `conn` is in autocommit and in no transaction.
+
+    The same owner asking again renews its permit. Whatever goes wrong is a refusal `SafetyUnavailable`.
+    """
+    if conn.info.transaction_status != TransactionStatus.IDLE or not conn.autocommit:
+        raise ValueError("permits are asked for outside of a transaction, so that no lock outlives the statement")
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(asks), _BATCH):
+        part = asks[start : start + _BATCH]
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                answers.update(await _ask(conn, part))
+        except (psycopg.Error, TimeoutError) as error:
+            answers.update(unavailable(part, error))
+    return answers
+
+
+def unavailable(asks: Iterable[Ask], error: BaseException) -> dict[int, Answer]:
+    """No answer means no."""
+    cause = str(error).strip().splitlines()
+    said = f"The safety ledger did not answer ({cause[0] if cause else type(error).__name__}): nothing starts until it does."
+    return {ask.machine_id: Answer(False, "SafetyUnavailable", said) for ask in asks}
+
+
+async def _ask(conn: Connection, asks: Sequence[Ask]) -> dict[int, Answer]:
+    cursor = await conn.execute(
+        "SELECT machine_id, ok, reason, message, permit_id FROM permit_each(%s::bigint[], %s::text[], %s::boolean[], %s::text[], %s::int[])",
+        (
+            [ask.machine_id for ask in asks],
+            [ask.verb for ask in asks],
+            [ask.unplanned for ask in asks],
+            [ask.owner for ask in asks],
+            [ask.ttl_seconds for ask in asks],
+        ),
+    )
+    return {row[0]: Answer(row[1], row[2], row[3], row[4]) for row in await cursor.fetchall()}
+
+
+async def release(conn: Connection, permit_ids: Sequence[int]) -> int:
+    """Give permits back: the targets were seen healthy and open, or are out of service. How many were still out."""
+    cursor = await conn.execute(_RELEASE, (sorted(permit_ids),))
+    return cursor.rowcount
+
+
+# The change rows make releases visible to watchers; a permit released twice is released once.
+_RELEASE: Final = """
+WITH lk AS MATERIALIZED (SELECT id, rv, cluster_id FROM permit WHERE id = ANY (%s::bigint[]) AND released_at IS NULL ORDER BY id FOR NO KEY UPDATE),
+p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM lk) + 4) AS base),
+n AS MATERIALIZED (SELECT id, cluster_id, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), rv + 1) AS rv FROM lk),
+ch AS (INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, id, cluster_id, 10, 2 FROM n)
+UPDATE permit SET released_at = now(), rv = n.rv FROM n WHERE permit.id = n.id"""
+
+
+async def held(conn: Connection, ids: Sequence[int]) -> dict[int, HeldBy]:
+    """Which of these machines a hold covers now, and which hold (of several, the one that lasts longest)."""
+    cursor = await conn.execute(
+        "SELECT machine_id, hold, reason, owner, CASE WHEN isfinite(until) THEN until END FROM safety_held(%s::bigint[])",
+        (list(ids),),
+    )
+    return {row[0]: HeldBy(row[1], row[2], row[3], row[4]) for row in await cursor.fetchall()}
