@@ -1,0 +1,693 @@
+"""The kinds of the Machine-Operator: Machine, MachineClass, MachinePackageVersion, MachineConfigVersion, Operation."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from clusters.schema import CONDITIONS, DRIVER, NAME_PATTERN, VARIABLES, VERSIONS, condition, quote_versions
+from fleet.control.kinds import (
+    CONFIG_VERSION,
+    MACHINE,
+    MACHINE_CLASS,
+    OPERATION,
+    PACKAGE_VERSION,
+    Column,
+    Json,
+    Kind,
+    Problem,
+)
+
+UNIT_PATTERN = r"[A-Za-z0-9:_.@\\-]+\.(service|socket|timer|mount|target|path|slice)"
+PATH_PATTERN = r"/[A-Za-z0-9._/@:+,=~ -]*[A-Za-z0-9._@:+,=~-]"
+SHA256 = {
+    "type": "string",
+    "pattern": "[0-9a-f]{64}",
+    "x-fleet-pattern-means": "must be 64 hexadecimal digits in lower case",
+}
+ARGV: Json = {
+    "type": "array",
+    "items": {"type": "string", "maxLength": 1024, "pattern": r"[^\x00\r\n]*"},
+    "maxItems": 64,
+}
+_TEXT = {"type": "string", "maxLength": 253}
+STATES = ("off", "bad", "held", "unknown", "busy", "warn", "gate", "ok")
+
+
+def state_of(obj: Json) -> str:
+    """A machine's state for people; the first that holds: off, bad, held, unknown, busy, warn, gate, ok."""
+    status = obj.get("status", {})
+    phase = status.get("phase", "Pending")
+    if phase in ("Retired", "Decommissioning"):
+        return "off"
+    if phase == "Failed":
+        return "bad"
+    if obj["spec"].get("paused") or condition(obj, "Held") == "True":
+        return "held"
+    if condition(obj, "Reachable") != "True":
+        return "unknown"
+    if phase in ("Provisioning", "Updating") or condition(obj, "Reconciling") == "True":
+        return "busy"
+    if phase in ("Repairing", "Probation") or condition(obj, "Drifted") == "True":
+        return "warn"
+    return "ok"
+
+
+def _versions(obj: Json, now: datetime) -> str:
+    seen = obj.get("status", {}).get("versions", {})
+    return ",".join(f"{k}={v}" for k, v in sorted(seen.items()))
+
+
+def _why(obj: Json, now: datetime) -> str:
+    for type_ in ("Stalled", "Ready"):
+        if condition(obj, type_) == ("True" if type_ == "Stalled" else "False"):
+            return condition(obj, type_, "message")
+    return ""
+
+
+def _check_machine(new: Json, old: Json | None) -> Sequence[Problem]:
+    spec = new.get("spec", {})
+    try:
+        ipaddress.ip_address(spec.get("ip") or "0.0.0.0")  # noqa: S104 - a stand-in that is never connected to
+    except ValueError:
+        return [Problem("spec.ip", f'"{spec["ip"]}": must be an IPv4 or IPv6 address')]
+    return ()
+
+
+_PACKAGES: Json = {
+    "type": "array",
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["name"],
+    "items": {
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "name": _TEXT,
+            "state": _TEXT,
+            "wanted": _TEXT,
+            "seen": _TEXT,
+            "from": _TEXT,
+            "message": {"type": "string"},
+        },
+    },
+}
+
+MACHINE_KIND = Kind(
+    kind="Machine",
+    plural="machines",
+    singular="machine",
+    number=MACHINE,
+    short_names=("fm",),
+    description="One host and what shall be on it.",
+    cluster_field="spec.clusterName",
+    writers="operator",
+    spec={
+        "type": "object",
+        "description": "What the machine shall be.",
+        "required": ["ip"],
+        "properties": {
+            "clusterName": {
+                "type": "string",
+                "maxLength": 253,
+                "description": "Cluster that it belongs to and takes defaults from.",
+            },
+            "className": {"type": "string", "maxLength": 253, "description": "MachineClass of its pool."},
+            "idc": {"type": "string", "maxLength": 128, "description": "Data centre."},
+            "rack": {"type": "string", "maxLength": 128, "description": "Failure domain within the data centre."},
+            "ip": {
+                "type": "string",
+                "maxLength": 45,
+                "description": "Address that Fleet connects to; unique within the idc.",
+            },
+            "serialNumber": {
+                "type": "string",
+                "maxLength": 128,
+                "description": "Compared with what the host says, where it can be read; unique.",
+            },
+            "hardwareModel": {"type": "string", "maxLength": 128, "description": "Kind of box."},
+            "versions": VERSIONS | {"description": "Pins: package name to version, stronger than every shared layer."},
+            "variables": VARIABLES,
+            "disabledPackages": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 128, "pattern": NAME_PATTERN},
+                "x-kubernetes-list-type": "set",
+                "description": "Hands off: neither installed, upgraded, repaired nor removed.",
+            },
+            "driftPolicy": {
+                "type": "string",
+                "enum": ["Repair", "Report"],
+                "description": "Repair (default) puts back what was changed by hand; Report only says so.",
+            },
+            "paused": {"type": "boolean", "description": "Look, but change nothing."},
+            "driver": DRIVER,
+            "readinessGates": {
+                "type": "array",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["conditionType"],
+                "items": {"type": "object", "required": ["conditionType"], "properties": {"conditionType": _TEXT}},
+                "description": "Conditions that must hold before the machine takes workloads.",
+            },
+        },
+    },
+    status={
+        "type": "object",
+        "properties": {
+            "phase": {
+                "type": "string",
+                "description": "Pending, Provisioning, Running, Updating, Repairing, Probation, Failed, Decommissioning, Retired.",
+            },
+            "observedGeneration": {"type": "integer"},
+            "desiredHash": {"type": "string", "description": "Hash of the accepted set."},
+            "accepted": {
+                "type": "object",
+                "properties": {"hash": _TEXT, "generation": {"type": "integer"}, "time": _TEXT},
+                "description": "The set that the machine follows until its spec or a rollout changes it.",
+            },
+            "nodeName": _TEXT,
+            "versions": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "Versions as seen on the host.",
+            },
+            "packages": _PACKAGES,
+            "conditions": CONDITIONS,
+            "readinessGates": {
+                "type": "array",
+                "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+            },
+            "operation": {"type": "string", "description": "The open Operation."},
+            "plan": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": True,
+                "description": "What Fleet would do next, and how disruptive it is.",
+            },
+            "facts": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": True,
+                "description": "Last observation.",
+            },
+            "lastSeenTime": _TEXT,
+        },
+    },
+    columns=(
+        Column("State", lambda o, now: state_of(o), description="off, bad, held, unknown, busy, warn, gate or ok."),
+        Column(
+            "Phase",
+            lambda o, now: o.get("status", {}).get("phase", "Pending"),
+            description="Summary of the conditions.",
+        ),
+        Column("Cluster", lambda o, now: o["spec"].get("clusterName", ""), description="Its cluster."),
+        Column("IP", lambda o, now: o["spec"].get("ip", ""), description="Address."),
+        Column("Versions", _versions, priority=1, description="Versions as seen."),
+        Column("Why", _why, priority=1, description="What it waits for."),
+    ),
+    selectable=("spec.clusterName", "spec.idc", "spec.ip", "status.phase"),
+    validate=_check_machine,
+    warn=lambda o: quote_versions(o.get("spec", {}).get("versions", {}), "spec.versions"),
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "Machine",
+        "metadata": {"name": "iad1-r1-u07"},
+        "spec": {
+            "clusterName": "iad1-web",
+            "idc": "iad1",
+            "rack": "r1",
+            "ip": "10.10.10.1",
+            "versions": {"pouch": "1.0"},
+        },
+    },
+)
+
+MACHINE_CLASS_KIND = Kind(
+    kind="MachineClass",
+    plural="machineclasses",
+    singular="machineclass",
+    number=MACHINE_CLASS,
+    short_names=("mcl",),
+    description="What a pool of machines (GPU, storage) has in common; stronger than the cluster, weaker than the machine.",
+    spec={
+        "type": "object",
+        "description": "The layer.",
+        "properties": {"versions": VERSIONS, "variables": VARIABLES, "driver": DRIVER},
+    },
+    status={"type": "object", "properties": {"machines": {"type": "integer"}, "conditions": CONDITIONS}},
+    columns=(
+        Column("Machines", lambda o, now: o.get("status", {}).get("machines", 0), "integer", "Machines that name it."),
+        Column(
+            "Up-To-Date", lambda o, now: condition(o, "MachinesUpToDate"), description="Whether they have its layer."
+        ),
+    ),
+    warn=lambda o: quote_versions(o.get("spec", {}).get("versions", {}), "spec.versions"),
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "MachineClass",
+        "metadata": {"name": "gpu"},
+        "spec": {"versions": {"nvidia": "580.1"}},
+    },
+)
+
+_URL = {
+    "type": "string",
+    "maxLength": 2048,
+    "pattern": r"(https?|file)://[^\s'\"\\<>`$;|&(){}]+|/[^\s'\"\\<>`$;|&(){}]+|simulated:[A-Za-z0-9._/+~:-]+",
+    "x-fleet-pattern-means": "must be an http, https or file URL, or an absolute path, without spaces, quotes or shell characters",
+}
+_ARTIFACT: Json = {
+    "type": "object",
+    "required": ["format", "url"],
+    "properties": {
+        "format": {"type": "string", "enum": ["deb", "rpm", "tarball"]},
+        "url": _URL,
+        "sha256": SHA256,
+        "gpgKey": {
+            "type": "string",
+            "maxLength": 65536,
+            "description": "ASCII-armoured public key that signed the rpm.",
+        },
+        "when": {
+            "type": "object",
+            "properties": {
+                "osFamily": {"type": "string", "enum": ["debian", "rhel"]},
+                "architecture": {"type": "string", "enum": ["amd64", "arm64"]},
+            },
+        },
+        "destination": {
+            "type": "string",
+            "pattern": PATH_PATTERN,
+            "maxLength": 1024,
+            "description": "Tarball: folder it is unpacked into.",
+        },
+    },
+}
+
+
+def package_version(obj: Json) -> str:
+    """`spec.version`, by default the name without the `packageName-` prefix."""
+    spec = obj.get("spec", {})
+    if spec.get("version") not in (None, ""):
+        return str(spec["version"])
+    return str(obj["metadata"].get("name", "")).removeprefix(f"{spec.get('packageName', '')}-")
+
+
+def config_version(obj: Json) -> str:
+    """`spec.version`, by default the name without the `configName-` prefix."""
+    spec = obj.get("spec", {})
+    if spec.get("version") not in (None, ""):
+        return str(spec["version"])
+    return str(obj["metadata"].get("name", "")).removeprefix(f"{spec.get('configName', '')}-")
+
+
+def artifacts_of(spec: Json) -> list[Json]:
+    """`config.artifacts[]`, the shorthand `rpm: url` written out."""
+    config = spec.get("config", {})
+    short = [
+        {"format": f, "url": config[f], "sha256": config.get("sha256", ""), "gpgKey": config.get("gpgKey", "")}
+        for f in ("deb", "rpm", "tarball")
+        if config.get(f)
+    ]
+    return [*config.get("artifacts", []), *short]
+
+
+def _check_package(new: Json, old: Json | None) -> Sequence[Problem]:
+    spec = new.get("spec", {})
+    problems = []
+    for index, artifact in enumerate(spec.get("config", {}).get("artifacts", [])):
+        if ".." in artifact.get("destination", "").split("/"):
+            problems.append(Problem(f"spec.config.artifacts[{index}].destination", "may not climb with .."))
+    if spec.get("packageName") in spec.get("requires", []):
+        problems.append(Problem("spec.requires", f"{spec['packageName']} cannot require itself"))
+    return problems
+
+
+def _warn_package(obj: Json) -> list[str]:
+    bare = [a for a in artifacts_of(obj.get("spec", {})) if not a.get("sha256") and not a.get("gpgKey")]
+    return [f"{a['url'][:120]} has neither sha256 nor gpgKey: it will never be installed" for a in bare]
+
+
+PACKAGE_VERSION_KIND = Kind(
+    kind="MachinePackageVersion",
+    plural="machinepackageversions",
+    singular="machinepackageversion",
+    number=PACKAGE_VERSION,
+    short_names=("mpv",),
+    description="One version of one package: what is downloaded, how it is installed, configured and checked. Immutable.",
+    immutable=True,
+    spec={
+        "type": "object",
+        "description": "The package version.",
+        "required": ["packageName"],
+        "properties": {
+            "packageName": {
+                "type": "string",
+                "maxLength": 128,
+                "pattern": NAME_PATTERN,
+                "description": "Name by which machines ask for it.",
+            },
+            "version": {
+                "type": "string",
+                "maxLength": 128,
+                "pattern": r"[A-Za-z0-9][A-Za-z0-9.+:~_-]*",
+                "description": "By default the object's name without the `packageName-` prefix.",
+            },
+            "kind": {
+                "type": "string",
+                "enum": ["Component", "Configuration", "KernelPatch"],
+                "description": "Component by default.",
+            },
+            "config": {
+                "type": "object",
+                "description": "Artifacts. `deb: url`, `rpm: url`, `tarball: url` are short for one of them.",
+                "properties": {
+                    "deb": _URL,
+                    "rpm": _URL,
+                    "tarball": _URL,
+                    "sha256": SHA256,
+                    "gpgKey": {"type": "string", "maxLength": 65536},
+                    "artifacts": {"type": "array", "items": _ARTIFACT, "maxItems": 32},
+                },
+            },
+            "configMaps": {
+                "type": "array",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+                "description": "MachineConfigVersions that go with it: configName and version.",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "value"],
+                    "properties": {
+                        "name": {"type": "string", "maxLength": 128, "pattern": NAME_PATTERN},
+                        "value": {"type": "string", "maxLength": 128, "pattern": r"[A-Za-z0-9][A-Za-z0-9.+:~_-]*"},
+                    },
+                },
+            },
+            "units": {
+                "type": "array",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+                "description": "systemd units that shall be so.",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {"type": "string", "maxLength": 255, "pattern": UNIT_PATTERN},
+                        "enabled": {"type": "boolean"},
+                        "started": {"type": "boolean"},
+                        "masked": {"type": "boolean"},
+                    },
+                },
+            },
+            "args": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 1024, "pattern": r"[^\x00\r\n]*"},
+                "description": "Start arguments, for templates as `args`.",
+            },
+            "disruption": {
+                "type": "string",
+                "enum": ["None", "Reload", "Restart", "Drain", "Reboot"],
+                "description": "How hard installing it is on the machine; Restart by default.",
+            },
+            "requires": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 256, "pattern": NAME_PATTERN + r"(>=[A-Za-z0-9.+:~_-]+)?"},
+                "x-kubernetes-list-type": "set",
+                "description": "Packages that must be there before: name or name>=version.",
+            },
+            "healthCheck": {
+                "type": "object",
+                "required": ["command"],
+                "properties": {
+                    "command": ARGV | {"minItems": 1},
+                    "timeoutSeconds": {"type": "integer", "minimum": 1, "maximum": 600},
+                },
+                "description": "Exit code 0 = well.",
+            },
+            "rollbackOnFailure": {
+                "type": "boolean",
+                "description": "Put the previous version back when the health check fails.",
+            },
+        },
+    },
+    status={
+        "type": "object",
+        "properties": {
+            "machines": {"type": "integer", "description": "Machines whose accepted set holds it."},
+            "conditions": CONDITIONS,
+        },
+    },
+    columns=(
+        Column("Package", lambda o, now: o["spec"].get("packageName", ""), description="Package name."),
+        Column("Version", lambda o, now: package_version(o), description="Version."),
+        Column(
+            "Disruption", lambda o, now: o["spec"].get("disruption", "Restart"), description="How hard on the machine."
+        ),
+        Column(
+            "Verifiable",
+            lambda o, now: "False" if _warn_package(o) else "True",
+            description="Every artifact has a checksum or a signature.",
+        ),
+    ),
+    selectable=("spec.packageName",),
+    validate=_check_package,
+    warn=_warn_package,
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "MachinePackageVersion",
+        "metadata": {"name": "pouch-1.0"},
+        "spec": {
+            "packageName": "pouch",
+            "config": {"deb": "https://packages.example/pouch_1.0_amd64.deb", "sha256": "0" * 64},
+            "configMaps": [{"name": "pouch-config", "value": "v1"}],
+            "units": [{"name": "pouch.service", "enabled": True, "started": True}],
+        },
+    },
+)
+
+_FILE: Json = {
+    "type": "object",
+    "required": ["path"],
+    "properties": {
+        "path": {
+            "type": "string",
+            "maxLength": 1024,
+            "pattern": PATH_PATTERN,
+            "x-fleet-pattern-means": "must be an absolute path without .. and control characters",
+        },
+        "mode": {"type": "string", "pattern": "0?[0-7]{3,4}", "description": "Octal, 0644 by default."},
+        "owner": {
+            "type": "string",
+            "maxLength": 128,
+            "pattern": r"[a-z_][a-z0-9_-]*(:[a-z_][a-z0-9_-]*)?",
+            "description": "user:group, root:root by default.",
+        },
+        "content": {
+            "type": "string",
+            "maxLength": 524288,
+            "description": "Jinja2 template: variables, machine, package.",
+        },
+        "validate": ARGV
+        | {"description": "Command that must succeed before the file is put in place; %s = the new file."},
+        "onChange": {
+            "type": "array",
+            "items": {"type": "string", "maxLength": 300, "pattern": r"daemon-reload|(reload|restart):" + UNIT_PATTERN},
+            "description": "reload:UNIT, restart:UNIT, daemon-reload.",
+        },
+    },
+}
+_SYSCTL_KEY = r"[a-z0-9_]+(\.[A-Za-z0-9_*/-]+)+"
+_WORD = {"type": "string", "maxLength": 256, "pattern": r"[^\s'\"\x00]+( [^\s'\"\x00]+)*"}
+
+
+def _check_config(new: Json, old: Json | None) -> Sequence[Problem]:
+    problems = []
+    seen: set[str] = set()
+    for index, file in enumerate(new.get("spec", {}).get("files", [])):
+        path = file["path"]
+        if re.search(r"(^|/)\.\.?(/|$)", path) or "//" in path:
+            problems.append(Problem(f"spec.files[{index}].path", f'"{path}": may not hold . or .. or empty parts'))
+        if path.startswith(("/var/lib/fleet/", "/usr/local/lib/fleet/", "/proc/", "/sys/", "/dev/")):
+            problems.append(
+                Problem(f"spec.files[{index}].path", f'"{path}": this place is not for configuration files')
+            )
+        if path in seen:
+            problems.append(Problem(f"spec.files[{index}].path", f'"{path}"', "FieldValueDuplicate"))
+        seen.add(path)
+    return problems
+
+
+CONFIG_VERSION_KIND = Kind(
+    kind="MachineConfigVersion",
+    plural="machineconfigversions",
+    singular="machineconfigversion",
+    number=CONFIG_VERSION,
+    short_names=("mcv",),
+    description="One version of a configuration: files, sysctls, kernel modules, boot parameters. Immutable.",
+    immutable=True,
+    spec={
+        "type": "object",
+        "description": "The configuration.",
+        "required": ["configName"],
+        "properties": {
+            "configName": {
+                "type": "string",
+                "maxLength": 128,
+                "pattern": NAME_PATTERN,
+                "description": "Name by which packages point at it.",
+            },
+            "version": {
+                "type": "string",
+                "maxLength": 128,
+                "pattern": r"[A-Za-z0-9][A-Za-z0-9.+:~_-]*",
+                "description": "By default the object's name without the `configName-` prefix.",
+            },
+            "files": {"type": "array", "items": _FILE, "maxItems": 200, "description": "Files as they shall be."},
+            "sysctls": {
+                "type": "object",
+                "additionalProperties": {
+                    "anyOf": [{"type": "string"}, {"type": "number"}],
+                    "maxLength": 256,
+                    "pattern": r"[^\n\r\x00'\"]+",
+                },
+                "x-fleet-keys": _SYSCTL_KEY,
+                "description": "Kernel parameters.",
+            },
+            "modules": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 128, "pattern": r"[A-Za-z0-9_-]+"},
+                "x-kubernetes-list-type": "set",
+                "description": "Kernel modules that shall be loaded.",
+            },
+            "bootParameters": {
+                "type": "array",
+                "items": _WORD,
+                "x-kubernetes-list-type": "set",
+                "description": "Kernel command line; takes a reboot.",
+            },
+        },
+    },
+    status={"type": "object", "properties": {"conditions": CONDITIONS}},
+    columns=(
+        Column("Config", lambda o, now: o["spec"].get("configName", ""), description="Configuration name."),
+        Column("Version", lambda o, now: config_version(o), description="Version."),
+        Column("Files", lambda o, now: len(o["spec"].get("files", [])), "integer", "Number of files."),
+    ),
+    selectable=("spec.configName",),
+    validate=_check_config,
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "MachineConfigVersion",
+        "metadata": {"name": "pouch-config-v1"},
+        "spec": {
+            "configName": "pouch-config",
+            "files": [
+                {
+                    "path": "/etc/pouch/config.json",
+                    "content": '{"idc": "{{ machine.idc }}"}\n',
+                    "onChange": ["restart:pouch.service"],
+                }
+            ],
+            "sysctls": {"net.core.somaxconn": "1024"},
+        },
+    },
+)
+
+VERBS = ("Reconcile", "Restart", "Reboot", "RunAgain", "Drain", "Cancel")
+
+
+def _check_operation(new: Json, old: Json | None) -> Sequence[Problem]:
+    spec: dict[str, Any] = new.get("spec", {})
+    if spec.get("verb") == "Restart" and not spec.get("units"):
+        return [Problem("spec.units", "Restart needs the units that it restarts", "FieldValueRequired")]
+    if spec.get("verb") == "RunAgain" and not spec.get("operation"):
+        return [Problem("spec.operation", "RunAgain needs the Operation that it runs again", "FieldValueRequired")]
+    return ()
+
+
+OPERATION_KIND = Kind(
+    kind="Operation",
+    plural="operations",
+    singular="operation",
+    number=OPERATION,
+    short_names=("op",),
+    description="The intent: what is done to one machine, for whom, in which steps. People create them; so do rollouts, recovery and drift repair.",
+    cluster_field="spec.clusterName",
+    writers="operator",
+    immutable=True,
+    spec={
+        "type": "object",
+        "description": "What shall be done.",
+        "required": ["machine", "verb"],
+        "properties": {
+            "machine": {"type": "string", "maxLength": 253, "description": "Name of the Machine."},
+            "clusterName": {"type": "string", "maxLength": 253, "description": "Set by Fleet: the machine's cluster."},
+            "verb": {
+                "type": "string",
+                "enum": list(VERBS),
+                "description": "Reconcile, Restart (units), Reboot, RunAgain (a failed Operation), Drain, Cancel (the open Operation).",
+            },
+            "units": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": 255, "pattern": UNIT_PATTERN},
+                "maxItems": 32,
+                "description": "Restart: which units.",
+            },
+            "operation": {"type": "string", "maxLength": 253, "description": "RunAgain, Cancel: which Operation."},
+            "reason": {"type": "string", "maxLength": 1024, "description": "Why, for whoever reads it later."},
+            "owner": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who wants it."},
+        },
+    },
+    status={
+        "type": "object",
+        "properties": {
+            "phase": {"type": "string", "description": "Pending, Running, Succeeded, Failed, Cancelled."},
+            "disruption": {"type": "string"},
+            "message": {"type": "string"},
+            "permit": {"type": "string"},
+            "bootIdBefore": {"type": "string"},
+            "startTime": {"type": "string"},
+            "endTime": {"type": "string"},
+            "steps": {
+                "type": "array",
+                "description": "Steps in order; True = done, False = failed, Unknown = not yet.",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "x-kubernetes-preserve-unknown-fields": True,
+                    "properties": {
+                        "name": {"type": "string"},
+                        "status": {"type": "string"},
+                        "reason": {"type": "string"},
+                        "message": {"type": "string"},
+                    },
+                },
+            },
+            "conditions": CONDITIONS,
+        },
+    },
+    columns=(
+        Column("Machine", lambda o, now: o["spec"].get("machine", ""), description="Its machine."),
+        Column("Verb", lambda o, now: o["spec"].get("verb", ""), description="What is done."),
+        Column("Phase", lambda o, now: o.get("status", {}).get("phase", "Pending"), description="How far it is."),
+        Column("Owner", lambda o, now: o["spec"].get("owner", ""), description="Who wants it."),
+        Column(
+            "Message",
+            lambda o, now: o.get("status", {}).get("message", ""),
+            priority=1,
+            description="What it waits for.",
+        ),
+    ),
+    selectable=("spec.machine", "spec.clusterName", "status.phase"),
+    validate=_check_operation,
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "Operation",
+        "metadata": {"generateName": "reboot-"},
+        "spec": {"machine": "iad1-r1-u07", "verb": "Reboot", "reason": "new kernel"},
+    },
+)
+
+KINDS = (MACHINE_KIND, MACHINE_CLASS_KIND, PACKAGE_VERSION_KIND, CONFIG_VERSION_KIND, OPERATION_KIND)
