@@ -61,6 +61,7 @@ class Box:
     incarnation: int = 0
     epoch: int = -1
     marker: str = ""
+    forgotten: list[int] = field(default_factory=list)  # incarnation and epoch of the decommission
     serial: str = ""
     kernel: str = ""
     kernels: list[str] = field(default_factory=list)
@@ -129,7 +130,7 @@ def unseen(box: Box, target: Target, now: float) -> Facts | None:
             target.key, reason="ConnectionRefused", message=f"{target.address}:{target.port} refuses: it boots."
         )
     if box.has("unreachable", now):
-        return Facts(target.key, reason="Unreachable", message=f"No route to {target.address}:{target.port}.")
+        return Facts(target.key, reason="NoRoute", message=f"No route to {target.address}:{target.port}.")
     if box.has("hang", now):
         return Facts(
             target.key, reason="Timeout", message=f"{target.address} took the command and did not answer in 20 s."
@@ -177,6 +178,7 @@ def look(box: Box, target: Target, now: float) -> Facts:
         modules={name: name in box.modules for name in target.modules},
         health={name: _health(box, name, argv, now) for name, argv in target.health_checks.items()},
         fence_epoch=box.epoch,
+        fence_incarnation=box.incarnation if box.epoch >= 0 else -1,
         steps={ref.folder: step_of(box, ref) for ref in target.polls},
     )
 
@@ -185,7 +187,7 @@ def step_of(box: Box, ref: StepRef) -> StepResult:
     """The state of an attempt as its folder tells: no folder = Unknown."""
     op = box.ops.get(ref.folder)
     if op is None:
-        return StepResult(ref, "Unknown", "NotStarted", "The host has no folder for this attempt.")
+        return StepResult(ref, "Unknown", "NoSuchStep", "The host has no folder for this attempt.")
     return StepResult(
         ref,
         op["state"],

@@ -75,5 +75,5 @@ def _start(box: Box, order: StepOrder, now: float) -> StepResult:
         return StepResult(order.ref, "Unknown", dark.reason, dark.message)
     result = start(box, order, now)
     if box.strikes("lost-answer", now):
-        return StepResult(order.ref, "Unknown", "ConnectionLost", "The connection broke after the step was sent.")
+        return StepResult(order.ref, "Unknown", "Disconnected", "The connection broke after the step was sent.")
     return result

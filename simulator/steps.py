@@ -84,7 +84,7 @@ def finish(box: Box, order: Json, now: float) -> dict[str, str]:
     """Apply the effect of a step at its end. Returns its facts; raises Failure, or Wait when it must go on waiting."""
     effect = _EFFECTS.get(order["verb"])
     if effect is None:
-        raise Failure("UnknownVerb", f"The host's script knows no step {order['verb']!r}.", 64)
+        raise Failure("InvalidAction", f"There is no step {order['verb']!r}.", 64)
     if order["verb"] in PACKAGE_VERBS and box.has("package-lock", now):
         raise Wait(_LOCK_RETRY_SECONDS, "unattended-upgr (pid 812)")
     return effect(box, order, now)
@@ -110,7 +110,12 @@ def _package_json(package: WantedPackage, artifact: Artifact | None) -> Json:
 
 
 def _artifact_json(artifact: Artifact) -> Json:
-    return {"url": artifact.url, "verifiable": bool(artifact.sha256 or artifact.gpg_key), "format": artifact.format}
+    return {
+        "url": artifact.url,
+        "id": artifact.sha256 or artifact.url,
+        "verifiable": bool(artifact.sha256 or artifact.gpg_key),
+        "format": artifact.format,
+    }
 
 
 def host_version(name: str, declared: str, format_: str) -> str:
@@ -134,19 +139,18 @@ def _room(box: Box, now: float) -> None:
 def _stage(box: Box, order: Json, now: float) -> dict[str, str]:
     artifact = order["artifact"]
     if artifact is None:
-        raise Failure("NoArtifact", "The package has no artifact for this host.")
+        raise Failure("InvalidAction", "The step names no artifact.")
     url: str = artifact["url"]
     if not artifact["verifiable"]:
-        raise Failure("Unverifiable", f"{url} has neither a sha256 nor a signature; it is not installed.")
+        raise Failure("InvalidAction", f"{url} has neither a sha256 nor a signature; nothing was done.")
     _room(box, now)
     if "/404/" in url or "missing" in url:
-        raise Failure("ArtifactNotFound", f"{url} answers 404 Not Found.", 22)
+        raise Failure("DownloadFailed", f"{url}: HTTP 404.", 22)
     if box.strikes("download-fails", now):
         raise Failure("DownloadFailed", f"{url}: connection reset after 1.2 MiB.", 56)
     if "corrupt" in url or box.strikes("bad-checksum", now):
         raise Failure("ChecksumMismatch", f"{url} does not have the declared sha256.")
-    if url not in box.staged:
-        box.staged = [*box.staged[-7:], url]
+    box.staged = [*(known for known in box.staged if known != artifact["id"]), artifact["id"]][-8:]
     package = order["package"]
     return {"installedVersion": package["version"]} if package else {}
 
@@ -166,8 +170,11 @@ def _put_package(box: Box, package: Json, state: str) -> None:
 def _install(box: Box, order: Json, now: float) -> dict[str, str]:
     package = order["package"]
     if package is None:
-        raise Failure("NoPackage", "The step names no package.")
-    facts = _stage(box, order, now)
+        raise Failure("InvalidAction", "The step names no package.")
+    artifact = order["artifact"]
+    if artifact is None or artifact["id"] not in box.staged:
+        raise Failure("NotStaged", "The artifact is not on the host; stage it first.")
+    _room(box, now)
     if any(known["state"].startswith("half-") for name, known in box.packages.items() if name != package["name"]):
         raise Failure("PackageDatabaseBroken", "dpkg was interrupted; run dpkg --configure -a first.", 100)
     if box.strikes("install-fails", now):
@@ -180,7 +187,7 @@ def _install(box: Box, order: Json, now: float) -> dict[str, str]:
     if package["kernel"]:
         release = kernel_release(package["declared"])
         box.kernels = [*(known for known in box.kernels if known != release), release]
-    return facts
+    return {"installedVersion": package["version"]}
 
 
 def _remove(box: Box, order: Json, now: float) -> dict[str, str]:
@@ -202,7 +209,7 @@ def _write_files(box: Box, order: Json, now: float) -> dict[str, str]:
     _room(box, now)
     for file in order["files"]:
         if file["validate"] and "!!invalid" in file["content"]:
-            raise Failure("ValidationFailed", f"{file['path']}: {file['validate'][0]} refuses the staged file.")
+            raise Failure("ValidateFailed", f"{file['path']}: {file['validate'][0]} refuses the staged file.")
     for file in order["files"]:
         box.files[file["path"]] = {key: file[key] for key in ("sha256", "mode", "owner", "content")}
         folder, _, unit = file["path"].rpartition("/")
@@ -227,7 +234,7 @@ def _start(box: Box, name: str, now: float) -> None:
     if unit is None:
         raise Failure("UnitNotFound", f"Unit {name} not found.", 5)
     if unit["load"] == "masked":
-        raise Failure("UnitMasked", f"Unit {name} is masked.", 1)
+        raise Failure("UnitFailed", f"Failed to start {name}: Unit is masked.", 1)
     if box.strikes("start-fails", now):
         unit["active"] = "failed"
         raise Failure("UnitFailed", f"Job for {name} failed: the control process exited with error code.", 1)
@@ -262,7 +269,7 @@ def _restart_units(box: Box, order: Json, now: float) -> dict[str, str]:
 def _set_sysctls(box: Box, order: Json, now: float) -> dict[str, str]:
     for key, value in order["values"].items():
         if key.startswith("nosuch."):
-            raise Failure("SysctlUnknown", f"sysctl: cannot stat /proc/sys/{key.replace('.', '/')}.", 255)
+            raise Failure("SysctlRefused", f"sysctl: cannot stat /proc/sys/{key.replace('.', '/')}.", 255)
         box.sysctls[key] = box.boot_sysctls[key] = str(value)
     return {}
 
@@ -270,7 +277,7 @@ def _set_sysctls(box: Box, order: Json, now: float) -> dict[str, str]:
 def _load_modules(box: Box, order: Json, now: float) -> dict[str, str]:
     for name in order["names"]:
         if name.startswith("nosuch"):
-            raise Failure("ModuleNotFound", f"modprobe: module {name} not found in /lib/modules/{box.kernel}.")
+            raise Failure("ModuleMissing", f"modprobe: module {name} not found in /lib/modules/{box.kernel}.")
         if name not in box.modules:
             box.modules = [*box.modules, name]
     return {}
@@ -305,6 +312,7 @@ def _configure_pending(box: Box, order: Json, now: float) -> dict[str, str]:
 
 
 def _forget_host(box: Box, order: Json, now: float) -> dict[str, str]:
+    box.forgotten = [box.incarnation, box.epoch]
     box.marker, box.epoch, box.incarnation = "", -1, 0
     return {}
 

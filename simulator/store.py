@@ -14,7 +14,17 @@ from simulator.box import Box, Json, bare, default_seed
 
 Connection = AsyncConnection[TupleRow]
 _OVERLAID: Final = ("packages", "files", "units", "sysctls")
-_WHOLE: Final = ("serial", "kernel", "kernels", "cmdline", "next_cmdline", "boot_sysctls", "modules", "staged")
+_WHOLE: Final = (
+    "serial",
+    "kernel",
+    "kernels",
+    "cmdline",
+    "next_cmdline",
+    "boot_sysctls",
+    "modules",
+    "staged",
+    "forgotten",
+)
 
 _COLUMNS = """h.uid::text, h.seed, h.boots, CASE WHEN isfinite(h.boot_until) THEN extract(epoch FROM h.boot_until)::float8
   WHEN h.boot_until > now() THEN 'Infinity'::float8 ELSE 0 END, extract(epoch FROM h.settled_at)::float8, h.incarnation, h.epoch, h.marker, h.host::text, h.ops::text, h.faults::text"""

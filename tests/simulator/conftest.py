@@ -56,6 +56,7 @@ class Lab:
     hosts: SimulatedHosts
     other: SimulatedHosts
     move: Callable[[float], None]
+    now: Callable[[], float]
     target: Target = field(
         default_factory=lambda: Target(
             1, str(uuid.uuid4()), "m1", "10.0.0.1", packages=("pouch",), units=("pouch.service",), serial_number="SN1"
@@ -86,7 +87,17 @@ class Lab:
         return (await self.look(began.ref)).steps[began.ref.folder]
 
     async def install(self, wanted: WantedPackage, step: str = "01-install", **more: object) -> StepResult:
-        return await self.do(Action("install-package", package=wanted, artifact=wanted.artifacts[0]), step, **more)
+        """Stage, then install; the first that does not succeed is the answer."""
+        action = Action("stage-package", package=wanted, artifact=wanted.artifacts[0])
+        staged = await self.do(action, f"{step}-stage", **more)
+        return (
+            staged
+            if staged.state != "Succeeded"
+            else await self.do(replace(action, verb="install-package"), step, **more)
+        )
+
+    async def stage(self, wanted: WantedPackage, **more: object) -> None:
+        await self.do(Action("stage-package", package=wanted, artifact=wanted.artifacts[0]), "00-stage", **more)
 
 
 @pytest_asyncio.fixture
@@ -97,7 +108,7 @@ async def lab(fleet_db: None) -> AsyncIterator[Lab]:
         now[0] += seconds
 
     hosts, other = (SimulatedHosts(connect, lambda: now[0]) for _ in range(2))
-    yield Lab(hosts, other, move)
+    yield Lab(hosts, other, move, lambda: now[0])
     await hosts.close()
     await other.close()
 

@@ -17,12 +17,12 @@ NOW = 1_800_000_000.0
 
 
 async def put(lab: Lab, fault: str, **more: float) -> None:
-    await in_thread(lambda: faults.inject(fault, [lab.target.uid], now=NOW - 1, **more))  # type: ignore[arg-type]
+    await in_thread(lambda: faults.inject(fault, [lab.target.uid], now=lab.now(), **more))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("unreachable", "Unreachable"), ("hang", "Timeout"), ("wrong-key", "HostKeyMismatch")],
+    [("unreachable", "NoRoute"), ("hang", "Timeout"), ("wrong-key", "HostKeyMismatch")],
 )
 async def test_a_dark_host_says_why_for_as_long_as_it_lasts(lab: Lab, fault: str, reason: str) -> None:
     await put(lab, fault, seconds=100)
@@ -72,6 +72,7 @@ async def test_a_full_disk_installs_nothing(lab: Lab, pouch: WantedPackage) -> N
 
 
 async def test_a_held_package_lock_is_waited_for(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.stage(pouch)
     await put(lab, "package-lock", seconds=40)
     began = await lab.start(Action("install-package", package=pouch))
     lab.move(30)
@@ -81,6 +82,7 @@ async def test_a_held_package_lock_is_waited_for(lab: Lab, pouch: WantedPackage)
 
 
 async def test_a_lock_that_is_never_freed_ends_the_step_naming_its_holder(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.stage(pouch)
     await put(lab, "package-lock")
     ended = await lab.do(Action("install-package", package=pouch, timeout_seconds=20))
     assert ended.reason == "PackageLockHeld"
@@ -96,9 +98,10 @@ async def test_a_stuck_step_runs_into_its_limit(lab: Lab) -> None:
 
 
 async def test_a_lost_answer_loses_nothing(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.stage(pouch)
     await put(lab, "lost-answer")
     answer = await lab.start(Action("install-package", package=pouch))
-    assert (answer.state, answer.reason) == ("Unknown", "ConnectionLost")
+    assert (answer.state, answer.reason) == ("Unknown", "Disconnected")
     lab.move(60)
     assert (await lab.look(answer.ref)).steps[answer.ref.folder].state == "Succeeded"
 
@@ -106,9 +109,10 @@ async def test_a_lost_answer_loses_nothing(lab: Lab, pouch: WantedPackage) -> No
 async def test_a_reboot_in_the_middle_of_an_install_interrupts_it_and_a_new_attempt_heals(
     lab: Lab, pouch: WantedPackage
 ) -> None:
+    await lab.stage(pouch)
     began = await lab.start(Action("install-package", package=pouch))
     lab.move(1.9)
-    await in_thread(lambda: faults.inject("reboot", [lab.target.uid], now=NOW + 1.8))
+    await put(lab, "reboot")
     lab.move(60)
     facts = await lab.look(began.ref)
     assert facts.steps[began.ref.folder].state == "Interrupted"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import simulator
+from machines import host_reasons
 from machines.hosts import Action, StepRef, WantedFile, WantedPackage, WantedUnit
 from tests.simulator.conftest import Lab, package
 
@@ -19,6 +23,7 @@ async def test_a_host_never_seen_is_a_bare_debian_and_looking_writes_nothing(lab
 
 
 async def test_an_install_takes_time_and_is_seen_by_every_process(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.stage(pouch)
     began = await lab.start(Action("install-package", package=pouch))
     assert began.state == "Running"
     assert (await lab.look()).packages == {}
@@ -39,6 +44,7 @@ async def test_a_unit_that_runs_makes_the_health_check_pass(lab: Lab, pouch: Wan
 
 
 async def test_the_same_attempt_never_runs_twice(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.stage(pouch)
     order = lab.order(Action("install-package", package=pouch))
     await lab.hosts.act([order])
     lab.move(60)
@@ -49,6 +55,7 @@ async def test_the_same_attempt_never_runs_twice(lab: Lab, pouch: WantedPackage)
 
 
 async def test_two_workers_that_start_the_same_attempt_at_once_start_it_once(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.stage(pouch)
     order = lab.order(Action("install-package", package=pouch))
     first, second = await asyncio.gather(lab.hosts.act([order]), lab.other.act([order]))
     assert [first[0].state, second[0].state] == ["Running", "Running"]
@@ -58,8 +65,10 @@ async def test_two_workers_that_start_the_same_attempt_at_once_start_it_once(lab
 
 async def test_an_older_epoch_or_incarnation_is_refused(lab: Lab, pouch: WantedPackage) -> None:
     await lab.start(Action("set-units", units=()), epoch=7)
+    await lab.stage(pouch)
     stale = await lab.start(Action("install-package", package=pouch), "02-install", epoch=6)
     assert (stale.state, stale.reason) == ("Refused", "StaleEpoch")
+    await lab.stage(pouch)
     older = await lab.start(Action("install-package", package=pouch), "02-install", epoch=9, incarnation=0)
     assert older.reason == "StaleEpoch"
     assert (await lab.look()).fence_epoch == 7
@@ -94,7 +103,7 @@ async def test_files_are_as_written_and_a_refused_file_changes_nothing(lab: Lab)
     await lab.do(Action("write-files", files=(good,)), "01-files")
     bad = replace(good, content="!!invalid", sha256="22" * 32, validate=("pouch", "--check", "%s"))
     refused = await lab.do(Action("write-files", files=(bad,)), "02-files")
-    assert (refused.state, refused.reason) == ("Failed", "ValidationFailed")
+    assert (refused.state, refused.reason) == ("Failed", "ValidateFailed")
     fact = (await lab.look(files=("/etc/pouch.conf",), with_content_of=("/etc/pouch.conf",))).files["/etc/pouch.conf"]
     assert (fact.sha256, fact.content) == ("11" * 32, "a = 1\n")
 
@@ -121,7 +130,7 @@ async def test_bad_artifacts_end_with_a_reason_and_install_nothing(lab: Lab) -> 
     plain = package()
     unverifiable = replace(plain, artifacts=(replace(plain.artifacts[0], sha256=""),))
     seen["plain"] = (await lab.install(unverifiable, "09-install")).reason
-    assert list(seen.values()) == ["ArtifactNotFound", "ChecksumMismatch", "Unverifiable"]
+    assert list(seen.values()) == ["DownloadFailed", "ChecksumMismatch", "InvalidAction"]
     assert (await lab.look()).packages == {}
 
 
@@ -130,9 +139,46 @@ async def test_a_unit_that_is_not_there_or_masked_does_not_start(lab: Lab) -> No
     assert absent.reason == "UnitNotFound"
     await lab.do(Action("set-units", units=(WantedUnit("cron.service", masked=True),)), "02-units")
     masked = await lab.do(Action("restart-units", names=("cron.service",)), "03-restart")
-    assert masked.reason == "UnitMasked"
+    assert masked.reason == "UnitFailed"
 
 
 async def test_an_attempt_that_was_never_started_is_unknown(lab: Lab) -> None:
     ref = StepRef("op", "01-install")
     assert (await lab.look(ref)).steps[ref.folder].state == "Unknown"
+
+
+async def test_a_second_step_is_refused_while_one_runs(lab: Lab, pouch: WantedPackage) -> None:
+    await lab.stage(pouch)
+    await lab.start(Action("install-package", package=pouch))
+    second = await lab.start(Action("restart-units", names=("cron.service",)), "02-restart")
+    assert (second.state, second.reason) == ("Refused", "StepRunning")
+
+
+async def test_a_worker_that_wakes_after_the_decommission_does_not_claim_the_host_again(lab: Lab) -> None:
+    await lab.do(Action("forget-host"), "01-forget", epoch=5)
+    late = await lab.start(Action("set-units", units=()), "02-units", epoch=5)
+    assert (late.state, late.reason) == ("Refused", "StaleEpoch")
+    assert (await lab.start(Action("set-units", units=()), "03-units", epoch=6)).state == "Succeeded"
+
+
+async def test_an_approver_may_let_a_machine_take_the_host_over(lab: Lab) -> None:
+    await lab.do(Action("set-units", units=()), epoch=9)
+    order = replace(
+        lab.order(Action("set-units", units=()), "02-units"), installation="22222222-2222-2222-2222-222222222222"
+    )
+    assert (await lab.hosts.act([order]))[0].reason == "IdentityMismatch"
+    taken = (await lab.hosts.act([replace(order, take_over=lab.target.uid)]))[0]
+    assert taken.state == "Succeeded"
+    assert (await lab.look()).marker.startswith("22222222")
+
+
+async def test_a_package_that_was_not_staged_is_not_installed(lab: Lab, pouch: WantedPackage) -> None:
+    assert (await lab.do(Action("install-package", package=pouch))).reason == "NotStaged"
+
+
+def test_the_simulator_gives_no_reason_that_real_hosts_do_not_give() -> None:
+    sources = "".join(path.read_text() for path in Path(simulator.__file__).parent.glob("*.py"))
+    given = set(re.findall(r'Failure\(\s*"(\w+)"', sources)) | set(re.findall(r'reason="(\w+)"', sources))
+    given |= set(re.findall(r'StepResult\(\w+(?:\.ref)?, "\w+", "(\w+)"', sources))
+    assert len(given) > 15
+    assert given <= set(host_reasons.ALL)
