@@ -6,6 +6,7 @@ The hot tables are SQL (migration 0001); models with `managed = False` are for r
 from __future__ import annotations
 
 from django.db import models
+from django_fsm import FSMField, transition
 
 from fleet.control.models import KubeObject
 
@@ -103,7 +104,7 @@ class MachineState(models.Model):
     rv = models.BigIntegerField()
     cluster_id = models.IntegerField()
     name = models.TextField()
-    phase = models.TextField()
+    phase = FSMField(default="Pending", protected=True)
     phase_at = models.DateTimeField()
     generation = models.IntegerField()
     observed_generation = models.IntegerField()
@@ -122,3 +123,41 @@ class MachineState(models.Model):
 
     def __str__(self) -> str:
         return f"MachineState {self.pk}"
+
+    # The legal moves. Hot paths move phases by SQL and take their legality from here (`machines.phases.LEGAL`).
+
+    @transition(field=phase, source=["Pending", "Failed"], target="Provisioning")
+    def provision(self) -> None:
+        """The first Operation works on it."""
+
+    @transition(field=phase, source=["Pending", "Provisioning", "Updating", "Probation", "Failed"], target="Running")
+    def run(self) -> None:
+        """It is as wanted."""
+
+    @transition(field=phase, source=["Running", "Failed"], target="Updating")
+    def update(self) -> None:
+        """A new set is brought to it."""
+
+    @transition(field=phase, source=["Provisioning", "Running", "Updating", "Probation", "Failed"], target="Repairing")
+    def repair(self) -> None:
+        """What was changed or broke is put back."""
+
+    @transition(field=phase, source=["Repairing"], target="Probation")
+    def watch(self) -> None:
+        """It is as wanted again and must stay so for a while."""
+
+    @transition(field=phase, source=["Provisioning", "Running", "Updating", "Repairing", "Probation"], target="Failed")
+    def fail(self) -> None:
+        """It needs a person or a new spec."""
+
+    @transition(
+        field=phase,
+        source=["Pending", "Provisioning", "Running", "Updating", "Repairing", "Probation", "Failed"],
+        target="Decommissioning",
+    )
+    def decommission(self) -> None:
+        """It is taken out of service."""
+
+    @transition(field=phase, source=["Decommissioning"], target="Retired")
+    def retire(self) -> None:
+        """It is clean and out of service for good."""
