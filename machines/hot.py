@@ -84,4 +84,7 @@ def _operation(found: list[list[Any]]) -> OperationRow:
 
 
 def _inventory(found: list[list[Any]]) -> tuple[InventoryRow, ...]:
-    return tuple(InventoryRow(*values[:5], datetime.fromtimestamp(float(values[5]), UTC)) for values in found)
+    return tuple(
+        InventoryRow(package, version, format_, host, previous, datetime.fromtimestamp(float(at), UTC))
+        for package, version, format_, host, previous, at in found
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fleet.control.conditions import Condition, Status
 from fleet.control.db import Connection
@@ -31,9 +31,9 @@ class Entry(NamedTuple):
 class Reader(Protocol):
     """A cursor of Django or psycopg, for reading the dictionary."""
 
-    def execute(self, sql: str, params: object = None) -> object: ...
+    def execute(self, sql: Any, params: Any = None) -> Any: ...
 
-    def fetchall(self) -> list[tuple[object, ...]]: ...
+    def fetchall(self) -> Any: ...
 
 
 @dataclass(slots=True)
@@ -51,11 +51,10 @@ _ids: dict[tuple[str, str, str], int] = {}
 _READ = "SELECT id, type, status, reason, message FROM condition_kind WHERE id > %s"
 
 
-def _learn(rows: Iterable[tuple[object, ...]]) -> None:
-    for id_, type_, status, reason, message in rows:
-        entry = Entry(str(type_), status, str(reason), str(message))  # type: ignore[arg-type]
-        _entries[int(id_)] = entry  # type: ignore[call-overload]
-        _ids[entry.type, entry.status, entry.reason] = int(id_)  # type: ignore[call-overload]
+def _learn(rows: Iterable[tuple[Any, ...]]) -> None:
+    for number, type_, status, reason, message in rows:
+        _entries[number] = Entry(type_, status, reason, message)
+        _ids[type_, status, reason] = number
 
 
 def known(arrays: Iterable[Sequence[int]]) -> bool:

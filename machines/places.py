@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
+from fleet.control.kinds import Json
+
 Dim = Literal["idc", "rack", "model"]
 
 
@@ -47,3 +49,8 @@ def known_ids(cursor: Cursor, dim: Dim, names: Iterable[str]) -> list[int]:
     """Numbers of those places that exist; nothing is made."""
     cursor.execute("SELECT id FROM place WHERE dim = %s AND name = ANY (%s)", [dim, sorted(set(names))])
     return [int(row[0]) for row in cursor.fetchall()]
+
+
+def rack_name(spec: Json) -> str:
+    """A rack's name among places, from a machine's spec: racks of two idcs may share a name."""
+    return f"{spec.get('idc') or ''}/{spec['rack']}" if spec.get("rack") else ""

@@ -22,7 +22,7 @@ from fleet.api.storage import STRIDE, ListQuery, Page, Storage, Stored, bury, cl
 from fleet.control import work
 from fleet.control.kinds import MACHINE, Json, Kind, Problem
 from machines import compose, counts, packing
-from machines.places import place_id
+from machines.places import place_id, rack_name
 from machines.states import NARROWER, STATE_SQL
 
 _COUNTED = 5_000  # a rest is told only when the rows before it are quickly counted
@@ -312,13 +312,9 @@ def _address(spec: Json) -> tuple[str, str, str | None]:
 
 
 def _places(cursor: Any, spec: Json) -> tuple[int, int, int]:
-    """rack_id, idc_id, model_id. A rack is told apart by its idc: racks of two idcs may share a name."""
-    idc, rack, model = (str(spec.get(k) or "") for k in ("idc", "rack", "hardwareModel"))
-    return (
-        place_id(cursor, "rack", f"{idc}/{rack}" if rack else ""),
-        place_id(cursor, "idc", idc),
-        place_id(cursor, "model", model),
-    )
+    """rack_id, idc_id, model_id."""
+    idc, model = str(spec.get("idc") or ""), str(spec.get("hardwareModel") or "")
+    return place_id(cursor, "rack", rack_name(spec)), place_id(cursor, "idc", idc), place_id(cursor, "model", model)
 
 
 def _flags(spec: Json) -> tuple[bool, bool]:

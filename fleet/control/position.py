@@ -44,8 +44,8 @@ async def lag_seconds(conn: Connection) -> float:
 async def partitions_ahead(conn: Connection, parent: str) -> int:
     """Partitions of `parent` that begin after the present one."""
     span = SPANS[parent]
-    numbers = await _partitions(conn, parent)
-    return sum(1 for n in numbers if n > (await horizon(conn)) // span)
+    present = await horizon(conn) // span
+    return len([n for n in await _partitions(conn, parent) if n > present])
 
 
 async def make_partitions(conn: Connection) -> int:
