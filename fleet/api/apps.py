@@ -14,8 +14,10 @@ class ApiConfig(AppConfig):
         """Models are loaded: kinds and storages can be known."""
         from fleet.api.credentials import CredentialStorage
         from fleet.api.kinds import CREDENTIAL_KIND
+        from fleet.api.safety_kinds import register_safety_kinds
         from fleet.api.storage import register_storage
         from fleet.control.kinds import register
 
         register(CREDENTIAL_KIND)
         register_storage(CredentialStorage())
+        register_safety_kinds()

@@ -18,6 +18,7 @@ CREATE TABLE permit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, rv bigi
   unplanned boolean NOT NULL, cost smallint NOT NULL, draws boolean NOT NULL, cluster_id int NOT NULL, idc_id smallint NOT NULL, model_id smallint NOT NULL, rack_id int NOT NULL, owner text NOT NULL,
   granted_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz NOT NULL, released_at timestamptz);
 CREATE UNIQUE INDEX permit_open ON permit (machine_id) INCLUDE (cost, cluster_id, idc_id, model_id, rack_id) WHERE released_at IS NULL;
+CREATE INDEX permit_name ON permit ((('permit-' || id) COLLATE "C"));
 CREATE INDEX permit_window ON permit (granted_at) INCLUDE (machine_id, cluster_id) WHERE unplanned;
 CREATE TABLE refusal (machine_id bigint PRIMARY KEY, cluster_id int NOT NULL DEFAULT 0, verb text NOT NULL, owner text NOT NULL, reason text NOT NULL, message text NOT NULL, since timestamptz NOT NULL DEFAULT now());
 CREATE TABLE breaker (dim text COLLATE "C" NOT NULL, key int NOT NULL, state text NOT NULL DEFAULT 'closed', allow int NOT NULL DEFAULT 0, percent numeric(5,2), since timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (dim, key));
@@ -26,7 +27,7 @@ CREATE TABLE breaker (dim text COLLATE "C" NOT NULL, key int NOT NULL, state tex
 UNDO = "DROP TABLE breaker; DROP TABLE refusal; DROP TABLE permit; DROP TABLE capacity_total; DROP TABLE capacity; DROP TABLE ledger;"
 FUNCTIONS = Path(__file__).with_name("permit_batch.sql").read_text()
 UNDO_FUNCTIONS = """DROP FUNCTION permit_batch(text, boolean, text, interval, bigint[]); DROP FUNCTION permit_each(bigint[], text[], boolean[], text[], int[]); DROP FUNCTION safety_limits(bigint[]);
-DROP FUNCTION safety_usage(text, int[]); DROP FUNCTION safety_held(bigint[]); DROP FUNCTION safety_budgets(); DROP FUNCTION safety_class(text);
+DROP FUNCTION safety_usage(text, int[]); DROP FUNCTION safety_held(bigint[]); DROP FUNCTION safety_matches(jsonb, text, text, jsonb); DROP FUNCTION safety_budgets(); DROP FUNCTION safety_class(text);
 DROP FUNCTION safety_sentence(text, text, int, int, int, boolean, text);"""
 
 

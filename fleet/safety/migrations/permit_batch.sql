@@ -23,6 +23,12 @@ BEGIN
   WHERE s.name IS NOT NULL AND p.deleted_at IS NULL AND (s.dim = 'fleet' OR pl.key IS NOT NULL);
 END $$;
 
+-- Whether a hold's target means that machine. What names nothing means nothing.
+CREATE FUNCTION safety_matches(target jsonb, name text, cluster text, labels jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+  SELECT coalesce(target -> 'matchAll' = 'true', false) OR coalesce(target ->> 'machine' = name, false) OR coalesce(target ->> 'cluster' = cluster AND cluster <> '', false)
+    OR coalesce(target #> '{selector,matchLabels}' <> '{}' AND labels @> (target #> '{selector,matchLabels}'), false)
+$$;
+
 -- Which hold covers a machine now: the one that lasts longest. A time that cannot be read never ends the hold.
 CREATE FUNCTION safety_held(p_ids bigint[]) RETURNS TABLE (machine_id bigint, hold text, reason text, owner text, until timestamptz) LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -32,16 +38,12 @@ BEGIN
       CASE WHEN pg_input_is_valid(x.spec ->> 'until', 'timestamptz') THEN (x.spec ->> 'until')::timestamptz ELSE 'infinity' END AS ends
     FROM safety_hold x WHERE x.deleted_at IS NULL)
   SELECT DISTINCT ON (t.machine_id) t.machine_id, h.hold, h.why, h.who, h.ends
-  FROM h JOIN safety_target t ON t.machine_id = ANY (p_ids) AND (
-       h.spec #> '{target,matchAll}' = 'true'
-    OR h.spec #>> '{target,machine}' = t.name
-    OR h.spec #>> '{target,cluster}' = t.cluster AND t.cluster <> ''
-    OR h.spec #> '{target,selector,matchLabels}' <> '{}' AND t.labels @> (h.spec #> '{target,selector,matchLabels}'))
+  FROM h JOIN safety_target t ON t.machine_id = ANY (p_ids) AND safety_matches(h.spec -> 'target', t.name, t.cluster, t.labels)
   WHERE h.ends > now() ORDER BY t.machine_id, h.ends DESC, h.hold;
 END $$;
 
 -- total = machines in service, gone = the unavailable among them: down, or under an unreleased permit of a verb that takes capacity.
-CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE STRICT AS $$
 DECLARE col text := p_dim || '_id';
 BEGIN
   IF p_dim = 'fleet' THEN

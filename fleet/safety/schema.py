@@ -1,0 +1,313 @@
+"""The kinds of risk prevention: Hold, SafetyPolicy and Permit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from fleet.control.kinds import HOLD, PERMIT, SAFETY_POLICY, Column, Json, Kind, Problem
+
+LONGEST_HOLD: Final = timedelta(days=30)
+TIME_PATTERN: Final = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})"
+_TIME: Final[Json] = {
+    "type": "string",
+    "format": "date-time",
+    "maxLength": 40,
+    "pattern": TIME_PATTERN,
+    "x-fleet-pattern-means": "must be a time such as 2026-01-31T18:00:00Z",
+}
+_CONDITIONS: Final[Json] = {
+    "type": "array",
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["type"],
+    "items": {
+        "type": "object",
+        "required": ["type", "status"],
+        "properties": {
+            "type": {"type": "string"},
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "reason": {"type": "string"},
+            "message": {"type": "string"},
+            "lastTransitionTime": {"type": "string", "format": "date-time"},
+            "observedGeneration": {"type": "integer"},
+        },
+    },
+    "description": "Effective: whether it guards anything now.",
+}
+
+
+def parse_time(text: str) -> datetime | None:
+    """An RFC 3339 time; None when it is none."""
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+
+
+def _text(*path: str) -> Any:
+    def value(obj: Json, now: datetime) -> str:
+        found: Any = obj
+        for part in path:
+            found = found.get(part, {}) if isinstance(found, dict) else {}
+        return str(found) if found not in ({}, None) else ""
+
+    return value
+
+
+def describe_target(target: Json) -> str:
+    """A target or scope in a few words."""
+    if target.get("matchAll"):
+        return "everything"
+    labels = target.get("selector", {}).get("matchLabels", {})
+    if labels:
+        return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    return "".join(f"{key}/{value}" for key, value in target.items() if isinstance(value, str))
+
+
+def _one_of(target: Json, path: str, choices: Sequence[str]) -> list[Problem]:
+    """Exactly one way of saying what is meant, and none that could mean everything by mistake."""
+    given = [key for key in choices if key in target]
+    if len(given) != 1:
+        return [
+            Problem(
+                path,
+                f"say exactly one of {', '.join(choices)}; everything is written matchAll: true",
+                "FieldValueRequired",
+            )
+        ]
+    if target.get("matchAll") is False:
+        return [Problem(f"{path}.matchAll", "matchAll is true or absent")]
+    if given == ["selector"] and not target["selector"].get("matchLabels"):
+        return [
+            Problem(
+                f"{path}.selector.matchLabels",
+                "an empty selector selects nothing; everything is written matchAll: true",
+                "FieldValueRequired",
+            )
+        ]
+    return []
+
+
+def _check_hold(new: Json, old: Json | None) -> Sequence[Problem]:
+    spec = new["spec"]
+    problems = _one_of(spec["target"], "spec.target", ("machine", "cluster", "selector", "matchAll"))
+    if old is not None and spec["target"] != old["spec"].get("target"):
+        problems.append(
+            Problem("spec.target", "what a hold covers never changes; make another hold", "FieldValueForbidden")
+        )
+    if old is None or spec["until"] != old["spec"].get("until"):
+        problems += _check_until(spec["until"])
+    if not spec["reason"].strip():
+        problems.append(Problem("spec.reason", "say why, for those who find the machine held", "FieldValueRequired"))
+    return problems
+
+
+def _check_until(text: str) -> list[Problem]:
+    until, now = parse_time(text), datetime.now(UTC)
+    if until is None:
+        return [Problem("spec.until", f'"{text}": there is no such time')]
+    if until <= now:
+        return [Problem("spec.until", f"{text} is past")]
+    if until > now + LONGEST_HOLD + timedelta(minutes=5):  # clocks differ a little
+        return [Problem("spec.until", f"{text} is more than {LONGEST_HOLD.days} days away, the longest a hold lasts")]
+    return []
+
+
+HOLD_KIND = Kind(
+    kind="Hold",
+    plural="holds",
+    singular="hold",
+    number=HOLD,
+    description="Leave this alone: for this reason, until then. What is held is still observed, and opened if Fleet had closed it; nothing else starts on it.",
+    spec={
+        "type": "object",
+        "description": "What is held, why, and how long.",
+        "required": ["target", "reason", "until"],
+        "properties": {
+            "target": {
+                "type": "object",
+                "description": "Exactly one of machine, cluster, selector, matchAll. Never changes.",
+                "properties": {
+                    "machine": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of one machine."},
+                    "cluster": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of a cluster: all of its machines."},
+                    "selector": {
+                        "type": "object",
+                        "description": "Machines by their labels.",
+                        "properties": {
+                            "matchLabels": {
+                                "type": "object",
+                                "additionalProperties": {"type": "string", "maxLength": 63},
+                                "maxProperties": 20,
+                                "description": "All of these must be on the machine; empty is refused.",
+                            }
+                        },
+                    },
+                    "matchAll": {"type": "boolean", "description": "true: every machine of this Fleet."},
+                },
+            },
+            "reason": {"type": "string", "minLength": 1, "maxLength": 1024, "description": "Why, for those who find it."},
+            "owner": {"type": "string", "maxLength": 253, "description": "Who to ask; by default who made it."},
+            "until": {**_TIME, "description": "When it ends by itself; at most 30 days away."},
+        },
+    },
+    status={
+        "type": "object",
+        "properties": {
+            "phase": {"type": "string", "enum": ["Effective", "NoMatch", "Overdue"], "description": "Overdue: its time is over, it holds nothing any more and should be removed."},
+            "machines": {"type": "integer", "description": "How many machines it covers."},
+            "overdue": {"type": "boolean"},
+            "conditions": _CONDITIONS,
+        },
+    },
+    columns=(
+        Column("Target", lambda o, now: describe_target(o["spec"].get("target", {})), description="What is held."),
+        Column("State", _text("status", "phase"), description="Effective, NoMatch or Overdue."),
+        Column("Machines", lambda o, now: o.get("status", {}).get("machines"), type="integer", description="How many machines it covers."),
+        Column("Owner", _text("spec", "owner"), description="Who to ask."),
+        Column("Until", _text("spec", "until"), description="When it ends."),
+        Column("Reason", _text("spec", "reason"), description="Why.", priority=1),
+    ),
+    selectable=("spec.owner", "spec.target.cluster", "spec.target.machine", "status.phase"),
+    cluster_field="spec.target.cluster",
+    writers="operator",
+    validate=_check_hold,
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "Hold",
+        "metadata": {"name": "disk-swap-rack-7"},
+        "spec": {
+            "target": {"selector": {"matchLabels": {"rack": "r7"}}},
+            "reason": "disks are swapped in rack 7",
+            "owner": "olga",
+            "until": "2026-02-01T18:00:00Z",
+        },
+    },
+)  # fmt: skip
+
+
+def _check_policy(new: Json, old: Json | None) -> Sequence[Problem]:
+    spec = new["spec"]
+    problems = _one_of(spec["scope"], "spec.scope", ("cluster", "idc", "rack", "hardwareModel", "matchAll"))
+    if not spec["maxUnavailable"]:
+        problems.append(
+            Problem("spec.maxUnavailable", "say count, percent or both; the smaller counts", "FieldValueRequired")
+        )
+    return problems
+
+
+def _warn_policy(obj: Json) -> Sequence[str]:
+    zero = [key for key, value in obj["spec"].get("maxUnavailable", {}).items() if value == 0]
+    return [
+        f"spec.maxUnavailable.{key}: 0 means that no change that takes a machine away is ever allowed here"
+        for key in zero
+    ]
+
+
+def _limit(obj: Json, now: datetime) -> str:
+    limits = obj["spec"].get("maxUnavailable", {})
+    parts = [f"{limits['percent']:g} %"] if "percent" in limits else []
+    return " and ".join([*parts, str(limits["count"])] if "count" in limits else parts)
+
+
+SAFETY_POLICY_KIND = Kind(
+    kind="SafetyPolicy",
+    plural="safetypolicies",
+    singular="safetypolicy",
+    number=SAFETY_POLICY,
+    description="How many machines of a scope may be unavailable at a time. Without one: 3 % of a cluster, at most 600, at least 1.",
+    spec={
+        "type": "object",
+        "description": "A scope and its budget. Of several policies for one scope the strictest counts.",
+        "required": ["scope", "maxUnavailable"],
+        "properties": {
+            "scope": {
+                "type": "object",
+                "description": "Exactly one of these.",
+                "properties": {
+                    "cluster": {"type": "string", "minLength": 1, "maxLength": 253},
+                    "idc": {"type": "string", "minLength": 1, "maxLength": 253},
+                    "rack": {"type": "string", "minLength": 1, "maxLength": 253},
+                    "hardwareModel": {"type": "string", "minLength": 1, "maxLength": 253},
+                    "matchAll": {"type": "boolean", "description": "true: the whole fleet as one."},
+                },
+            },
+            "maxUnavailable": {
+                "type": "object",
+                "description": "The smaller of the two; at least 1 unless one is 0, which means none.",
+                "properties": {
+                    "count": {"type": "integer", "minimum": 0, "maximum": 1000000},
+                    "percent": {"type": "number", "minimum": 0, "maximum": 100},
+                },
+            },
+        },
+    },
+    status={
+        "type": "object",
+        "properties": {
+            "limit": {"type": "integer", "description": "How many machines that is now."},
+            "total": {"type": "integer", "description": "Machines in service in its scope."},
+            "unavailable": {"type": "integer", "description": "How many of them are unavailable now."},
+            "conditions": _CONDITIONS,
+        },
+    },
+    columns=(
+        Column("Scope", lambda o, now: describe_target(o["spec"].get("scope", {})), description="Where it holds."),
+        Column("Max Unavailable", _limit, description="Percent and count."),
+        Column("Limit", lambda o, now: o.get("status", {}).get("limit"), type="integer", description="In machines, now."),
+        Column("Unavailable", lambda o, now: o.get("status", {}).get("unavailable"), type="integer", description="Used now."),
+    ),
+    validate=_check_policy,
+    warn=_warn_policy,
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "SafetyPolicy",
+        "metadata": {"name": "payments"},
+        "spec": {"scope": {"cluster": "payments"}, "maxUnavailable": {"percent": 1, "count": 20}},
+    },
+)  # fmt: skip
+
+PERMIT_KIND = Kind(
+    kind="Permit",
+    plural="permits",
+    singular="permit",
+    number=PERMIT,
+    description="One grant of the safety ledger: that machine may be taken away for this. Written by Fleet alone.",
+    spec={
+        "type": "object",
+        "properties": {
+            "machine": {"type": "string", "description": "Name of the machine."},
+            "clusterName": {"type": "string"},
+            "verb": {"type": "string", "description": "The strongest thing that may be done under it."},
+            "owner": {"type": "string", "description": "The Operation that asked, by uid."},
+            "unplanned": {"type": "boolean", "description": "A repair; planned changes leave a quarter of the budget."},
+        },
+    },
+    status={
+        "type": "object",
+        "properties": {
+            "phase": {"type": "string", "enum": ["Granted", "Expired", "Released"], "description": "Expired: nothing more may begin under it, and the machine still counts."},
+            "takesCapacity": {"type": "boolean", "description": "The machine counts as unavailable until release."},
+            "cost": {"type": "integer", "description": "What it took from the budget; 0 for a machine that was unavailable already."},
+            "grantedTime": {"type": "string", "format": "date-time"},
+            "expiresTime": {"type": "string", "format": "date-time"},
+            "releasedTime": {"type": "string", "format": "date-time"},
+        },
+    },
+    columns=(
+        Column("Machine", _text("spec", "machine"), description="Name of the machine."),
+        Column("Verb", _text("spec", "verb"), description="What it allows."),
+        Column("State", _text("status", "phase"), description="Granted, Expired or Released."),
+        Column("Cost", lambda o, now: o.get("status", {}).get("cost"), type="integer", description="Taken from the budget."),
+        Column("Owner", _text("spec", "owner"), description="Who asked.", priority=1),
+    ),
+    selectable=("spec.machine", "spec.clusterName", "spec.verb", "spec.owner", "status.phase"),
+    cluster_field="spec.clusterName",
+    read_only=True,
+    example={
+        "apiVersion": "fleet.dev/v1",
+        "kind": "Permit",
+        "metadata": {"name": "permit-17"},
+        "spec": {"machine": "a-0042", "clusterName": "a", "verb": "Reboot", "owner": "7d1c…", "unplanned": False},
+    },
+)  # fmt: skip

@@ -1,0 +1,166 @@
+"""Each guard of the ledger matters: taken out one at a time, a machine is taken away that must not be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import fleet.safety.migrations
+from fleet.safety import switch
+from tests.safety.conftest import Ledger
+from tests.simulator.conftest import connect, dsn
+
+SQL = (Path(fleet.safety.migrations.__file__).parent / "permit_batch.sql").read_text()
+Probe = Callable[[Ledger], Awaitable[bool]]
+
+
+async def stopped(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 10)
+    await asyncio.to_thread(lambda: switch.stop("olga", "test", dsn=dsn()))
+    return (await ledger.one(ids[0], "Reload")).ok
+
+
+async def unknown(ledger: Ledger) -> bool:
+    return (await ledger.one(4711)).ok
+
+
+async def held(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 10)
+    await ledger.hold("h", {"cluster": "a"})
+    return (await ledger.one(ids[0], "Reload")).ok
+
+
+async def paused(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 10)
+    await ledger.sql("UPDATE machine_state SET paused = true")
+    return (await ledger.one(ids[0], "Reload")).ok
+
+
+async def two_owners(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 10)
+    await ledger.one(ids[0], owner="one")
+    return (await ledger.one(ids[0], owner="two")).ok
+
+
+async def over_budget(ledger: Ledger) -> bool:
+    return await ledger.granted(await ledger.cluster("a", 100)) > 3
+
+
+async def over_reserve(ledger: Ledger) -> bool:
+    return await ledger.granted(await ledger.cluster("a", 400), unplanned=False) > 9
+
+
+async def down_forgotten(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100, down=3)
+    return (await ledger.one(ids[50])).ok
+
+
+async def permits_forgotten(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100)
+    await ledger.ask(ids[:3])
+    return (await ledger.one(ids[50])).ok
+
+
+async def zero_ignored(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100)
+    await ledger.policy("none", {"cluster": "a"}, count=0)
+    return (await ledger.one(ids[0])).ok
+
+
+async def policy_ignored(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100)
+    await ledger.policy("two", {"cluster": "a"}, count=2)
+    return await ledger.granted(ids) > 2
+
+
+async def uncapped(ledger: Ledger) -> bool:
+    return await ledger.granted((await ledger.cluster("a", 21_000))[:700]) > 600
+
+
+async def upgraded_for_nothing(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 33)
+    await ledger.one(ids[0], "Reload", owner="op")
+    await ledger.one(ids[1])
+    return (await ledger.one(ids[0], "Reboot", owner="op")).ok
+
+
+async def not_drawing(ledger: Ledger) -> bool:
+    return await ledger.granted(await ledger.cluster("a", 10), "Frobnicate") > 1
+
+
+async def raced(ledger: Ledger) -> bool:
+    """Another session has granted the last place and not committed yet."""
+    ids = await ledger.cluster("a", 33)
+    other = await connect()
+    async with other.transaction():
+        await other.execute(
+            "SELECT * FROM permit_batch('Reboot', true, 'first', '1 minute', %s::bigint[])", ([ids[0]],)
+        )
+        late = asyncio.create_task(ledger.one(ids[1]))
+        await asyncio.wait([late], timeout=0.5)
+    answer = await late
+    await other.close()
+    return answer.ok
+
+
+async def counted_too_early(ledger: Ledger) -> bool:
+    return await raced(ledger)
+
+
+LOCK = "PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;"
+LOOP = "FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP"
+GUARDS: dict[str, tuple[str, str, Probe]] = {
+    "kill switch": ("IF halt.stopped THEN", "IF false THEN", stopped),
+    "known machines only": ("ELSIF NOT r.known THEN", "ELSIF false THEN", unknown),
+    "holds": ("ELSIF r.hold IS NOT NULL AND", "ELSIF false AND", held),
+    "pauses": ("ELSIF r.paused AND", "ELSIF false AND", paused),
+    "one owner": ("r.open_owner <> r.owner THEN", "false THEN", two_owners),
+    "budget": ("IF used[s] + price > most AND", "IF false AND", over_budget),
+    "reserve for repairs": ("greatest(1, c.cap - c.cap / 4)", "c.cap", over_reserve),
+    "the down count": ("WHERE c.in_service AND c.down AND c.%1$I = ANY ($1)", "WHERE false AND c.%1$I = ANY ($1)", down_forgotten),
+    "permits count": ("p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down AND c.%1$I", "false AND c.%1$I", permits_forgotten),
+    "zero means none": ("WHEN o.max_count = 0 OR o.max_percent = 0 THEN 0 ELSE", "WHEN false THEN 0 ELSE", zero_ignored),
+    "policies": ("WHERE s.name IS NOT NULL AND p.deleted_at IS NULL", "WHERE false", policy_ignored),
+    "six hundred at most": ("coalesce(b.max_count, 600)", "coalesce(b.max_count, 100000)", uncapped),
+    "paying for a stronger verb": ("AND NOT coalesce(r.open_draws, false)", "AND r.open_id IS NULL", upgraded_for_nothing),
+    "unknown verbs draw": ("ELSE 'disruptive' END", "ELSE 'reversible' END", not_drawing),
+    "the lock": (LOCK, "", raced),
+    "counting after the lock": (LOCK, "", counted_too_early),
+}  # fmt: skip
+
+
+def moved_lock() -> str:
+    """The limits read before the lock is taken: what data.md saw grant 40 on a cap of 10."""
+    before, after = SQL.split(LOCK)
+    counting, _, rest = after.partition("  FOR r IN\n")
+    return before + counting + "  " + LOCK + "\n  FOR r IN\n" + rest
+
+
+def put(text: str) -> None:
+    with psycopg.connect(dsn(), autocommit=True) as conn:
+        conn.execute(text.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION").encode())
+
+
+@pytest.fixture
+def restored(fleet_db: None) -> Iterator[None]:
+    yield
+    put(SQL)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("guard", GUARDS)
+async def test_without_this_guard_a_machine_is_taken_that_must_not_be(ledger: Ledger, guard: str) -> None:
+    found, mutation, breaks = GUARDS[guard]
+    text = {"counting after the lock": moved_lock()}.get(guard, SQL.replace(found, mutation))
+    assert text != SQL
+    await asyncio.to_thread(put, text)
+    assert await breaks(ledger)
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+async def test_with_all_guards_none_is(ledger: Ledger, guard: str) -> None:
+    assert not await GUARDS[guard][2](ledger)
