@@ -68,7 +68,7 @@ CONDITIONS: Json = {
 
 def condition(obj: Json, type_: str, part: str = "status") -> str:
     """A field of a condition of an object, "" when it is not there."""
-    found = next((c for c in obj.get("status", {}).get("conditions", []) if c["type"] == type_), {})
+    found: Json = next((c for c in obj.get("status", {}).get("conditions", []) if c["type"] == type_), {})
     return str(found.get(part, ""))
 
 

@@ -1,1 +1,2 @@
 """Fixtures for all tests; the services behind them start in `tests.services`, before Django."""
+

@@ -74,9 +74,9 @@ def fleet_db(transactional_db: None) -> Iterator[None]:
 
 def reset_database() -> None:
     """Empty every table, put the single rows back. Triggers that guard the audit trail are off for this one statement."""
-    from django.db import connection
+    from django.db import connection, transaction
 
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("""SELECT string_agg(quote_ident(relname), ', ') FROM pg_class
             WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition AND relname NOT IN ('django_migrations', 'django_content_type', 'auth_permission', 'condition_kind')""")
         tables = cursor.fetchone()[0]
@@ -84,5 +84,5 @@ def reset_database() -> None:
         cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
         cursor.execute("SET session_replication_role = DEFAULT")
         cursor.execute(
-            "INSERT INTO installation (id) VALUES (1); INSERT INTO ledger (id) VALUES (1); INSERT INTO seen_set (digest, body) VALUES ('\\x00', '{}')"
+            "INSERT INTO installation (id) VALUES (1); UPDATE installation SET kept_from = fleet_horizon(); INSERT INTO ledger (id) VALUES (1); INSERT INTO seen_set (digest, body) VALUES ('\\x00', '{}')"
         )

@@ -60,7 +60,8 @@ def _discovery(request: HttpRequest, core: bool) -> HttpResponse:
         body = discovery.api_versions() if core else discovery.group_list()
     tag = discovery.etag(body)
     if request.headers.get("If-None-Match") == tag:
-        response = HttpResponse(status=304)
+        # Clients put the headers of a 304 over those that they cached: the type must be the same.
+        response = HttpResponse(status=304, content_type=accepted.content_type)
     else:
         response = respond(body, accepted)
     response["ETag"], response["Vary"] = tag, "Accept"

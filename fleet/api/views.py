@@ -32,20 +32,27 @@ log = logging.getLogger("fleet.api")
 GZIP_FROM = 100_000
 
 
-def respond(
-    body: Json, accepted: negotiation.Accepted, code: int = 200, warnings: list[str] | None = None
-) -> HttpResponse:
+class Answer(HttpResponse):
+    """A response that can hold several Warning headers; Django's map of headers has room for one of a name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.warnings: list[str] = []
+
+    def items(self) -> Any:
+        return [*super().items(), *(("Warning", w) for w in self.warnings)]
+
+
+def respond(body: Json, accepted: negotiation.Accepted, code: int = 200, warnings: list[str] | None = None) -> Answer:
     """A JSON (or YAML) answer; Warning headers one per problem."""
     if accepted.is_yaml:
         data = yaml.safe_dump(body, sort_keys=False).encode()
     else:
         data = orjson.dumps(body) + b"\n"
-    response = HttpResponse(data, status=code, content_type=accepted.content_type)
-    for number, warning in enumerate(warnings or []):
+    response = Answer(data, status=code, content_type=accepted.content_type)
+    for warning in warnings or []:
         text = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
-        # A second header of one name needs a key of its own in Django's map; its spelling on the wire stays the same.
-        value = f'299 - "{text}"'.encode("latin-1", "replace").decode("latin-1")
-        response.headers._store[f"warning#{number}"] = ("Warning", value)
+        response.warnings.append(f'299 - "{text}"'.encode("latin-1", "replace").decode("latin-1"))
     response["Cache-Control"] = "no-cache, private"
     return response
 

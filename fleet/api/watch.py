@@ -254,7 +254,7 @@ def _wish(request: HttpRequest) -> Wish:
             "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
             "FieldValueForbidden",
         )
-    seconds = listing.number(request, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311 - jitter
+    seconds = listing.number(request, "timeoutSeconds") or random.uniform(1800, 3600)
     bookmarks = request.GET.get("allowWatchBookmarks") in ("1", "true", "True")
     return Wish(listing.resource_version(request), bookmarks, initial in ("1", "true", "True"), float(seconds))
 
