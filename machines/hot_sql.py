@@ -37,8 +37,9 @@ SELECT w.object_id FROM work_item w JOIN d ON w.kind = 1 AND w.object_id = d.id
 WHERE w.holder IS NULL AND w.due_at > now() AND (w.resting OR w.tried <> d.want) ORDER BY w.object_id
 """
 # One chunk of what a sweep found, looked at again under its lock; who is just being claimed is passed over.
+# By the wall clock: another sweeper's due_at may be younger than this transaction's now().
 SWEEP_CHUNK: Final[LiteralString] = """
-WITH lk AS MATERIALIZED (SELECT w.object_id FROM work_item w WHERE w.kind = 1 AND w.object_id = ANY (%s::bigint[]) AND w.holder IS NULL AND w.due_at > now()
+WITH lk AS MATERIALIZED (SELECT w.object_id FROM work_item w WHERE w.kind = 1 AND w.object_id = ANY (%s::bigint[]) AND w.holder IS NULL AND w.due_at > clock_timestamp()
   ORDER BY w.object_id FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE work_item w SET due_at = now(), resting = false FROM lk WHERE w.kind = 1 AND w.object_id = lk.object_id
 """
