@@ -6,7 +6,7 @@ from typing import Final
 
 from machines.hosts import StepOrder, StepResult
 from simulator.box import Box, step_of
-from simulator.steps import compact, seconds_of
+from simulator.steps import Invalid, check, compact, seconds_of
 from simulator.timeline import settle
 
 AT_ONCE_SECONDS: Final = 2.0  # a step that ends within this time answers with its end
@@ -15,6 +15,10 @@ _KEPT_FOLDERS: Final = 40
 
 def start(box: Box, order: StepOrder, now: float) -> StepResult:
     """Start the step unless the fence refuses it; a folder that exists answers with the state of its attempt."""
+    try:
+        check(order.action)
+    except Invalid as invalid:
+        return StepResult(order.ref, "Refused", "InvalidAction", str(invalid))
     refused = _refuse(box, order)
     if refused is not None:
         return refused

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
-from machines.hosts import Artifact, StepOrder, WantedPackage
+from machines.hosts import Action, Artifact, StepOrder, WantedPackage
 from simulator.box import Box, Json, pick
 
 # (shortest, longest) seconds on a box of ordinary speed.
@@ -46,6 +46,32 @@ class Wait(Exception):
         self.seconds, self.holder = seconds, holder
 
 
+class Invalid(Exception):
+    """The real driver would not have sent this: the message names the field."""
+
+
+def check(action: Action) -> None:
+    """What an action must have before it may reach a host; raises Invalid."""
+    if action.verb not in _EFFECTS:
+        raise Invalid(f"verb: unknown: {action.verb[:60]!r}")
+    if action.verb in ("stage-package", "install-package"):
+        artifact = action.artifact
+        if artifact is None or action.package is None:
+            raise Invalid(f"{'artifact' if artifact is None else 'package'}: missing")
+        if not artifact.sha256 and not artifact.gpg_key:
+            raise Invalid("artifact.sha256: without a sum and without a signature nothing is installed")
+    if action.verb in ("remove-package", "restart-units", "remove-files", "forget-host") and not action.names:
+        raise Invalid("names: none given")
+    if action.verb == "set-units" and not action.units:
+        raise Invalid("units: none given")
+    if action.verb == "write-files":
+        if not action.files:
+            raise Invalid("files: none given")
+        for number, file in enumerate(action.files):
+            if hashlib.sha256(file.content.encode()).hexdigest() != file.sha256:
+                raise Invalid(f"files[{number}].sha256: not the sum of the content")
+
+
 def seconds_of(box: Box, verb: str, folder: str, now: float) -> float:
     """How long this attempt takes on this box."""
     low, high = SECONDS.get(verb, (0.2, 1.0))
@@ -56,7 +82,7 @@ def seconds_of(box: Box, verb: str, folder: str, now: float) -> float:
 def compact(order: StepOrder) -> Json:
     """What must be remembered of an order until the step ends."""
     action = order.action
-    artifact = action.artifact or (action.package.artifacts[0] if action.package and action.package.artifacts else None)
+    artifact = action.artifact
     return {
         "verb": action.verb,
         "package": _package_json(action.package, artifact) if action.package else None,
@@ -82,12 +108,9 @@ def compact(order: StepOrder) -> Json:
 
 def finish(box: Box, order: Json, now: float) -> dict[str, str]:
     """Apply the effect of a step at its end. Returns its facts; raises Failure, or Wait when it must go on waiting."""
-    effect = _EFFECTS.get(order["verb"])
-    if effect is None:
-        raise Failure("InvalidAction", f"There is no step {order['verb']!r}.", 64)
     if order["verb"] in PACKAGE_VERBS and box.has("package-lock", now):
         raise Wait(_LOCK_RETRY_SECONDS, "unattended-upgr (pid 812)")
-    return effect(box, order, now)
+    return _EFFECTS[order["verb"]](box, order, now)
 
 
 def interrupt(box: Box, order: Json, share: float) -> None:
@@ -113,7 +136,6 @@ def _artifact_json(artifact: Artifact) -> Json:
     return {
         "url": artifact.url,
         "id": artifact.sha256 or artifact.url,
-        "verifiable": bool(artifact.sha256 or artifact.gpg_key),
         "format": artifact.format,
     }
 
@@ -138,11 +160,7 @@ def _room(box: Box, now: float) -> None:
 
 def _stage(box: Box, order: Json, now: float) -> dict[str, str]:
     artifact = order["artifact"]
-    if artifact is None:
-        raise Failure("InvalidAction", "The step names no artifact.")
     url: str = artifact["url"]
-    if not artifact["verifiable"]:
-        raise Failure("InvalidAction", f"{url} has neither a sha256 nor a signature; nothing was done.")
     _room(box, now)
     if "/404/" in url or "missing" in url:
         raise Failure("DownloadFailed", f"{url}: HTTP 404.", 22)
@@ -151,8 +169,7 @@ def _stage(box: Box, order: Json, now: float) -> dict[str, str]:
     if "corrupt" in url or box.strikes("bad-checksum", now):
         raise Failure("ChecksumMismatch", f"{url} does not have the declared sha256.")
     box.staged = [*(known for known in box.staged if known != artifact["id"]), artifact["id"]][-8:]
-    package = order["package"]
-    return {"installedVersion": package["version"]} if package else {}
+    return {"installedVersion": order["package"]["version"]}
 
 
 def _put_package(box: Box, package: Json, state: str) -> None:
@@ -169,10 +186,7 @@ def _put_package(box: Box, package: Json, state: str) -> None:
 
 def _install(box: Box, order: Json, now: float) -> dict[str, str]:
     package = order["package"]
-    if package is None:
-        raise Failure("InvalidAction", "The step names no package.")
-    artifact = order["artifact"]
-    if artifact is None or artifact["id"] not in box.staged:
+    if order["artifact"]["id"] not in box.staged:
         raise Failure("NotStaged", "The artifact is not on the host; stage it first.")
     _room(box, now)
     if any(known["state"].startswith("half-") for name, known in box.packages.items() if name != package["name"]):
@@ -191,10 +205,13 @@ def _install(box: Box, order: Json, now: float) -> dict[str, str]:
 
 
 def _remove(box: Box, order: Json, now: float) -> dict[str, str]:
-    name = order["names"][0] if order["names"] else (order["package"] or {}).get("name", "")
-    found = box.packages.pop(name, None)
+    name = order["names"][0]
+    found = box.packages.get(name)
     if found is None:
         return {}
+    if not found.get("declared"):
+        raise Failure("NotInstalledByFleet", f"{name} {found['version']} was not installed by Fleet.")
+    del box.packages[name]
     for unit in found.get("units", ()):
         box.units.pop(unit, None)
     release = found.get("kernel")
@@ -261,7 +278,7 @@ def _set_units(box: Box, order: Json, now: float) -> dict[str, str]:
 
 
 def _restart_units(box: Box, order: Json, now: float) -> dict[str, str]:
-    for name in order["names"] or [unit[0] for unit in order["units"]]:
+    for name in order["names"]:
         _start(box, name, now)
     return {}
 
@@ -269,8 +286,9 @@ def _restart_units(box: Box, order: Json, now: float) -> dict[str, str]:
 def _set_sysctls(box: Box, order: Json, now: float) -> dict[str, str]:
     for key, value in order["values"].items():
         if key.startswith("nosuch."):
-            raise Failure("SysctlRefused", f"sysctl: cannot stat /proc/sys/{key.replace('.', '/')}.", 255)
-        box.sysctls[key] = box.boot_sysctls[key] = str(value)
+            raise Failure("SysctlRefused", f"{key}: this kernel has no such sysctl.", 1)
+        box.sysctls[key] = value
+    box.boot_sysctls = dict(order["values"])  # all of Fleet's: what is not among them is not set at the next boot
     return {}
 
 
@@ -284,12 +302,15 @@ def _load_modules(box: Box, order: Json, now: float) -> dict[str, str]:
 
 
 def _set_boot_parameters(box: Box, order: Json, now: float) -> dict[str, str]:
-    box.next_cmdline = {**box.next_cmdline, **order["values"]}
+    box.next_cmdline = dict(order["values"])  # all of Fleet's
     return {}
 
 
 def _reboot(box: Box, order: Json, now: float) -> dict[str, str]:
-    return {}  # the timeline boots the box when this step ends
+    wanted = order["values"].get("bootId", "")
+    if wanted and wanted != box.boot_id:
+        return {"bootIdBefore": box.boot_id, "unchanged": "true"}
+    return {"bootIdBefore": box.boot_id}  # the timeline takes the box down two seconds later
 
 
 def _health_check(box: Box, order: Json, now: float) -> dict[str, str]:

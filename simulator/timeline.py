@@ -32,17 +32,26 @@ LASTS: Final[dict[str, tuple[float, float]]] = {
 ONE_SHOT: Final = frozenset(
     {"reboot", "crash", "drift-file", "drift-unit", "drift-package", "drift-sysctl", "drift-mask"}
 )
+REBOOT_DELAY_SECONDS: Final = 2.0  # so that the result of the step is on the disk before
 _HOURS_LOOKED_BACK: Final = 72
 _SETTLE_SECONDS: Final = 6 * HOUR
 
 
 def settle(box: Box, now: float, rate: float = 0.0) -> bool:
     """Let everything happen that was due between `settled_at` and now, in order. True when the box is not as it was."""
-    happenings = sorted([*_weather(box, now, rate), *_due_faults(box, now)])
-    for at, kind in happenings:
-        _end_steps(box, at)
-        _strike(box, kind, at)
-    changed = _end_steps(box, now) or bool(happenings)
+    changed = False
+    weather = sorted(_weather(box, now, rate))
+    while (happening := _next(box, weather, now)) is not None:
+        at, kind, folder = happening
+        if folder:
+            _end(box, box.ops[folder])
+        else:
+            if weather[:1] == [(at, kind)]:
+                del weather[0]
+            else:
+                del box.faults[kind]
+            _strike(box, kind, at)
+        changed = True
     expired = [name for name, fault in box.faults.items() if fault.get("until") is not None and fault["until"] <= now]
     for name in expired:
         del box.faults[name]
@@ -54,6 +63,8 @@ def settle(box: Box, now: float, rate: float = 0.0) -> bool:
 
 def boot(box: Box, at: float) -> None:
     """The box goes down at that time and comes back after a while with a new boot id and its newest kernel."""
+    if box.has("reboot-ignored", at):
+        return
     for op in box.ops.values():
         if op["state"] == "Running":
             share = (at - op["at"]) / max(op["ends"] - op["at"], 0.001)
@@ -61,8 +72,6 @@ def boot(box: Box, at: float) -> None:
             op.update(
                 state="Interrupted", reason="Interrupted", message="The host went down in the middle of the step."
             )
-    if box.has("reboot-ignored", at):
-        return
     box.boots += 1
     seconds = 15.0 + 25.0 * pick(box.seed, f"boot {box.boots}")
     box.boot_until = float("inf") if box.has("never-returns", at) else at + seconds
@@ -73,15 +82,16 @@ def boot(box: Box, at: float) -> None:
         unit["active"] = "active" if unit["enabled"] in ("enabled", "static") else "inactive"
 
 
-def _due_faults(box: Box, now: float) -> list[tuple[float, str]]:
-    due = [
-        (fault.get("at", now), name)
+def _next(box: Box, weather: list[tuple[float, str]], now: float) -> tuple[float, str, str] | None:
+    """The earliest of what is due: (time, fault, "") or (time, "", folder of a step that ends)."""
+    due = [(op["ends"], "", folder) for folder, op in box.ops.items() if op["state"] == "Running" and op["ends"] <= now]
+    due += [
+        (fault.get("at", now), name, "")
         for name, fault in box.faults.items()
         if name in ONE_SHOT and fault.get("at", 0.0) <= now
     ]
-    for _, name in due:
-        del box.faults[name]
-    return due
+    due += [(at, kind, "") for at, kind in weather[:1]]
+    return min(due, default=None)
 
 
 def _weather(box: Box, now: float, rate: float) -> list[tuple[float, str]]:
@@ -108,21 +118,6 @@ def _kind_of(chance: float) -> str:
     return WEATHER[-1][0]
 
 
-def _end_steps(box: Box, until: float) -> bool:
-    """End the steps that are due, in the order in which they end."""
-    changed = False
-    while True:
-        due = [op for op in box.ops.values() if op["state"] == "Running" and op["ends"] <= until]
-        if not due:
-            return changed
-        changed = True
-        _end(box, min(due, key=_ends))
-
-
-def _ends(op: Json) -> float:
-    return float(op["ends"])
-
-
 def _end(box: Box, op: Json) -> None:
     at, order = op["ends"], op["order"]
     limit = op["at"] + order["timeout"]
@@ -144,9 +139,9 @@ def _end(box: Box, op: Json) -> None:
         )
     else:
         op.update(state="Succeeded", exit=0, facts=facts, output="")
+        if order["verb"] == "reboot" and "unchanged" not in facts:
+            box.faults["reboot"] = {"at": at + REBOOT_DELAY_SECONDS}
     del op["order"]
-    if order["verb"] == "reboot" and op["state"] == "Succeeded":
-        boot(box, at)
 
 
 def _strike(box: Box, kind: str, at: float) -> None:

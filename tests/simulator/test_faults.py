@@ -11,7 +11,7 @@ from machines.hosts import Action, WantedFile, WantedPackage
 from simulator import faults
 from simulator.box import bare
 from simulator.timeline import HOUR, settle
-from tests.simulator.conftest import Lab, in_thread, package
+from tests.simulator.conftest import CRON, Lab, digest, in_thread, package
 
 NOW = 1_800_000_000.0
 
@@ -27,7 +27,7 @@ async def put(lab: Lab, fault: str, **more: float) -> None:
 async def test_a_dark_host_says_why_for_as_long_as_it_lasts(lab: Lab, fault: str, reason: str) -> None:
     await put(lab, fault, seconds=100)
     assert (await lab.look()).reason == reason
-    assert (await lab.start(Action("set-units"))).state == "Unknown"
+    assert (await lab.start(Action("set-units", units=CRON))).state == "Unknown"
     lab.move(200)
     assert (await lab.look()).seen
 
@@ -74,7 +74,7 @@ async def test_a_full_disk_installs_nothing(lab: Lab, pouch: WantedPackage) -> N
 async def test_a_held_package_lock_is_waited_for(lab: Lab, pouch: WantedPackage) -> None:
     await lab.stage(pouch)
     await put(lab, "package-lock", seconds=40)
-    began = await lab.start(Action("install-package", package=pouch))
+    began = await lab.start(Action("install-package", package=pouch, artifact=pouch.artifacts[0]))
     lab.move(30)
     assert (await lab.look(began.ref)).steps[began.ref.folder].state == "Running"
     lab.move(30)
@@ -84,7 +84,7 @@ async def test_a_held_package_lock_is_waited_for(lab: Lab, pouch: WantedPackage)
 async def test_a_lock_that_is_never_freed_ends_the_step_naming_its_holder(lab: Lab, pouch: WantedPackage) -> None:
     await lab.stage(pouch)
     await put(lab, "package-lock")
-    ended = await lab.do(Action("install-package", package=pouch, timeout_seconds=20))
+    ended = await lab.do(Action("install-package", package=pouch, artifact=pouch.artifacts[0], timeout_seconds=20))
     assert ended.reason == "PackageLockHeld"
     assert "unattended-upgr" in ended.message
 
@@ -100,7 +100,7 @@ async def test_a_stuck_step_runs_into_its_limit(lab: Lab) -> None:
 async def test_a_lost_answer_loses_nothing(lab: Lab, pouch: WantedPackage) -> None:
     await lab.stage(pouch)
     await put(lab, "lost-answer")
-    answer = await lab.start(Action("install-package", package=pouch))
+    answer = await lab.start(Action("install-package", package=pouch, artifact=pouch.artifacts[0]))
     assert (answer.state, answer.reason) == ("Unknown", "Disconnected")
     lab.move(60)
     assert (await lab.look(answer.ref)).steps[answer.ref.folder].state == "Succeeded"
@@ -110,7 +110,7 @@ async def test_a_reboot_in_the_middle_of_an_install_interrupts_it_and_a_new_atte
     lab: Lab, pouch: WantedPackage
 ) -> None:
     await lab.stage(pouch)
-    began = await lab.start(Action("install-package", package=pouch))
+    began = await lab.start(Action("install-package", package=pouch, artifact=pouch.artifacts[0]))
     lab.move(1.9)
     await put(lab, "reboot")
     lab.move(60)
@@ -163,7 +163,7 @@ async def test_a_box_that_never_returns_comes_back_when_somebody_clears_it(lab: 
 
 @pytest.mark.parametrize("fault", ["drift-file", "drift-unit", "drift-mask", "drift-package", "drift-sysctl"])
 async def test_a_hand_changes_what_fleet_put_there(lab: Lab, pouch: WantedPackage, fault: str) -> None:
-    config = WantedFile("/etc/pouch.conf", "a = 1\n", "11" * 32)
+    config = WantedFile("/etc/pouch.conf", "a = 1\n", digest("a = 1\n"))
     wanted = {"files": (config.path,), "sysctls": ("vm.swappiness",)}
     await lab.install(pouch)
     await lab.do(Action("write-files", files=(config,)), "02-files")
