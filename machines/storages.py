@@ -1,4 +1,4 @@
-"""Storages of the kinds around machines: classes, package versions, configuration versions."""
+"""Storages of machines and the kinds around them: classes, package versions, configuration versions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from machines.models import MachineClass, MachineConfigVersion, MachinePackageVe
 from machines.schema import (
     CONFIG_VERSION_KIND,
     MACHINE_CLASS_KIND,
+    MACHINE_KIND,
     PACKAGE_VERSION_KIND,
     artifacts_of,
     config_version,
     package_version,
 )
+from machines.storage import MachineStorage
 
 
 def _first_names(sql: str, parameters: list[Any]) -> list[str]:
@@ -125,4 +127,4 @@ class ConfigVersionStorage(Storage):
 
 def storages() -> list[Storage]:
     """One per kind that this module serves."""
-    return [MachineClassStorage(), PackageVersionStorage(), ConfigVersionStorage()]
+    return [MachineStorage(MACHINE_KIND), MachineClassStorage(), PackageVersionStorage(), ConfigVersionStorage()]

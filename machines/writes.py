@@ -149,8 +149,8 @@ async def accept(conn: Connection, me: int, acceptances: Sequence[Acceptance]) -
 
 
 async def begin(conn: Connection, me: int, begins: Sequence[Begin]) -> dict[int, bool]:
-    """Commit the intent of one step a machine. True = go: the lease holds, the kill switch is off, the Operation is open
-    and no other one has started. What is not True must not reach the host."""
+    """Commit the intent of one step a machine. True = go: the lease holds, the kill switch is off, the permit (if
+    there is one) is still good, the Operation is open and no other one has started. What is not True must not reach the host."""
     answers = dict.fromkeys((b.machine_id for b in begins), False)
     ordered = sorted(begins, key=lambda b: b.machine_id)
     for at in range(0, len(ordered), BATCH):

@@ -172,12 +172,21 @@ def operation(machine: int, owner: int, *, started: bool = False) -> int:
     )  # fmt: skip
 
 
+def permitted(machine: int) -> int:
+    return int(
+        world.sql(
+            "INSERT INTO permit (machine_id, verb, unplanned, cost, draws, cluster_id, idc_id, model_id, rack_id, owner, expires_at) VALUES (%s, 'Restart', false, 1, true, 0, 0, 0, 0, 'op', now() + interval '1 hour') RETURNING id",
+            machine,
+        )[0][0]
+    )
+
+
 async def test_begin_commits_the_intent_before_any_effect(conn: Connection) -> None:
     (machine,) = world.make(1)
     (row,) = await world.claimed(conn, 1)
-    op = operation(machine, 3)
+    op, permit = operation(machine, 3), permitted(machine)
     intent = {"steps": [{"name": "01-install", "status": "Unknown"}]}
-    assert await hot.begin(conn, 1, [hot.Begin(machine, row.epoch, op, intent, 42)]) == {machine: True}
+    assert await hot.begin(conn, 1, [hot.Begin(machine, row.epoch, op, intent, permit)]) == {machine: True}
     assert world.sql("SELECT phase, started_at IS NOT NULL, epoch, status, permit_id FROM machines_operation") == [
         ("Running", True, row.epoch, intent, 42)
     ]
@@ -196,6 +205,9 @@ async def test_begin_commits_the_intent_before_any_effect(conn: Connection) -> N
         "UPDATE machines_operation SET ended_at = now() WHERE owner_class = 3",
         "UPDATE machines_operation SET started_at = now() WHERE owner_class = 0",
         "UPDATE machines_operation SET machine_id = machine_id + 1 WHERE owner_class = 3",
+        "UPDATE permit SET expires_at = now()",
+        "UPDATE permit SET released_at = now()",
+        "UPDATE permit SET machine_id = 0",
     ],
     ids=[
         "kill switch",
@@ -204,6 +216,9 @@ async def test_begin_commits_the_intent_before_any_effect(conn: Connection) -> N
         "operation ended",
         "another has started",
         "another machine's",
+        "permit lapsed",
+        "permit released",
+        "permit of another machine",
     ],
 )
 async def test_begin_refuses(conn: Connection, spoiled: str) -> None:
@@ -211,8 +226,9 @@ async def test_begin_refuses(conn: Connection, spoiled: str) -> None:
     (row,) = await world.claimed(conn, 1)
     op = operation(machine, 3)
     operation(machine, 0)
+    permit = permitted(machine)
     world.sql(spoiled)
-    assert await hot.begin(conn, 1, [hot.Begin(machine, row.epoch, op, {"steps": [1]})]) == {machine: False}
+    assert await hot.begin(conn, 1, [hot.Begin(machine, row.epoch, op, {"steps": [1]}, permit)]) == {machine: False}
     assert world.sql("SELECT status FROM machines_operation WHERE id = %s", op) == [({},)]
 
 
