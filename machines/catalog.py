@@ -1,0 +1,127 @@
+"""What shared objects say: package versions, configuration versions, clusters, classes, idcs. Read once a process, again when a table moves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, LiteralString
+
+from fleet.control.db import Connection
+from fleet.control.kinds import Json
+from machines.schema import config_version, package_version
+
+
+@dataclass(frozen=True, slots=True)
+class PackageVersion:
+    """One MachinePackageVersion."""
+
+    name: str
+    uid: str
+    package: str
+    version: str
+    spec: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigVersion:
+    """One MachineConfigVersion."""
+
+    name: str
+    uid: str
+    config: str
+    version: str
+    spec: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A shared object: a cluster, a class or an idc."""
+
+    id: int
+    name: str
+    spec: Json
+    annotations: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All shared objects at one moment. `revision` changes whenever any of them does."""
+
+    packages: Mapping[str, tuple[PackageVersion, ...]] = field(default_factory=dict)  # by packageName
+    configs: Mapping[tuple[str, str], ConfigVersion] = field(default_factory=dict)  # by (configName, version)
+    clusters: Mapping[int, Shared] = field(default_factory=dict)  # by row id
+    classes: Mapping[str, Shared] = field(default_factory=dict)
+    idcs: Mapping[str, Shared] = field(default_factory=dict)
+    revision: tuple[Any, ...] = ()
+
+    def cluster_named(self, name: str) -> Shared | None:
+        """The cluster of that name."""
+        return next((c for c in self.clusters.values() if c.name == name), None)
+
+    def package(self, name: str, version: str) -> PackageVersion | None:
+        """Exactly that version."""
+        return next((p for p in self.packages.get(name, ()) if p.version == version), None)
+
+
+_MARKS: Final[LiteralString] = """
+SELECT (SELECT row(count(*), max(rv))::text FROM machines_machinepackageversion), (SELECT row(count(*), max(rv))::text FROM machines_machineconfigversion),
+  (SELECT row(count(*), max(rv))::text FROM machines_machineclass), (SELECT row(count(*), max(rv))::text FROM clusters_cluster), (SELECT row(count(*), max(rv))::text FROM clusters_idc)
+"""
+_known: Catalog | None = None
+
+
+async def catalog(conn: Connection) -> Catalog:
+    """The shared objects as they are now; only tables that moved are read again.
+
+    A status write of a cluster moves its rv too: the price is one small read, never a wrong answer.
+    """
+    global _known
+    old = _known or Catalog(revision=("",) * 5)
+    marks = await (await conn.execute(_MARKS, prepare=True)).fetchone()
+    if marks is None or tuple(marks) == old.revision:
+        return old
+    moved = [a != b for a, b in zip(marks, old.revision, strict=True)]
+    _known = Catalog(
+        packages=await _packages(conn) if moved[0] else old.packages,
+        configs=await _configs(conn) if moved[1] else old.configs,
+        classes={
+            s.name: s for s in await _shared(conn, "SELECT id, name, spec, annotations FROM machines_machineclass")
+        }
+        if moved[2]
+        else old.classes,
+        clusters={s.id: s for s in await _shared(conn, "SELECT id, name, spec, annotations FROM clusters_cluster")}
+        if moved[3]
+        else old.clusters,
+        idcs={s.name: s for s in await _shared(conn, "SELECT id, name, spec, annotations FROM clusters_idc")}
+        if moved[4]
+        else old.idcs,
+        revision=tuple(marks),
+    )
+    return _known
+
+
+async def _packages(conn: Connection) -> dict[str, tuple[PackageVersion, ...]]:
+    found = await conn.execute(
+        "SELECT name, uid::text, spec FROM machines_machinepackageversion WHERE deleted_at IS NULL ORDER BY name"
+    )
+    grouped: defaultdict[str, list[PackageVersion]] = defaultdict(list)
+    for name, uid, spec in await found.fetchall():
+        version = package_version({"metadata": {"name": name}, "spec": spec})
+        grouped[spec["packageName"]].append(PackageVersion(name, uid, spec["packageName"], version, spec))
+    return {name: tuple(versions) for name, versions in grouped.items()}
+
+
+async def _configs(conn: Connection) -> dict[tuple[str, str], ConfigVersion]:
+    found = await conn.execute(
+        "SELECT name, uid::text, spec FROM machines_machineconfigversion WHERE deleted_at IS NULL"
+    )
+    out = {}
+    for name, uid, spec in await found.fetchall():
+        version = config_version({"metadata": {"name": name}, "spec": spec})
+        out[spec["configName"], version] = ConfigVersion(name, uid, spec["configName"], version, spec)
+    return out
+
+
+async def _shared(conn: Connection, sql: LiteralString) -> list[Shared]:
+    return [Shared(*row) for row in await (await conn.execute(sql)).fetchall()]

@@ -1,0 +1,175 @@
+"""From differences to steps, in their order, with the disruption class known before anything happens. Pure.
+
+Order: stage → permit → pre-check → drain → act (database, removals, modules, sysctls, packages with files and units, boot) →
+reboot → health checks → post-check.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fleet.control.kinds import Json
+from machines.analyze import RANK, Diff, strongest
+from machines.desired import by_name
+from machines.hosts import Disruption
+
+# Steps that Fleet itself takes; nothing reaches the host.
+PSEUDO: Final = frozenset({"permit", "pre-check", "drain", "post-check"})
+FREE: Final = frozenset({"stage-package"})  # effects that need no permit
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. `subject` names what of the set it handles: a package, or "" for all of a sort; `items` files, units, keys."""
+
+    verb: str
+    subject: str = ""
+    items: tuple[str, ...] = ()
+
+    def json(self, number: int) -> Json:
+        """As it stands in the Operation's status."""
+        word = re.sub(r"[^a-z0-9.]+", "-", self.subject.lower()).strip("-")[:60]
+        name = f"{number:02d}-{self.verb}" + (f"-{word}" if word else "")
+        out: Json = {
+            "name": name,
+            "verb": self.verb,
+            "status": "Unknown",
+            "reason": "Waiting",
+            "message": "",
+            "attempt": 1,
+        }
+        return (
+            out
+            | ({"subject": self.subject} if self.subject else {})
+            | ({"items": list(self.items)} if self.items else {})
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an Operation will do. `targets`: what it is to put right, as "kind name"."""
+
+    steps: tuple[Step, ...]
+    disruption: Disruption
+    targets: tuple[str, ...]
+
+    @property
+    def verb(self) -> str:
+        """What the permit is asked for: removals are destructive, whatever else there is."""
+        if any(s.verb == "remove-package" for s in self.steps):
+            return "Remove"
+        return self.disruption
+
+    def status(self, want: int, why: str) -> Json:
+        """The status of a new Operation."""
+        return {
+            "want": str(want),
+            "why": why,
+            "disruption": self.disruption,
+            "verb": self.verb,
+            "targets": list(self.targets),
+            "steps": [s.json(i) for i, s in enumerate(self.steps, 1)],
+            "message": "Waits for its first step.",
+        }
+
+
+def converge(diffs: Sequence[Diff], body: Json) -> Plan:
+    """Steps that put all differences right."""
+    packages = {d.name: d for d in diffs if d.kind == "package"}
+    stage = [Step("stage-package", p["name"]) for p in body["packages"] if p["name"] in packages and p["artifacts"]]
+    act: list[Step] = []
+    if any(d.kind == "database" for d in diffs):
+        act.append(Step("configure-pending"))
+    act += [Step("remove-package", d.name) for d in diffs if d.kind == "removal"]
+    if stale := tuple(d.name for d in diffs if d.kind == "stale-file"):
+        act.append(Step("remove-files", items=stale))
+    if modules := tuple(d.name for d in diffs if d.kind == "module"):
+        act.append(Step("load-modules", items=modules))
+    if sysctls := tuple(d.name for d in diffs if d.kind == "sysctl"):
+        act.append(Step("set-sysctls", items=sysctls))
+    for entry in body["packages"]:
+        act += _package_steps(entry, diffs, body)
+    if any(d.kind == "boot" for d in diffs):
+        act.append(
+            Step("set-boot-parameters", items=tuple(body["bootParameters"]))
+        )  # all of ours: the host keeps our list
+    disruption = strongest([d.disruption for d in diffs])
+    if disruption == "Reboot":
+        act.append(Step("reboot"))
+    touched = [p for p in body["packages"] if p["healthCheck"] and any(d.package == p["name"] for d in diffs)]
+    act += [Step("health-check", p["name"]) for p in touched]
+    targets = tuple(f"{d.kind} {d.name}" for d in diffs)
+    return Plan((*stage, *_brakes(disruption), *act, Step("post-check")), disruption, targets)
+
+
+def _brakes(disruption: Disruption) -> tuple[Step, ...]:
+    drain = (Step("drain"),) if RANK[disruption] >= RANK["Drain"] else ()
+    return (Step("permit"), Step("pre-check"), *drain)
+
+
+def _package_steps(entry: Json, diffs: Sequence[Diff], body: Json) -> list[Step]:
+    name = entry["name"]
+    mine = [d for d in diffs if d.package == name]
+    change = next((d for d in mine if d.kind == "package"), None)
+    units = tuple(u["name"] for u in entry["units"])
+    steps: list[Step] = []
+    if change is not None and entry["artifacts"]:
+        steps.append(Step("install-package", name))
+    files = tuple(f["path"] for f in body["files"] if f["package"] == name)
+    differing = tuple(d.name for d in mine if d.kind == "file")
+    if change is not None and files:
+        steps.append(Step("write-files", name, files))
+    elif differing:
+        steps.append(Step("write-files", name, differing))
+    if units and (change is not None or any(d.kind == "unit" for d in mine)):
+        steps.append(Step("set-units", name, units))
+    started = tuple(u["name"] for u in entry["units"] if u["started"] and not u["masked"])
+    upgraded = change is not None and change.seen
+    if started and (upgraded or any(d.kind == "health" for d in mine)) and entry["kind"] != "KernelPatch":
+        steps.append(Step("restart-units", name, started))
+    return steps
+
+
+def restart(units: Sequence[str]) -> Plan:
+    """A person's restart of units."""
+    return Plan((*_brakes("Restart"), Step("restart-units", "", tuple(units))), "Restart", ())
+
+
+def reboot() -> Plan:
+    """A person's reboot."""
+    return Plan((*_brakes("Reboot"), Step("reboot")), "Reboot", ())
+
+
+def drain() -> Plan:
+    """Drain of a machine that is no node: nothing runs there that could be moved."""
+    return Plan((Step("drain"),), "None", ())
+
+
+def decommission(packages: Sequence[str], files: Sequence[str], *, node: bool = False) -> Plan:
+    """Out of service: drain, leave, uninstall what Fleet installed, take Fleet's marker away last. DELETE itself is the confirmation."""
+    steps = [*_brakes("Drain"), *(Step("remove-package", p) for p in packages)]
+    if files:
+        steps.append(Step("remove-files", items=tuple(files)))
+    return Plan((*steps, Step("forget-host")), "Drain", ())
+
+
+def rollback(entry: Json, body: Json) -> tuple[Step, ...]:
+    """Steps that put one package back to the version of `body`."""
+    name = entry["name"]
+    files = tuple(f["path"] for f in body["files"] if f["package"] == name)
+    units = tuple(u["name"] for u in entry["units"])
+    started = tuple(u["name"] for u in entry["units"] if u["started"] and not u["masked"])
+    steps = [Step("stage-package", name), Step("install-package", name)]
+    steps += [Step("write-files", name, files)] if files else []
+    steps += [Step("set-units", name, units)] if units else []
+    steps += [Step("restart-units", name, started)] if started else []
+    steps += [Step("health-check", name)] if entry["healthCheck"] else []
+    return tuple(steps)
+
+
+def entry_of(body: Json, name: str) -> Json | None:
+    """A package of a set by name."""
+    return by_name(body).get(name)
