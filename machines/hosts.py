@@ -166,6 +166,7 @@ class Facts:
     modules: Mapping[str, bool] = field(default_factory=dict)
     health: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # package -> (exit code, last line)
     fence_epoch: int = -1  # newest epoch that the host's fence has seen for this uid, -1 = none
+    fence_incarnation: int = -1
     steps: Mapping[str, StepResult] = field(default_factory=dict)  # StepRef.folder -> state
 
     @property
@@ -227,6 +228,7 @@ class StepOrder:
     installation: str
     incarnation: int
     epoch: int
+    take_over: str = ""  # uid whose marker may be replaced, named by an approver after an abandon
 
 
 class Hosts(Protocol):
