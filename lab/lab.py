@@ -1,0 +1,141 @@
+"""A lab: real machines on a bridge of their own, made by a context manager and gone when it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from lab import rootfs
+from lab.host import Host, Place
+from lab.keys import SshKey, make_ssh_key
+from lab.network import Slot, claim_slot
+from lab.nspawn import NspawnHost
+from lab.requirements import HOST_TOOLS, RPM_TOOLS, LabError, check
+from lab.store import PackageStore
+
+HostKind = TypeVar("HostKind", bound=Host)
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
+
+
+class Lab:
+    """Use as `with Lab() as lab: host = lab.deb("h1")`. Several labs run side by side, each on a bridge of its own."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, Host] = {}
+        self._slot: Slot | None = None
+        self._key: SshKey | None = None
+        self._store: PackageStore | None = None
+
+    def __enter__(self) -> Lab:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Take a slot, make its bridge and the user's key."""
+        check(HOST_TOOLS)
+        slot = claim_slot()
+        try:
+            slot.open()
+            self._key = make_ssh_key(slot.folder / "id_ed25519")
+        except BaseException:
+            slot.sweep()
+            slot.release()
+            raise
+        self._slot = slot
+        self._record()
+
+    def close(self) -> None:
+        """End every machine at once and remove all that the lab made."""
+        slot, self._slot = self._slot, None
+        if slot is None:
+            return
+        try:
+            if self._store is not None:
+                self._store.stop()
+            for host in self.hosts.values():
+                host.power_cut()
+        finally:
+            slot.sweep()
+            slot.release()
+            self._store = None
+            self.hosts.clear()
+
+    @property
+    def slot(self) -> Slot:
+        """The slot of a lab that is open."""
+        if self._slot is None:
+            raise LabError("The lab is not open: use it as a context manager.")
+        return self._slot
+
+    @property
+    def bridge(self) -> str:
+        """The name of the bridge."""
+        return self.slot.bridge
+
+    @property
+    def gateway(self) -> str:
+        """This machine's address on the bridge."""
+        return self.slot.gateway
+
+    @property
+    def private_key(self) -> Path:
+        """The OpenSSH PEM file of the key that enters every host as root and as fleet."""
+        if self._key is None:
+            raise LabError("The lab is not open: use it as a context manager.")
+        return self._key.private
+
+    @property
+    def store(self) -> PackageStore:
+        """A package store on the bridge, started when first asked for; its files are in `store.folder`."""
+        if self._store is None:
+            self._store = PackageStore(self.slot.folder / "store", self.gateway)
+            self._store.start()
+        return self._store
+
+    def deb(self, name: str, *, node: bool = False, binds: Iterable[str] = (), wait: bool = True) -> NspawnHost:
+        """A Debian host. With `node` it can run a kubelet; `binds` are folders that are to be no overlay."""
+        place = self._place(name)
+        return self._add(NspawnHost(place, [rootfs.base()], kind="deb", node=node, binds=binds), wait)
+
+    def rpm(self, name: str, *, node: bool = False, binds: Iterable[str] = (), wait: bool = True) -> NspawnHost:
+        """A host that knows rpm only (ID_LIKE="rhel fedora")."""
+        check(RPM_TOOLS)
+        place = self._place(name)
+        return self._add(NspawnHost(place, rootfs.rpm_layers(), kind="rpm", node=node, binds=binds), wait)
+
+    def debs(self, names: Iterable[str], *, node: bool = False) -> list[NspawnHost]:
+        """Several Debian hosts, booted side by side."""
+        hosts = [self.deb(name, node=node, wait=False) for name in names]
+        for host in hosts:
+            host.wait_ready()
+        return hosts
+
+    def _place(self, name: str) -> Place:
+        if not _NAME.fullmatch(name) or name in ("store",):
+            raise LabError(f"Not a name for a machine: {name!r} (lower-case letters, digits, dashes).")
+        if name in self.hosts:
+            raise LabError(f"There is a machine {name} already.")
+        assert self._key is not None
+        # Machines stay in `hosts` until the lab ends, so their count is a number that no other has.
+        return Place(self.slot, len(self.hosts) + 1, name, self._key)
+
+    def _add(self, host: HostKind, wait: bool) -> HostKind:
+        self.hosts[host.name] = host
+        host.power_on()
+        self._record()
+        if wait:
+            host.wait_ready()
+        return host
+
+    def _record(self) -> None:
+        hosts = [
+            {"name": h.name, "kind": h.kind, "address": h.address, "hostKey": h.host_key} for h in self.hosts.values()
+        ]
+        self.slot.write({"pid": os.getpid(), "bridge": self.bridge, "key": str(self.private_key), "hosts": hosts})

@@ -1,0 +1,161 @@
+"""Machines by systemd-nspawn: an own systemd, sshd, package database and network, the kernel shared with this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from lab.command import run
+from lab.host import Host, Place, identity
+from lab.requirements import LabError
+
+# systemd-nspawn without registration ends with this code when the machine asked to be started again.
+_REBOOT: Final[int] = 133
+# A node of Kubernetes needs folders that are no overlay, because its containers' file systems are overlays themselves.
+NODE_FOLDERS: Final[tuple[str, ...]] = ("/var/lib/containerd", "/var/lib/kubelet")
+
+
+class NspawnHost(Host):
+    """A machine on an overlay of `layers` (uppermost first). `node` opens what a kubelet needs: kmsg and real folders."""
+
+    boot_seconds = 30
+
+    def __init__(
+        self, place: Place, layers: list[Path], *, kind: str, node: bool = False, binds: Iterable[str] = ()
+    ) -> None:
+        super().__init__(place)
+        self.kind = kind
+        self._node = node
+        self._binds = tuple(dict.fromkeys((*binds, *(NODE_FOLDERS if node else ()))))
+        self._machine = f"f{place.slot.number}m{place.index}"
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._powered = False
+        self._cable = True
+        self._supervisor: threading.Thread | None = None
+        self.root = self._mount(layers)
+
+    def power_on(self) -> None:
+        with self._lock:
+            if self._supervisor is not None and self._supervisor.is_alive():
+                return
+            self._powered = True
+            self._start()
+            self._supervisor = threading.Thread(target=self._supervise, name=f"lab-{self.name}", daemon=True)
+            self._supervisor.start()
+
+    def power_cut(self) -> None:
+        with self._lock:
+            self._powered = False
+            process = self._process
+        if process is not None:
+            # First all but nspawn, which then takes its own leavings away; it is ended itself only if it does not.
+            self.group.kill(spare=frozenset({process.pid}))
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if self._supervisor is not None:
+            self._supervisor.join(10)
+        self.group.kill()
+
+    def is_on(self) -> bool:
+        return self._supervisor is not None and self._supervisor.is_alive()
+
+    def link_down(self) -> None:
+        self._cable = False
+        run(["ip", "link", "set", self._link, "down"])
+
+    def link_up(self) -> None:
+        self._cable = True
+        run(["ip", "link", "set", self._link, "up"])
+
+    @property
+    def _link(self) -> str:
+        return f"vb-{self._machine}"
+
+    def _mount(self, layers: list[Path]) -> Path:
+        upper, work, root = (self.folder / name for name in ("upper", "work", "root"))
+        for folder in (upper, work, root):
+            folder.mkdir(mode=0o755)
+        for name, (content, mode) in identity(self.place, self._key).items():
+            path = upper / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+            path.chmod(mode)
+        _same_folders(upper, layers)
+        stack = ":".join(str(layer) for layer in layers)
+        done = run(
+            ["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={stack},upperdir={upper},workdir={work}", root],
+            check=False,
+        )
+        if done.returncode != 0:
+            raise LabError(
+                f"{self.folder} must lie on a real file system (ext4, xfs), no overlay: {done.stderr.strip()}"
+            )
+        return root
+
+    def _argv(self) -> list[str]:
+        argv = ["systemd-nspawn", "--quiet", "--directory", str(self.root), "--machine", self._machine, "--boot"]
+        argv += ["--hostname", self.name, "--network-bridge", self.place.slot.bridge, "--register=no", "--keep-unit"]
+        argv += ["--capability=all", "--system-call-filter=bpf keyctl add_key", "--resolv-conf=off", "--timezone=off"]
+        argv += ["--link-journal=no"]
+        if self._node:
+            argv.append("--bind=/dev/kmsg")
+        for path in self._binds:
+            real = self.folder / "real" / path.lstrip("/")
+            real.mkdir(parents=True, exist_ok=True)
+            argv.append(f"--bind={real}:{path}")
+        return argv
+
+    def _start(self) -> None:
+        """Call under the lock, with power on."""
+        procs = self.group.make()
+        # The shell joins the machine's group before it becomes nspawn, so no process is ever outside of it.
+        join = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1"; shift; n=$((n - 1)); done; exec "$@"'
+        argv = ["sh", "-c", join, "lab", str(len(procs)), *(str(path) for path in procs), *self._argv()]
+        with (self.folder / "console.log").open("wb") as console:
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+
+    def _supervise(self) -> None:
+        """The machine's power supply: a reboot ends nspawn, and this starts it again."""
+        while True:
+            process = self._process
+            assert process is not None
+            if not self._cable:
+                self._pull_cable(process)
+            code = process.wait()
+            with self._lock:
+                if code != _REBOOT or not self._powered:
+                    self._powered = False
+                    return
+                self._start()
+
+    def _pull_cable(self, process: subprocess.Popen[bytes]) -> None:
+        """A reboot makes a new link, which is up: take it down as soon as it is there."""
+        for _ in range(100):
+            if (
+                run(["ip", "link", "set", self._link, "down"], check=False).returncode == 0
+                or process.poll() is not None
+            ):
+                return
+            threading.Event().wait(0.05)
+
+
+def _same_folders(upper: Path, layers: list[Path]) -> None:
+    """An overlay shows the uppermost folder's owner and mode: copy them from below for each folder made in `upper`."""
+    for folder in (upper, *(path for path in upper.rglob("*") if path.is_dir())):
+        name = folder.relative_to(upper)
+        below = next((layer / name for layer in layers if (layer / name).is_dir()), None)
+        if below is not None:
+            shutil.copystat(below, folder)
+            owner = below.stat()
+            os.chown(folder, owner.st_uid, owner.st_gid)
+    home = upper / "home/fleet/.ssh"
+    owner = home.stat()
+    os.chown(home / "authorized_keys", owner.st_uid, owner.st_gid)
