@@ -10,11 +10,13 @@ from typing import TypeVar
 
 from lab import rootfs
 from lab.host import Host, Place
+from lab.image import vm_image
 from lab.keys import SshKey, make_ssh_key
 from lab.network import Slot, claim_slot
 from lab.nspawn import NspawnHost
-from lab.requirements import HOST_TOOLS, RPM_TOOLS, LabError, check
+from lab.requirements import HOST_TOOLS, RPM_TOOLS, VM_TOOLS, LabError, check
 from lab.store import PackageStore
+from lab.vm import VmHost
 
 HostKind = TypeVar("HostKind", bound=Host)
 
@@ -109,6 +111,12 @@ class Lab:
         check(RPM_TOOLS)
         place = self._place(name)
         return self._add(NspawnHost(place, rootfs.rpm_layers(), kind="rpm", node=node, binds=binds), wait)
+
+    def vm(self, name: str, *, memory_mib: int = 512, wait: bool = True) -> VmHost:
+        """A virtual machine with a kernel of its own, emulated: it boots in about half a minute."""
+        check(VM_TOOLS)
+        place = self._place(name)
+        return self._add(VmHost(place, vm_image(), memory_mib=memory_mib), wait)
 
     def debs(self, names: Iterable[str], *, node: bool = False) -> list[NspawnHost]:
         """Several Debian hosts, booted side by side."""

@@ -94,19 +94,22 @@ _LAB_BASE_PROVIDES = (
 )  # fmt: skip
 
 
-def mirror() -> str:
-    """The archive that this machine's own apt takes Debian from; LabError if it knows none."""
-    lines = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]).stdout
-    for line in lines.splitlines():
-        address, _, release = line.partition(" ")
-        if release.strip() in (SUITE, "oldstable", "stable"):
-            return address
-    raise LabError(f"The lab builds Debian {SUITE} hosts, and apt knows no archive of it: run 'apt-get update' first.")
+def _archives() -> list[tuple[str, str, str]]:
+    """Where this machine's own apt takes Debian from: (address, suite, component), the suite itself first."""
+    fields = "$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)"
+    lines = run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]).stdout.splitlines()
+    debian = [line.split()[1:] for line in lines if line.startswith("Debian ")]
+    found = [(address, release, part) for address, release, part in debian if release.startswith(SUITE)]
+    if not any(release == SUITE for _, release, _ in found):
+        raise LabError(
+            f"The lab builds Debian {SUITE} hosts, and apt knows no archive of it: run 'apt-get update' first."
+        )
+    return sorted(found, key=lambda archive: archive[1])
 
 
 def sources() -> str:
     """The sources.list with which layers are built."""
-    return f"deb {mirror()} {SUITE} main\n"
+    return "".join(f"deb {' '.join(archive)}\n" for archive in _archives())
 
 
 def base() -> Path:
@@ -114,7 +117,10 @@ def base() -> Path:
 
     def build(folder: Path) -> None:
         root = folder / "root"
-        run(["debootstrap", "--variant=minbase", f"--include={','.join(_INCLUDE)}", SUITE, root, mirror()], timeout=900)
+        run(
+            ["debootstrap", "--variant=minbase", f"--include={','.join(_INCLUDE)}", SUITE, root, _archives()[0][0]],
+            timeout=900,
+        )
         run(["chroot", root, "/bin/sh", "-e"], stdin="export LC_ALL=C\n" + _BASE_SCRIPT)
 
     return cached(f"base-{key_of(SUITE, *_INCLUDE, _BASE_SCRIPT)}", build) / "root"
