@@ -1,12 +1,73 @@
-"""The Celery application: hints for workers; PostgreSQL holds the truth."""
+"""The Celery application: hints for workers; PostgreSQL holds the truth. Composition root of the worker and beat processes."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from celery import Celery
+from celery import Celery, signals
+from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
+
+
+def broker_url(redis_url: str) -> str:
+    """REDIS_URL in kombu's spelling: it calls unix sockets redis+socket:// and their database virtual_host."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?virtual_host={database}"
+
+
 app = Celery("fleet")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.broker_url = broker_url(settings.REDIS_URL)
+app.conf.task_default_queue = "fleet"
 app.autodiscover_tasks(["fleet.control", "fleet.events", "fleet.api", "clusters", "machines"])
+
+
+@app.on_after_finalize.connect
+def _schedule(sender: Any, **kwargs: Any) -> None:
+    """Models are loaded: the tasks and the chores of all apps can be known."""
+    from fleet.api.audit import seal
+    from fleet.control import tasks
+    from fleet.control.operators import Chore, register_chore
+
+    sender.conf.beat_schedule = tasks.schedule()
+    register_chore(Chore("seal-audit", 1.0, run_sync=seal))
+
+
+@signals.celeryd_after_setup.connect
+def _choose_queues(sender: str, instance: Any, **kwargs: Any) -> None:
+    """A worker reads its own queue, the ticks, and either the common queue or those of its idcs."""
+    from fleet.control import hints, worker
+
+    worker.name_worker(sender)
+    shared = [hints.idc_queue(name) for name in settings.FLEET_IDCS] or [hints.SHARED_QUEUE]
+    instance.app.amqp.queues.select([hints.own_queue(sender), hints.TICK_QUEUE, *shared])
+
+
+@signals.worker_shutting_down.connect
+def _stop(**kwargs: Any) -> None:
+    """SIGTERM: the running pass ends at its next step, no new batch is claimed; Celery waits for it."""
+    from fleet.control import worker
+
+    worker.begin_stopping()
+
+
+@signals.worker_process_init.connect
+def _begin(**kwargs: Any) -> None:
+    """In the child, after the fork: the loop, the connection, the heart."""
+    from fleet.control import worker
+
+    worker.runtime()
+
+
+@signals.worker_process_shutdown.connect
+def _end(**kwargs: Any) -> None:
+    """In the child: connections are closed and the worker leaves the list."""
+    from fleet.control import worker
+
+    worker.end_runtime()

@@ -188,7 +188,7 @@ async def test_begin_commits_the_intent_before_any_effect(conn: Connection) -> N
     intent = {"steps": [{"name": "01-install", "status": "Unknown"}]}
     assert await hot.begin(conn, 1, [hot.Begin(machine, row.epoch, op, intent, permit)]) == {machine: True}
     assert world.sql("SELECT phase, started_at IS NOT NULL, epoch, status, permit_id FROM machines_operation") == [
-        ("Running", True, row.epoch, intent, 42)
+        ("Running", True, row.epoch, intent, permit)
     ]
     assert world.sql("SELECT kind, op FROM change WHERE object_id = %s AND kind = 3", op) == [(3, 2)]
     assert await hot.begin(conn, 1, [hot.Begin(machine, row.epoch, op, {"steps": []})]) == {

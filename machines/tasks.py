@@ -1,0 +1,89 @@
+"""The Machine-Operator in the loop: how a batch of leases becomes a pass, and the chores of its counters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from django.conf import settings
+
+from fleet.control import position, work
+from fleet.control.kinds import MACHINE
+from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
+from fleet.control.work import Claim
+from machines import counts, hot
+from machines.rows import Row
+
+log = logging.getLogger(__name__)
+_PART_OF_LEASE = 0.8  # a pass that lasts longer is cut off: its lease must not run out under it
+SUSPECT = 3  # passes in a row that never ended: such a machine gets a batch of its own
+
+
+async def reconcile_machines(seat: Seat, claims: list[Claim]) -> None:
+    """One pass over a batch. Machines that brought down their last passes go one by one, so that they take no other with them."""
+    suspects = [c for c in claims if c.attempts >= SUSPECT]
+    calm = [c for c in claims if c.attempts < SUSPECT]
+    if calm:
+        await _pass(seat, calm)
+    for claim in suspects:
+        await _pass(seat, [claim])
+
+
+async def _pass(seat: Seat, claims: list[Claim]) -> None:
+    rows = await hot.load(seat.conn, claims)
+    there = {row.id for row in rows}
+    await work.release(
+        seat.conn, seat.me, [c for c in claims if c.object_id not in there], next_seconds=3_600
+    )  # gone: a chore sweeps them up
+    await _guarded(seat, rows, {c.object_id: c for c in claims})
+
+
+async def _guarded(seat: Seat, rows: list[Row], claims: dict[int, Claim]) -> None:
+    """Halve a batch that breaks until the machine that breaks it stands alone; that one backs off."""
+    if not rows:
+        return
+    try:
+        async with asyncio.timeout(settings.FLEET_LEASE_SECONDS * _PART_OF_LEASE):
+            await _reconcile(seat, rows)
+    except Exception:
+        if seat.conn.closed:
+            raise  # the database is away: the leases run out by themselves
+        if len(rows) == 1:
+            claim = claims[rows[0].id]
+            log.exception("the machine %s is set aside: its pass ended in a bug", rows[0].name)
+            await work.release(seat.conn, seat.me, [claim], next_seconds=work.backoff(claim.attempts + 1), failed=True)
+            return
+        middle = len(rows) // 2
+        await _guarded(seat, rows[:middle], claims)
+        await _guarded(seat, rows[middle:], claims)
+
+
+async def _reconcile(seat: Seat, rows: list[Row]) -> None:
+    from machines.reconcile import reconcile
+
+    await reconcile(rows, await context(seat))
+
+
+async def context(seat: Seat) -> Any:
+    """What a pass needs besides its rows; drivers and their connections to hosts outlive the pass."""
+    from machines.reconcile import Context
+
+    identity = await position.identity(seat.conn)
+    return Context(conn=seat.conn, me=seat.me, installation=identity.installation, incarnation=identity.incarnation)
+
+
+register_operator(Operator(MACHINE, reconcile_machines, sweep=hot.sweep, sweep_changes=hot.sweep_changes))
+register_chore(Chore("fold-counters", 1.0, lambda seat: counts.fold(seat.conn)))
+
+
+async def _recount(seat: Seat) -> None:
+    wrong = await counts.recount(seat.conn)
+    if wrong:
+        log.error("%d totals of machines by cluster and phase were wrong and were put right", wrong)
+    moved = await counts.repair_places(seat.conn)
+    if moved:
+        log.warning("%d work items stood elsewhere than their machines and were moved", moved)
+
+
+register_chore(Chore("recount", 600.0, _recount))
