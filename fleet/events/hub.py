@@ -11,7 +11,7 @@ import bisect
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,7 @@ class Hub:
         self._rings: dict[int, list[Frame]] = {}
         self._floor: dict[int, int] = {}
         self._watched: dict[int, int] = {}
+        self._last: dict[int, int] = {}  # newest position of each kind
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._catching = asyncio.Lock()
@@ -112,6 +113,15 @@ class Hub:
             self._watched[kind] -= 1
             if not self._watched[kind]:
                 del self._rings[kind], self._floor[kind], self._watched[kind]
+
+    async def wait_for_news(self, seconds: float) -> None:
+        """Until the log has moved, or that long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+
+    def changed_since(self, kinds: Iterable[int], position: int) -> bool:
+        """Whether an object of these kinds changed after a position."""
+        return any(self._last.get(kind, 0) > position for kind in kinds)
 
     async def next(self, kind: int, after: int, seconds: float) -> tuple[list[Frame], int]:
         """Frames of a kind after a position and the position they reach to; waits up to `seconds` for news."""
@@ -200,6 +210,7 @@ class Hub:
         self.seen_at = time.monotonic()
         if reached <= self.position:
             return False
+        self._last.update((r[3], int(r[1])) for r in rows)
         for kind, frames in (await self._frames([r for r in rows if self._watched.get(r[3])])).items():
             if kind in self._rings:
                 self._keep(kind, frames)

@@ -27,8 +27,21 @@ STATES: dict[str, tuple[str, str, str]] = {
     "unknown": ("No news", "unknown", "s-unknown"),
     "off": ("Off", "off", "s-off"),
 }
-PHASES = {"Succeeded": "ok", "Running": "busy", "Pending": "held", "Failed": "bad", "Cancelled": "off", "Degraded": "warn", "Provisioning": "busy"}
-ANSWERS = {"holds": ("ok", "holds"), "no": ("bad", "stops here"), "unknown": ("unknown", "unknown"), "notAsked": ("later", "not asked")}
+PHASES = {
+    "Succeeded": "ok",
+    "Running": "busy",
+    "Pending": "held",
+    "Failed": "bad",
+    "Cancelled": "off",
+    "Degraded": "warn",
+    "Provisioning": "busy",
+}
+ANSWERS = {
+    "holds": ("ok", "holds"),
+    "no": ("bad", "stops here"),
+    "unknown": ("unknown", "unknown"),
+    "notAsked": ("later", "not asked"),
+}
 
 
 @register.simple_tag
@@ -62,7 +75,15 @@ def phase_pill(phase: str) -> SafeString:
 @register.simple_tag
 def condition_icon(status: str, type_: str = "") -> SafeString:
     """How a condition stands. Stalled, Drifted, Held, Reconciling, RemovalHeld are bad or busy when True."""
-    negative = {"Stalled": "bad", "Drifted": "warn", "Held": "held", "Reconciling": "busy", "RemovalHeld": "held", "UpdateAvailable": "busy", "Pinned": "held"}
+    negative = {
+        "Stalled": "bad",
+        "Drifted": "warn",
+        "Held": "held",
+        "Reconciling": "busy",
+        "RemovalHeld": "held",
+        "UpdateAvailable": "busy",
+        "Pinned": "held",
+    }
     if status == "Unknown":
         return icon("unknown", "Unknown", "unknown")
     if type_ in negative:
@@ -107,7 +128,13 @@ def ago(value: Any) -> SafeString:
     if moment is None:
         return mark_safe("")
     text = age_text((timezone.now() - moment).total_seconds())
-    return format_html('<time data-at="{}" datetime="{}" title="{}">{}</time>', int(moment.timestamp()), moment.isoformat(), moment.strftime("%Y-%m-%d %H:%M:%S UTC"), text)
+    return format_html(
+        '<time data-at="{}" datetime="{}" title="{}">{}</time>',
+        int(moment.timestamp()),
+        moment.isoformat(),
+        moment.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        text,
+    )
 
 
 @register.filter
@@ -146,7 +173,11 @@ def stacked(parts: Sequence[tuple[str, int, str]], label: str) -> SafeString:
         rects.append((swatch, f"{at:.1f}", f"{max(1.0, width * scale - 2):.1f}"))
         at += width * scale
     inner = format_html_join("", '<rect class="{}" x="{}" width="{}" height="14"/>', rects)
-    return format_html('<svg class="bar" viewBox="0 0 1000 14" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>', label, inner)
+    return format_html(
+        '<svg class="bar" viewBox="0 0 1000 14" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>',
+        label,
+        inner,
+    )
 
 
 @register.inclusion_tag("console/_command.html")

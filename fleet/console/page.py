@@ -1,0 +1,105 @@
+"""A page = a template, its context, and the fragments of it that live updates may replace. One builder serves both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.template.loader import render_to_string
+
+from fleet.api.authentication import actor_of
+from fleet.api.errors import ApiError
+from fleet.api.rights import Actor
+from fleet.console import queries
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """An element of the page: its id, its template and what the template is given besides the page's context."""
+
+    id: str
+    template: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`kinds`: numbers of the kinds whose changes matter; `names`: of which objects (None = of any)."""
+
+    template: str
+    title: str
+    context: dict[str, Any]
+    fragments: tuple[Fragment, ...] = ()
+    kinds: frozenset[int] = frozenset()
+    section: str = ""
+    crumbs: tuple[tuple[str, str], ...] = ()
+    status: int = 200
+
+    def render_fragments(self, shared: Mapping[str, Any]) -> dict[str, str]:
+        """HTML by element id."""
+        return {
+            f.id: render_to_string(f.template, {**shared, **self.context, **f.extra}).strip() for f in self.fragments
+        }
+
+
+class NotAllowed(Exception):
+    """The reader's role does not reach this; the message says which would."""
+
+
+class Missing(Exception):
+    """There is no such object; the message says so."""
+
+
+Builder = Callable[..., Page]
+
+
+def shared_context(actor: Actor) -> dict[str, Any]:
+    """What every page and every fragment may use."""
+    roles = sorted({role for role, _ in actor.bindings})
+    return {
+        "actor": actor,
+        "roles": ", ".join(roles) or "no role",
+        "can_write": bool(set(roles) & {"operator", "admin"}),
+        "is_admin": ("admin", "") in actor.bindings,
+    }
+
+
+def page_view(builder: Builder) -> Callable[..., HttpResponse]:
+    """A Django view of a page: log in, build, render; refusals become pages of their own."""
+
+    @login_required
+    def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+        try:
+            if not actor.bindings:
+                raise NotAllowed(
+                    f"{actor.name} has no role yet. An admin grants one in the admin pages, under role bindings."
+                )
+            page = builder(actor, request.GET, **kwargs)
+        except NotAllowed as refusal:
+            page = Page("console/refused.html", "Not allowed", {"sentence": str(refusal)}, status=403)
+        except Missing as missing:
+            page = Page("console/refused.html", "Not found", {"sentence": str(missing)}, status=404)
+        except ApiError as error:
+            page = Page("console/refused.html", "Not done", {"sentence": error.message}, status=error.code)
+        return respond(request, actor, page)
+
+    return view
+
+
+def respond(request: HttpRequest, actor: Actor, page: Page) -> HttpResponse:
+    """Render a whole page."""
+    theme = request.COOKIES.get("theme", "")
+    context = {
+        **shared_context(actor),
+        "page": page,
+        "guard": queries.guard(),
+        "theme": theme if theme in ("light", "dark") else "",
+        "toast": request.GET.get("did", "")[:200],
+        **page.context,
+    }
+    return render(request, page.template, context, status=page.status)

@@ -1,0 +1,37 @@
+"""Addresses of the console."""
+
+from __future__ import annotations
+
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path
+
+from fleet.console import forms, pages
+from fleet.console.page import page_view
+
+urlpatterns = [
+    path(
+        "login", LoginView.as_view(template_name="console/login.html", redirect_authenticated_user=True), name="login"
+    ),
+    path("logout", LogoutView.as_view(next_page="/login"), name="logout"),
+    path("", page_view(pages.overview), name="overview"),
+    path("clusters", page_view(pages.clusters), name="clusters"),
+    path("clusters/<str:name>", page_view(pages.cluster), name="cluster"),
+    path("machines", page_view(pages.machines), name="machines"),
+    path("machines/<str:name>/do", forms.machine_do, name="machine-do"),
+    path("machines/<str:name>", page_view(pages.machine), name="machine"),
+    path("machines/<str:name>/<str:tab>", page_view(pages.machine), name="machine-tab"),
+    path("packages", page_view(pages.packages), name="packages"),
+    path("safety", page_view(pages.safety), name="safety"),
+    path("safety/do", forms.safety_do, name="safety-do"),
+    path("events", page_view(pages.events), name="events"),
+    path("audit", page_view(pages.audit), name="audit"),
+]
+
+# What a live connection may follow: the same builders by the same addresses.
+LIVE = {
+    "": pages.overview,
+    "clusters": pages.clusters,
+    "machines": pages.machines,
+    "safety": pages.safety,
+    "events": pages.events,
+}
