@@ -73,11 +73,12 @@ def choose(row: Row, catalog: Catalog) -> Chosen:
     else:
         body, number = wanted.body, wanted.hash
     newest = number if latest is wanted else (latest.hash if latest.ok else row.latest_hash or number)
+    left = _left_behind(row, shared, body)
     layers = {
         "inputs": str(key),
         "shared": shared,
-        "left": _left_behind(row, shared, body),
-        "stale": _stale(row, body),
+        "left": left,
+        "stale": _stale(row, body, frozenset(left)),
         "of": dict(sorted(wanted.layer_of.items())),
     }
     changed = (number, newest, layers) != (row.desired_hash, row.latest_hash, old) or row.accepted is None
@@ -124,10 +125,9 @@ def _left_behind(row: Row, shared: Json, body: Json) -> list[str]:
     return sorted(names - {p["name"] for p in body["packages"]})
 
 
-def _stale(row: Row, body: Json) -> Json:
+def _stale(row: Row, body: Json, left: frozenset[str]) -> Json:
     """Files that an earlier set wrote and this one does not hold, with the digest that Fleet wrote."""
     wanted = {f["path"] for f in body["files"]}
-    left = set(row.layers.get("left", []))
     before = {f["path"]: f["sha256"] for f in (row.accepted or {}).get("files", []) if f["package"] not in left}
     return {p: d for p, d in sorted({**row.layers.get("stale", {}), **before}.items()) if p not in wanted}
 

@@ -88,6 +88,7 @@ class Move:
     ask: str = ""
     wait: float = POLL_SECONDS
     inventory: tuple[InventoryChange, ...] = ()
+    result: StepResult | None = None  # what the driver answered at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def advance(operation: OperationRow, scene: Scene) -> Move:
     for _ in range(500):  # each turn ends a step or returns; a rollback adds some
         step = current(status)
         if step is None:
-            return _finish(status, inventory)
+            return finish(status, inventory)
         if step.get("running"):
             move = _poll(operation, status, step, scene, inventory)
         elif scene.superseded[0]:
@@ -160,7 +161,7 @@ def advance(operation: OperationRow, scene: Scene) -> Move:
     return Move(status, inventory=tuple(inventory))
 
 
-def _finish(status: Json, inventory: list[InventoryChange]) -> Move:
+def finish(status: Json, inventory: list[InventoryChange]) -> Move:
     if "rollback" in status:
         package, cause = status["rollback"]["package"], status["rollback"]["cause"]
         message = f"{package} was put back to {status['rollback']['version']}: {cause}"

@@ -1,0 +1,206 @@
+"""Which Operation a machine gets, and what one pass does to it. Pure: between the judgement and the rows."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from fleet.control.conditions import Condition
+from fleet.control.kinds import Json
+from machines import operations, phases
+from machines.accepting import wish_of
+from machines.catalog import Catalog
+from machines.conditions import OPERATOR_TYPES
+from machines.decommission import DECOMMISSION, decommission_plan
+from machines.desired import by_name
+from machines.hosts import StepResult
+from machines.judge import Judgement
+from machines.models import OwnerClass
+from machines.operation_rows import Opening
+from machines.operations import Move, Scene
+from machines.plan import Plan, drain, reboot, restart
+from machines.resolve import resolve
+from machines.rows import OperationRow, Row
+
+CONVERGING: Final = ("Reconcile", "Update")
+
+
+def opening(row: Row, judged: Judgement) -> Opening | None:
+    """The Operation to store as Pending, if one is wanted and none is there."""
+    if not judged.seen or row.operation is not None:
+        return None
+    if row.deleted_at is not None:
+        plan = decommission_plan(row, judged.chosen)
+        spec = _spec(row, DECOMMISSION, "deletion", "The machine was deleted.")
+        return Opening(row.id, row.epoch, OwnerClass.PERSON, spec, plan.status(row.desired_hash, "decommission"))
+    if judged.plan is None or judged.blocked[0] or judged.halt[0]:
+        return None
+    owner = "drift" if judged.why == "repair" else "spec"
+    reason = f"{len(judged.diffs)} differ: {judged.diffs[0].sentence}"[:1000]
+    return Opening(
+        row.id,
+        row.epoch,
+        OwnerClass.DRIFT,
+        _spec(row, "Reconcile", owner, reason),
+        judged.plan.status(judged.chosen.hash, judged.why),
+    )
+
+
+def _spec(row: Row, verb: str, owner: str, reason: str) -> Json:
+    cluster = row.spec.get("clusterName")
+    out: Json = {"machine": row.name, "verb": verb, "owner": owner, "reason": reason}
+    return out | ({"clusterName": cluster} if cluster else {})
+
+
+def plan_of(operation: OperationRow, row: Row, judged: Judgement) -> Plan | None:
+    """The steps of an Operation that has none yet, by its verb; None = there is nothing to do."""
+    spec = operation.spec
+    verb = spec.get("again", {}).get("verb", spec["verb"])
+    if verb == "Restart":
+        return restart(spec.get("units") or spec.get("again", {}).get("units", []))
+    if verb == "Reboot":
+        return reboot()
+    if verb == "Drain":
+        return drain()
+    if verb == DECOMMISSION:
+        return decommission_plan(row, judged.chosen)
+    return judged.plan
+
+
+def advance_one(row: Row, operation: OperationRow, judged: Judgement, known: Catalog, now: datetime) -> Move:
+    """The next move of the Operation after this look."""
+    fresh = _planned(operation, row, judged)
+    if isinstance(fresh, Move):
+        return fresh
+    return operations.advance(fresh, scene_of(row, fresh, judged, known, now))
+
+
+def _planned(operation: OperationRow, row: Row, judged: Judgement) -> OperationRow | Move:
+    """The Operation with steps that fit what was just seen. One that has begun keeps its steps."""
+    status = operation.status
+    if operation.started_at is not None and status.get("steps"):
+        return operation
+    converging = operation.spec["verb"] in CONVERGING or operation.spec.get("again", {}).get("verb") in CONVERGING
+    if operation.spec.get("cancelledBy"):
+        return Move(
+            status | {"steps": status.get("steps", [])},
+            "Cancelled",
+            "Cancelled",
+            f"Cancelled by {operation.spec['cancelledBy']}.",
+        )
+    if converging and judged.blocked[0]:
+        return Move(status | {"message": judged.blocked[1]}, "Failed", *judged.blocked)
+    plan = plan_of(operation, row, judged)
+    if plan is None:
+        return Move(status | {"message": "Nothing differs."}, "Succeeded", "NothingToDo", "Nothing differs.", wait=0)
+    kept = {k: v for k, v in status.items() if k == "permit"}
+    why = (judged.why or "change") if converging else status.get("why", "person")
+    wanted = plan.status(judged.chosen.hash, why)
+    same = [(s["name"], s.get("items")) for s in status.get("steps", [])] == [
+        (s["name"], s.get("items")) for s in wanted["steps"]
+    ]
+    if same and status.get("want") == wanted["want"]:
+        return operation
+    return replace(operation, status=wanted | kept)
+
+
+def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalog, now: datetime) -> Scene:
+    """What the move is decided from."""
+    idc = known.idcs.get(row.spec.get("idc", ""))
+    mirrors = tuple((m["from"], m["to"]) for m in idc.spec.get("mirrors", [])) if idc else ()
+    return Scene(
+        facts=judged.facts,
+        body=judged.chosen.body or {"packages": [], "files": [], "sysctls": {}, "modules": [], "bootParameters": []},
+        diffs=judged.diffs,
+        now=now,
+        want=judged.chosen.hash,
+        preflight=judged.preflight if operation.spec["verb"] != DECOMMISSION else ("", ""),
+        halt=judged.halt,
+        superseded=_superseded(row, operation, judged),
+        versions={r.package: r.version for r in row.inventory},
+        previous=_previous(row, operation, judged, known),
+        mirrors=mirrors,
+    )
+
+
+def _superseded(row: Row, operation: OperationRow, judged: Judgement) -> tuple[str, str]:
+    """Why an Operation ends between two steps, if it does."""
+    if operation.spec.get("cancelledBy"):
+        return "Cancelled", f"Cancelled by {operation.spec['cancelledBy']}."
+    if row.deleted_at is not None and operation.spec["verb"] != DECOMMISSION:
+        return "MachineDeleted", "The machine was deleted."
+    stronger = max((owner for owner, _ in operation.waiting), default=-1)
+    if stronger > operation.owner_class:
+        return "Outranked", f"{OwnerClass(stronger).label} has another wish for this machine."
+    converging = operation.status.get("why") in ("change", "repair")
+    if converging and operation.status.get("want") != str(judged.chosen.hash) and "rollback" not in operation.status:
+        return "SetMoved", "Another set was accepted meanwhile."
+    return "", ""
+
+
+def _previous(row: Row, operation: OperationRow, judged: Judgement, known: Catalog) -> Json | None:
+    """The set with the version that a failing package had before, where it may be put back."""
+    package = operations.failing_package(operation.status)
+    entry = by_name(judged.chosen.body or {}).get(package)
+    kept = next((r for r in row.inventory if r.package == package), None)
+    if entry is None or not entry["rollback"] or kept is None:
+        return None
+    version = kept.previous if kept.version == entry["version"] else kept.version
+    if not version or known.package(package, version) is None:
+        return None
+    wish = wish_of(row, judged.chosen.layers.get("shared", {}))
+    versions: dict[str, Any] = {**wish.spec.get("versions", {}), package: version}
+    found = resolve(replace(wish, spec={**wish.spec, "versions": versions}), known)
+    return found.body if found.ok else None
+
+
+def refused(status: Json, reason: str, message: str) -> Json:
+    """The Operation's status with the refusal at the step that waits for it."""
+    out = copy.deepcopy(status)
+    step = operations.current(out)
+    if step is not None and not step.get("running"):
+        step.update(reason=reason, message=message)
+    return out | {"message": message}
+
+
+def with_result(move: Move | None, result: StepResult) -> Move | None:
+    """The move with the driver's answer, to be looked at in `take_result`."""
+    return None if move is None else replace(move, result=result)
+
+
+def take_result(
+    row: Row, operation: OperationRow, judged: Judgement, known: Catalog, move: Move, now: datetime
+) -> Move:
+    """What an answer at once means. Nothing more starts in this pass: the next look comes first."""
+    status = copy.deepcopy(move.status)
+    step = operations.current(status)
+    if step is None or move.result is None:
+        return move
+    if step["verb"] == "reboot" and move.result.state in ("Succeeded", "Running", "Unknown", "Interrupted"):
+        return replace(move, wait=3)  # the boot id tells, not the command
+    inventory = list(move.inventory)
+    scene = scene_of(row, replace(operation, status=status), judged, known, now)
+    taken = operations.take(status, step, move.result, scene, inventory)
+    if taken is not None:
+        return taken
+    # The last step of an Operation without a post-check ends it here; every other end takes a new look.
+    if operations.current(status) is None:
+        return operations.finish(status, inventory)
+    return Move(status, wait=0.05, inventory=tuple(inventory))
+
+
+def unplanned(operation: OperationRow) -> bool:
+    """Only remediation may use the whole budget; a quarter is kept from all that is planned."""
+    return operation.owner_class == OwnerClass.REMEDIATION
+
+
+def own(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    """Those that the Machine-Operator writes."""
+    return tuple(c for c in conditions if c.type in OPERATOR_TYPES)
+
+
+def in_service(phase: str) -> bool:
+    """Whether a machine of that phase counts."""
+    return phase not in phases.NOT_IN_SERVICE
