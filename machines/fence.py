@@ -118,4 +118,5 @@ def _log(encoded: str) -> str:
         raw = base64.b64decode(encoded.strip()[: OUTPUT_LIMIT * 2], validate=True)
     except (binascii.Error, ValueError):
         return ""
-    return clean(raw[-OUTPUT_LIMIT:].decode("utf-8", errors="replace"), OUTPUT_LIMIT)
+    text = raw[-OUTPUT_LIMIT:].decode("utf-8", errors="replace")
+    return clean(text.replace("\r\n", "\n").replace("\r", "\n"), OUTPUT_LIMIT)

@@ -36,8 +36,9 @@ lock() {
     flock -w 10 9 || refuse FenceBusy 'another command holds the lock of the fence for more than 10 s'
 }
 
-# Gives back the host's own policy-rc.d after a package step of ours that could not do so itself.
+# Gives back the host's own policy-rc.d, and the scratch space, of a step that died before it could do so itself.
 tidy() {
+    rm -rf "$state"/tmp.* "$state"/stage/tmp.*
     if [ -e "$policy.fleet-saved" ]; then
         mv -f "$policy.fleet-saved" "$policy"
     elif [ -f "$policy" ] && grep -q '^# marked by fleet' "$policy" 2>/dev/null; then
@@ -108,8 +109,7 @@ start() {
     lock
     admit "$1" "$2" "$3" "$4" "${10:-}"
     if [ ! -d "$dir" ]; then
-        busy=$(systemctl list-units --plain --no-legend --state=active,activating,deactivating,reloading 'fleet-step-*' 2>/dev/null)
-        [ -z "$busy" ] || refuse StepRunning "another step still runs on this host: ${busy%% *}"
+        wait_for_others "$@"
         tidy
         find "$state/op" -mindepth 1 -maxdepth 1 -type d -mtime +30 -exec rm -rf {} + 2>/dev/null
         trap '' HUP PIPE   # from here on the caller's connection no longer matters
@@ -127,6 +127,23 @@ start() {
         lock
     fi
     answer
+}
+
+# One step at a time. A unit that has just ended still runs its ExecStopPost, which needs the lock: it is let through,
+# and the owner is looked at again, for the world may have moved meanwhile.
+wait_for_others() {
+    tries=0
+    while busy=$(systemctl list-units --plain --no-legend --state=active,activating,deactivating,reloading 'fleet-step-*' 2>/dev/null)
+        [ -n "$busy" ]
+    do
+        [ $tries -lt 10 ] || refuse StepRunning "another step still runs on this host: ${busy%% *}"
+        tries=$((tries + 1))
+        exec 9>&-
+        sleep 0.15
+        lock
+        admit "$1" "$2" "$3" "$4" "${10:-}"
+    done
+    [ ! -d "$dir" ] || { answer; exit 0; }
 }
 
 # Makes and syncs the folder of the attempt. The reserve lets a result be written on a disk that the step filled.
@@ -174,6 +191,7 @@ conclude() {
             say 'reason StepFailed' "message ended with code $code: $(tail -n 1 "$dir/log" | one_line)"
         fi
     } | put "$dir/result"
+    rm -f "$dir/script"   # it may hold secrets of the files that it wrote
 }
 
 # ExecStopPost: runs after every end of the unit, also after a time-out.

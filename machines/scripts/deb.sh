@@ -36,7 +36,7 @@ install_deb() {
     fact previousVersion "$(deb_version "$real")"
     wait_for_lock
     deny_services
-    configure_pending
+    configure_pending "$real"
     if [ "$(deb_state "$real") $(deb_version "$real")" = "install ok installed $version" ] && [ "$again" = 0 ]; then
         write_ledger deb "$real" "$version"
         fact installedVersion "$version"
@@ -64,7 +64,7 @@ remove_deb() {
     fact previousVersion "$(deb_version "$real")"
     wait_for_lock
     deny_services
-    configure_pending
+    configure_pending "$real"
     case $(deb_state "$real") in
     '' | *' config-files' | *' not-installed') ;;
     hold*) fail PackageHeldOnHost "$real is held on this host (apt-mark hold)" ;;

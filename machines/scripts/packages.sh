@@ -25,7 +25,7 @@ wait_for_lock() {
 }
 
 # The command of $@ with its words in $scratch/words; a lock that was lost in a race is named too.
-quietly() { "$@" >"$scratch/words" 2>&1 </dev/null; status=$?; cat "$scratch/words"; return $status; }
+quietly() { "$@" >"$scratch/words" 2>&1 </dev/null; status=$?; grep -v '^(Reading database' "$scratch/words"; return $status; }
 explain() {
     if grep -qiE 'could not get lock|is locked by|transaction lock' "$scratch/words"; then
         fail PackageLockHeld "the package lock is held by $(lock_holder 2>/dev/null): $(last_words "$scratch/words" 1)"
@@ -35,10 +35,19 @@ explain() {
     fail "$1" "$2: $(grep -v '^[[:space:]]*$' "$scratch/words" | grep -iE 'error|^E:|depends|conflict|held|refus|fail|is needed' | tail -n 6 | one_line)"
 }
 
+# Packages that are neither installed nor gone, but the one in $1: that one is about to be replaced, and its own broken
+# configure script must not keep a rollback from happening.
+unsound() {
+    dpkg-query -W -f '${Package} ${db:Status-Status}\n' 2>/dev/null |
+        grep -vE ' (installed|config-files|not-installed|triggers-awaited|triggers-pending)$' | grep -vF "${1:-/} "
+}
 configure_pending() {
     [ -n "$(dpkg --audit 2>&1)" ] || return 0
+    [ -z "${1:-}" ] || [ -n "$(unsound "$1")" ] || return 0
     quietly dpkg --force-confold --force-confdef --configure -a
-    [ -z "$(dpkg --audit 2>&1)" ] || fail PackageDatabaseBroken "still not sound after dpkg --configure -a: $(dpkg --audit 2>&1 | one_line)"
+    if [ -n "$(dpkg --audit 2>&1)" ] && { [ -z "${1:-}" ] || [ -n "$(unsound "$1")" ]; }; then
+        fail PackageDatabaseBroken "still not sound after dpkg --configure -a: $(dpkg --audit 2>&1 | one_line)"
+    fi
     fact configured true
 }
 

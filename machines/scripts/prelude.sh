@@ -18,4 +18,3 @@ put() { cat >"$1.new" && sync "$1.new" && mv -f "$1.new" "$1" && sync "${1%/*}";
 scratch() { scratch=$(mktemp -d "${1:-$state}/tmp.XXXXXX") || fail DiskFull "cannot make a folder in ${1:-$state}"; }
 clean_up() { [ -z "${scratch:-}" ] || rm -rf "$scratch"; }
 trap clean_up EXIT
-mkdir -p "$state" && chmod 0755 "$state"

@@ -51,6 +51,14 @@ copy_into() {
     cut -c 67- "$scratch/manifest" | sort | comm -13 - "$scratch/ours" | while read -r name; do rm -f "$1/$name"; done
 }
 
+# The destination has moved: what the ledger knows of the old one goes.
+leave_old_place() {
+    old_tree=$(meta_of tree) old_link=$(meta_of link)
+    if [ -n "$old_link" ] && [ "$old_link" != "$link" ] && [ "$(readlink "$old_link")" = "$old_tree" ]; then rm -f "$old_link"; fi
+    case $old_tree in '' | "$home"/* | "$tree") ;; *) forget_copies "$old_tree" ;; esac
+}
+forget_copies() { ( cd "$1" && cut -c 67- "$ledger/manifest" | while read -r name; do rm -f "./$name"; done ); }
+
 install_tarball() {
     scratch
     staged tarball
@@ -80,6 +88,7 @@ install_tarball() {
     else
         mkdir -p "${link%/*}" && ln -sfn "$tree" "$link.fleet-new" && mv -fT "$link.fleet-new" "$link" || fail WriteFailed "cannot switch $link"
     fi
+    leave_old_place
     mkdir -p "$ledger"
     old=$(meta_of declared) older=$(meta_of previous)
     [ "$old" != "$declared" ] || old=$older
@@ -100,7 +109,7 @@ remove_tarball() {
     if [ -n "$link" ] && [ "$(readlink "$link")" = "$tree" ]; then rm -f "$link"; fi
     case $tree in
     '' | "$home"/*) ;;
-    *) ( cd "$tree" && cut -c 67- "$ledger/manifest" | while read -r name; do rm -f "./$name"; done ) ;;
+    *) forget_copies "$tree" ;;
     esac
     rm -rf "${home:?}" "${ledger:?}"
     done_with "$package is removed"
