@@ -227,7 +227,7 @@ SAFETY_POLICY_KIND = Kind(
                 "properties": {
                     "cluster": {"type": "string", "minLength": 1, "maxLength": 253},
                     "idc": {"type": "string", "minLength": 1, "maxLength": 253},
-                    "rack": {"type": "string", "minLength": 1, "maxLength": 253},
+                    "rack": {"type": "string", "minLength": 1, "maxLength": 253, "description": "As idc/rack: racks of two idcs may share a name."},
                     "hardwareModel": {"type": "string", "minLength": 1, "maxLength": 253},
                     "matchAll": {"type": "boolean", "description": "true: the whole fleet as one."},
                 },
