@@ -100,12 +100,12 @@ def parse_answer(ref: StepRef, lines: Iterable[str]) -> StepResult:
         elif key == "reason" and not reason:
             reason = clean(value.strip(), 60)
         elif key == "message" and not message:
-            message = clean(value)
+            message = clean(value.strip())
         elif key == "exit" and value.strip().isdecimal():
             code = int(value.strip()[:6])
         elif key == "fact" and len(facts) < 100:
             name, _, text = value.partition(" ")
-            facts[clean(name, 60)] = clean(text)
+            facts[clean(name, 60)] = clean(text.strip())
         elif key == "output":
             output = _log(value)
     if state not in STATES:
