@@ -59,9 +59,9 @@ class Leftover:
     stale: Mapping[str, str] = field(default_factory=dict)
 
 
-def strongest(classes: Sequence[str]) -> Disruption:
+def strongest(classes: Sequence[Disruption]) -> Disruption:
     """The hardest of several disruption classes."""
-    return max((c for c in classes), key=lambda c: RANK[c], default="None")  # type: ignore[return-value]
+    return max(classes, key=lambda c: RANK[c], default="None")
 
 
 def compare(body: Json, facts: Facts, inventory: Sequence[InventoryRow], left: Leftover) -> tuple[Diff, ...]:
@@ -98,9 +98,9 @@ def installed(entry: Json, fact: PackageFact | None, row: InventoryRow | None) -
     if row is not None and row.version == wanted and row.host_version:
         return fact.version == row.host_version
     if fact.declared:
-        return fact.declared == wanted
+        return bool(fact.declared == wanted)
     plain = fact.version.partition(":")[2] or fact.version
-    return plain == wanted or (plain.startswith(f"{wanted}-") and "-" not in wanted)
+    return bool(plain == wanted or (plain.startswith(f"{wanted}-") and "-" not in wanted))
 
 
 def _package(entry: Json, facts: Facts, row: InventoryRow | None) -> list[Diff]:
@@ -115,7 +115,7 @@ def _package(entry: Json, facts: Facts, row: InventoryRow | None) -> list[Diff]:
                 if fact.state == "installed" and fact.intact
                 else f"{shown} ({fact.state if fact.intact else 'changed'})"
             )
-        disruption = "Reboot" if entry["kind"] == "KernelPatch" else entry["disruption"]
+        disruption: Disruption = "Reboot" if entry["kind"] == "KernelPatch" else entry["disruption"]
         return [Diff("package", name, entry["version"], seen, disruption, name)]
     if entry["kind"] == "KernelPatch" and not runs_kernel(entry, facts.kernel):
         return [Diff("kernel", name, entry["version"], facts.kernel, "Reboot", name)]
@@ -174,7 +174,7 @@ def unified(entry: Json, seen: str) -> str:
 
 
 def _unit(unit: WantedUnit, package: str, fact: UnitFact) -> list[Diff]:
-    out = []
+    out: list[tuple[str, str, Disruption]] = []
     masked = fact.load_state == "masked" or fact.enabled == "masked"
     if (
         unit.masked is not None

@@ -12,10 +12,13 @@ class MachinesConfig(AppConfig):
 
     def ready(self) -> None:
         """Models are loaded: kinds and storages can be known."""
-        from machines.storages import storages
         from fleet.api.storage import register_storage
+        from fleet.api.subresources import register_subresource
         from fleet.control.kinds import register
+        from machines.storages import storages
+        from machines.why import why_of
 
         for storage in storages():
             register(storage.kind)
             register_storage(storage)
+        register_subresource("machines", "why", why_of)

@@ -13,6 +13,7 @@ import psycopg
 
 from fleet.api.storage import STRIDE
 from fleet.control.kinds import MACHINE, Json
+from machines.decommission import FINALIZER
 from machines.places import Dim, place_ids, rack_name
 from machines.storage import shard_of
 
@@ -30,7 +31,7 @@ class NewMachine:
     cluster_id: int = 0
     labels: Json = field(default_factory=dict)
     annotations: Json = field(default_factory=dict)
-    finalizers: Sequence[str] = ()
+    finalizers: Sequence[str] = (FINALIZER,)
 
 
 def create_machines(cursor: Cursor, rows: Iterable[NewMachine]) -> list[int]:

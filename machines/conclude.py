@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -57,7 +58,7 @@ def remember(judged: Judgement, outcome: Outcome) -> Memory:
 
 def conditions(row: Row, judged: Judgement, outcome: Outcome, memory: Memory) -> tuple[Condition, ...]:
     """The Machine-Operator's whole set."""
-    out = [_reachable(judged), *_set_conditions(row, judged), *_looks(judged)]
+    out: list[Condition | None] = [_reachable(judged), *_set_conditions(row, judged), *_looks(judged)]
     out += [_preflight(judged), _drifted(judged), _held(judged), _removal(judged), _allowed(row, outcome)]
     out += [_decommissioned(row, judged, outcome)] if row.deleted_at is not None else []
     stalled = _stalled(judged, memory)
@@ -244,8 +245,8 @@ def _ready(judged: Judgement, stalled: Condition, work: Condition) -> Condition:
     return _condition("Ready", False, first.reason, first.message or "The machine differs from what was accepted.")
 
 
-def _some(names: object) -> str:
-    items = [str(n) for n in names]  # type: ignore[attr-defined]
+def _some(names: Sequence[str]) -> str:
+    items = list(names)
     return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+
+from django.conf import settings
 
 from fleet.control.kinds import Json
 from machines.catalog import Catalog
@@ -11,6 +14,9 @@ from machines.hosts import Hosts, Login, StepRef, Target
 from machines.rows import Row
 
 SSH: Final = "ssh"
+CONNECTIONS: Final = 50  # of SSH to one idc at a time, where the Idc says nothing else
+connections: dict[str, int] = {}  # what Idcs say, kept by the reconciler
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _factories: dict[str, Callable[[], Hosts]] = {}
 
 
@@ -22,10 +28,34 @@ def register_driver(name: str, factory: Callable[[], Hosts]) -> None:
 def driver(name: str) -> Hosts:
     """A new adapter; KeyError names a driver that is not built in."""
     if name == SSH and SSH not in _factories:
-        from machines.ssh import SshHosts
-
-        return SshHosts()
+        return _ssh()
     return _factories[name]()
+
+
+def _ssh() -> Hosts:
+    from machines.ssh import SshHosts
+
+    networks = [ipaddress.ip_network(n) for n in settings.FLEET_ALLOWED_NETWORKS]
+    return SshHosts(
+        allowed=lambda address: refusal(address, networks), limit_of=lambda idc: connections.get(idc, CONNECTIONS)
+    )
+
+
+def refusal(address: str, networks: Sequence[Network]) -> str | None:
+    """Why Fleet may not connect to an address, or None. Loopback, link-local and private ranges only where they are listed."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return f"{address} is no IP address"
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = mapped or ip
+    if any(ip in network for network in networks if network.version == ip.version):
+        return None
+    if ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        return f"{ip} is a loopback, link-local, metadata or reserved address"
+    if ip.is_private:
+        return f"{ip} is private and in none of FLEET_ALLOWED_NETWORKS"
+    return None
 
 
 def settings_of(row: Row, catalog: Catalog) -> Json:
@@ -40,7 +70,7 @@ def settings_of(row: Row, catalog: Catalog) -> Json:
 
 def target_of(
     row: Row,
-    settings: Json,
+    wanted: Json,
     body: Json,
     *,
     login: Login | None = None,
@@ -60,9 +90,9 @@ def target_of(
         name=row.name,
         address=row.spec.get("ip", ""),
         idc=row.spec.get("idc", ""),
-        port=settings.get("port", 22),
+        port=wanted.get("port", 22),
         login=login,
-        host_keys=tuple(settings.get("hostKeys", ())),
+        host_keys=tuple(wanted.get("hostKeys", ())),
         serial_number=row.spec.get("serialNumber", ""),
         packages=tuple(sorted(names)),
         files=(*files, *(p for p in stale if p not in files)),

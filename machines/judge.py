@@ -178,10 +178,12 @@ def judge(row: Row, chosen: Chosen, facts: Facts, around: Around) -> Judgement:
         return Judgement(chosen, facts, memory, halt=halt)
     identity = identity_of(row, facts, around.installation)
     fit = preflight(facts)
-    if identity[0] or (chosen.body is None and row.deleted_at is None):
+    if identity[0]:
         return Judgement(chosen, facts, memory, identity, fit, halt=halt)
     if row.deleted_at is not None:
         return Judgement(chosen, facts, memory, identity, fit, why="decommission", halt=halt)
+    if chosen.body is None:
+        return Judgement(chosen, facts, memory, identity, fit, halt=halt)
     memory = _sight(row, chosen, facts, memory)
     left, held = _removals(row, chosen.body, leftover(row, chosen.body, chosen.layers))
     diffs = compare(chosen.body, facts, row.inventory, left)

@@ -26,13 +26,15 @@ from fleet.control.work import backoff
 from fleet.safety import permits
 from machines import decide, hot
 from machines.accepting import Chosen, choose
+from machines.actions import let_go, take_words
 from machines.catalog import Catalog, catalog
 from machines.conclude import Outcome, conclude
-from machines.drivers import settings_of, target_of
+from machines.drivers import CONNECTIONS, connections, settings_of, target_of
 from machines.hosts import Facts, Hosts, Login, StepOrder, StepResult, Target
 from machines.judge import TAKE_OVER, Around, Judgement, judge
 from machines.operation_rows import Settling, give_back, open_operations, settle_operations
-from machines.operations import polls
+from machines.operations import Move, polls
+from machines.phases import RETIRED
 from machines.rows import Begin, OperationRow, Record, Row
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Pass:
 async def reconcile(rows: Sequence[Row], context: Context) -> None:
     """Bring each machine one step nearer to what it shall be; the next pass starts from what it sees."""
     known = await catalog(context.conn)
+    connections.update({name: idc.spec.get("sshConnections", CONNECTIONS) for name, idc in known.idcs.items()})
     passes = await _accept([Pass(row) for row in rows], known, context)
     await context.point(1)
     await _observe(passes, known, context)
@@ -87,7 +90,6 @@ async def reconcile(rows: Sequence[Row], context: Context) -> None:
     await _analyze(passes, known, context)
     await _act(passes, known, context)
     await _record(passes, context)
-    await context.point(8)
 
 
 def _guarded(each: Pass, work: Callable[[], T]) -> T | None:
@@ -355,7 +357,7 @@ async def _start(hosts: Hosts, orders: list[StepOrder]) -> dict[int, StepResult]
     return {order.target.key: result for order, result in zip(orders, found, strict=True)}
 
 
-def _with_result(each: Pass, result: StepResult | None) -> decide.Move | None:
+def _with_result(each: Pass, result: StepResult | None) -> Move | None:
     return each.outcome.move if result is None else decide.with_result(each.outcome.move, result)
 
 
@@ -390,17 +392,21 @@ async def _record(passes: list[Pass], context: Context) -> None:
     """One statement for the batch; rows whose epoch, generation or set moved are not written."""
     now = context.clock()
     records: list[Record] = []
-    used: list[tuple[int, tuple[str, ...]]] = []
+    retired: list[str] = []
+    used: list[tuple[str, tuple[str, ...]]] = []
     for each in passes:
         record = _guarded(each, lambda each=each: _concluded(each, now)) if each.error is None else None  # type: ignore[misc]
         records.append(record if record is not None else _failed(each))
         if record is not None and each.judged is not None and each.judged.words_used:
-            used.append((each.row.id, each.judged.words_used))
+            used.append((each.row.name, each.judged.words_used))
+        if each.row.phase == RETIRED:
+            retired.append(each.row.name)
     await hot.record(context.conn, context.me, records)
+    await context.point(8)
     if used:
-        from machines.actions import take_words
-
         await sync_to_async(take_words)(used)
+    if retired:
+        await sync_to_async(let_go)(retired)
 
 
 def _concluded(each: Pass, now: datetime) -> Record | None:

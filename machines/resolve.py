@@ -206,7 +206,8 @@ def _variables(wish: Wish) -> Json:
     out: Json = {}
     for layer in ("cluster", "class", "rollout"):
         out |= wish.shared.get(layer, {}).get("variables", {})
-    return out | wish.spec.get("variables", {})
+    out |= wish.spec.get("variables", {})
+    return out
 
 
 def _facts(wish: Wish) -> Json:

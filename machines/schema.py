@@ -71,7 +71,7 @@ def _why(obj: Json, now: datetime) -> str:
 def _check_machine(new: Json, old: Json | None) -> Sequence[Problem]:
     spec = new.get("spec", {})
     try:
-        ipaddress.ip_address(spec.get("ip") or "0.0.0.0")  # noqa: S104 - a stand-in that is never connected to
+        ipaddress.ip_address(spec.get("ip") or "0.0.0.0")
     except ValueError:
         return [Problem("spec.ip", f'"{spec["ip"]}": must be an IPv4 or IPv6 address')]
     return ()
@@ -594,6 +594,7 @@ CONFIG_VERSION_KIND = Kind(
 )
 
 VERBS = ("Reconcile", "Restart", "Reboot", "RunAgain", "Drain", "Cancel")
+OWN_VERBS = ("Update", "Decommission")  # of rollouts and deletions; nobody else asks for them
 
 
 def _check_operation(new: Json, old: Json | None) -> Sequence[Problem]:
@@ -624,7 +625,7 @@ OPERATION_KIND = Kind(
             "clusterName": {"type": "string", "maxLength": 253, "description": "Set by Fleet: the machine's cluster."},
             "verb": {
                 "type": "string",
-                "enum": list(VERBS),
+                "enum": [*VERBS, *OWN_VERBS],
                 "description": "Reconcile, Restart (units), Reboot, RunAgain (a failed Operation), Drain, Cancel (the open Operation).",
             },
             "units": {
@@ -636,6 +637,12 @@ OPERATION_KIND = Kind(
             "operation": {"type": "string", "maxLength": 253, "description": "RunAgain, Cancel: which Operation."},
             "reason": {"type": "string", "maxLength": 1024, "description": "Why, for whoever reads it later."},
             "owner": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who wants it."},
+            "cancelledBy": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who cancelled it."},
+            "again": {
+                "type": "object",
+                "description": "Set by Fleet: what RunAgain runs.",
+                "properties": {"verb": {"type": "string"}, "units": {"type": "array", "items": {"type": "string"}}},
+            },
         },
     },
     status={

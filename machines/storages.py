@@ -11,17 +11,17 @@ from fleet.api import errors
 from fleet.api.rights import Actor
 from fleet.api.storage import Storage
 from fleet.control.kinds import Json, Kind, Problem
+from machines.admission import AdmittedMachines
 from machines.models import MachineClass, MachineConfigVersion, MachinePackageVersion
+from machines.operation_storage import OperationStorage
 from machines.schema import (
     CONFIG_VERSION_KIND,
     MACHINE_CLASS_KIND,
-    MACHINE_KIND,
     PACKAGE_VERSION_KIND,
     artifacts_of,
     config_version,
     package_version,
 )
-from machines.storage import MachineStorage
 
 
 def _first_names(sql: str, parameters: list[Any]) -> list[str]:
@@ -127,4 +127,10 @@ class ConfigVersionStorage(Storage):
 
 def storages() -> list[Storage]:
     """One per kind that this module serves."""
-    return [MachineStorage(MACHINE_KIND), MachineClassStorage(), PackageVersionStorage(), ConfigVersionStorage()]
+    return [
+        AdmittedMachines(),
+        MachineClassStorage(),
+        PackageVersionStorage(),
+        ConfigVersionStorage(),
+        OperationStorage(),
+    ]

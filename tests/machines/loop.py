@@ -128,7 +128,7 @@ class Loop:
 
     async def condition(self, type_: str, name: str = "m1") -> tuple[str, str, str]:
         found = await self.get(name)
-        each = next((c for c in (found or {}).get("status", {}).get("conditions", []) if c["type"] == type_), {})
+        each: Json = next((c for c in (found or {}).get("status", {}).get("conditions", []) if c["type"] == type_), {})
         return each.get("status", "Unknown"), each.get("reason", ""), each.get("message", "")
 
     async def step(self, seconds: float = 5.0) -> int:

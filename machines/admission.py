@@ -1,0 +1,41 @@
+"""Machines at admission: Fleet's finalizer, and credentials that the machine may refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fleet.api.credentials import may_refer
+from fleet.api.models import Credential
+from fleet.api.rights import Actor
+from fleet.control.kinds import Json, Problem
+from machines.decommission import FINALIZER
+from machines.schema import MACHINE_KIND
+from machines.storage import MachineStorage
+
+
+class AdmittedMachines(MachineStorage):
+    """Machines as people write them."""
+
+    def __init__(self) -> None:
+        super().__init__(MACHINE_KIND)
+
+    def default(self, obj: Json, by: Actor) -> None:
+        """Deletion waits until what Fleet installed is gone."""
+        finalizers = obj["metadata"].setdefault("finalizers", [])
+        if FINALIZER not in finalizers:
+            finalizers.append(FINALIZER)
+
+    def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
+        """A credential that exists must be for the machine's cluster; one that does not exist yet shows as a condition."""
+        found = [*super().problems(new, old)]
+        spec = new.get("spec", {})
+        name = spec.get("driver", {}).get("credential", "")
+        known = Credential.objects.filter(name=name).first() if name else None
+        if known is not None and not may_refer({"spec": known.spec}, spec.get("clusterName", "")):
+            where = (
+                f"machines of cluster {spec['clusterName']}"
+                if spec.get("clusterName")
+                else "machines outside every cluster"
+            )
+            found.append(Problem("spec.driver.credential", f'"{name}" is not for {where}', "FieldValueForbidden"))
+        return found
