@@ -28,7 +28,7 @@ app.conf.task_default_queue = "fleet"
 app.autodiscover_tasks(["fleet.control", "fleet.events", "fleet.api", "clusters", "machines"])
 
 
-@app.on_after_finalize.connect
+@app.on_after_finalize.connect  # type: ignore[untyped-decorator]
 def _schedule(sender: Any, **kwargs: Any) -> None:
     """Models are loaded: the tasks and the chores of all apps can be known."""
     from fleet.api.audit import seal
@@ -39,7 +39,7 @@ def _schedule(sender: Any, **kwargs: Any) -> None:
     register_chore(Chore("seal-audit", 1.0, run_sync=seal))
 
 
-@signals.celeryd_after_setup.connect
+@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
 def _choose_queues(sender: str, instance: Any, **kwargs: Any) -> None:
     """A worker reads its own queue, the ticks, and either the common queue or those of its idcs."""
     from fleet.control import hints, worker
@@ -49,7 +49,7 @@ def _choose_queues(sender: str, instance: Any, **kwargs: Any) -> None:
     instance.app.amqp.queues.select([hints.own_queue(sender), hints.TICK_QUEUE, *shared])
 
 
-@signals.worker_shutting_down.connect
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**kwargs: Any) -> None:
     """SIGTERM: the running pass ends at its next step, no new batch is claimed; Celery waits for it."""
     from fleet.control import worker
@@ -57,7 +57,7 @@ def _stop(**kwargs: Any) -> None:
     worker.begin_stopping()
 
 
-@signals.worker_process_init.connect
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _begin(**kwargs: Any) -> None:
     """In the child, after the fork: the loop, the connection, the heart."""
     from fleet.control import worker
@@ -65,7 +65,7 @@ def _begin(**kwargs: Any) -> None:
     worker.runtime()
 
 
-@signals.worker_process_shutdown.connect
+@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def _end(**kwargs: Any) -> None:
     """In the child: connections are closed and the worker leaves the list."""
     from fleet.control import worker

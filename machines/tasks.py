@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from django.conf import settings
 
@@ -13,6 +12,9 @@ from fleet.control.kinds import MACHINE
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from fleet.control.work import Claim
 from machines import counts, hot
+from machines.drivers import driver
+from machines.hosts import Hosts
+from machines.reconcile import Context, reconcile
 from machines.rows import Row
 
 log = logging.getLogger(__name__)
@@ -22,8 +24,8 @@ SUSPECT = 3  # passes in a row that never ended: such a machine gets a batch of 
 
 async def reconcile_machines(seat: Seat, claims: list[Claim]) -> None:
     """One pass over a batch. Machines that brought down their last passes go one by one, so that they take no other with them."""
-    suspects = [c for c in claims if c.attempts >= SUSPECT]
-    calm = [c for c in claims if c.attempts < SUSPECT]
+    suspects = [c for c in claims if c.died and c.attempts >= SUSPECT]
+    calm = [c for c in claims if not (c.died and c.attempts >= SUSPECT)]
     if calm:
         await _pass(seat, calm)
     for claim in suspects:
@@ -33,9 +35,8 @@ async def reconcile_machines(seat: Seat, claims: list[Claim]) -> None:
 async def _pass(seat: Seat, claims: list[Claim]) -> None:
     rows = await hot.load(seat.conn, claims)
     there = {row.id for row in rows}
-    await work.release(
-        seat.conn, seat.me, [c for c in claims if c.object_id not in there], next_seconds=3_600
-    )  # gone: a chore sweeps them up
+    gone = [c for c in claims if c.object_id not in there]  # a chore sweeps them up
+    await work.release(seat.conn, seat.me, gone, next_seconds=3_600)
     await _guarded(seat, rows, {c.object_id: c for c in claims})
 
 
@@ -60,17 +61,22 @@ async def _guarded(seat: Seat, rows: list[Row], claims: dict[int, Claim]) -> Non
 
 
 async def _reconcile(seat: Seat, rows: list[Row]) -> None:
-    from machines.reconcile import reconcile
-
-    await reconcile(rows, await context(seat))
-
-
-async def context(seat: Seat) -> Any:
-    """What a pass needs besides its rows; drivers and their connections to hosts outlive the pass."""
-    from machines.reconcile import Context
-
     identity = await position.identity(seat.conn)
-    return Context(conn=seat.conn, me=seat.me, installation=identity.installation, incarnation=identity.incarnation)
+    hosts = seat.kept.setdefault("hosts", KeptHosts())
+    await reconcile(rows, Context(seat.conn, seat.me, hosts, identity.installation, identity.incarnation))
+
+
+class KeptHosts(dict[str, Hosts]):
+    """Adapters to hosts by driver, made at first use; their connections outlive the pass."""
+
+    def __missing__(self, name: str) -> Hosts:
+        self[name] = made = driver(name)
+        return made
+
+    async def close(self) -> None:
+        """At the end of the process."""
+        for hosts in self.values():
+            await hosts.close()
 
 
 register_operator(Operator(MACHINE, reconcile_machines, sweep=hot.sweep, sweep_changes=hot.sweep_changes))

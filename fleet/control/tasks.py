@@ -28,7 +28,7 @@ def _broker() -> redis.Redis:
     return _redis
 
 
-@shared_task(name="fleet.control.tick", ignore_result=True)
+@shared_task(name="fleet.control.tick", ignore_result=True)  # type: ignore[untyped-decorator]
 def tick() -> int:
     """Sweep what changed (now and then everything), then tell workers what is due; how many hints went out."""
     try:
@@ -69,7 +69,7 @@ def send_hints(wanted: list[hints.Hint]) -> int:
     return sent
 
 
-@shared_task(name="fleet.control.reconcile", ignore_result=True)
+@shared_task(name="fleet.control.reconcile", ignore_result=True)  # type: ignore[untyped-decorator]
 def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "") -> int:
     """Follow a hint; objects reconciled. Delivered twice or late it finds nothing due, and does nothing."""
     if key:
@@ -91,7 +91,7 @@ def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "") -> int
         return 0
 
 
-@shared_task(name="fleet.control.housekeeping", ignore_result=True)
+@shared_task(name="fleet.control.housekeeping", ignore_result=True)  # type: ignore[untyped-decorator]
 def housekeeping() -> list[str]:
     """Do the chores whose slot is free; their names. One that fails is logged and does not keep the others from their turn."""
     done = []

@@ -31,13 +31,17 @@ class Cursor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The lease of one object. `attempts` counts failures in a row, also passes that never came to an end."""
+    """The lease of one object. `attempts` counts failures in a row, also passes that never came to an end.
+
+    `died`: the pass before this one was such a pass, its lease ran out.
+    """
 
     kind: int
     object_id: int
     epoch: int
     cluster_id: int
     attempts: int
+    died: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ UPDATE work_item w SET holder = %(me)s, epoch = w.epoch + 1, wake = false,
   attempts = CASE WHEN due.died THEN least(w.attempts + 1, 1000) ELSE w.attempts END,
   due_at = now() + %(lease)s * interval '1 s' * CASE WHEN due.died THEN least(w.attempts + 2, %(longest)s) ELSE 1 END
 FROM due WHERE w.kind = %(kind)s AND w.object_id = due.object_id
-RETURNING w.object_id, w.epoch, w.cluster_id, w.attempts
+RETURNING w.object_id, w.epoch, w.cluster_id, w.attempts, due.died
 """
 
 
@@ -158,7 +162,7 @@ async def claim(
     }
     found = await conn.execute(_CLAIM, values, prepare=True)
     return sorted(
-        (Claim(kind, i, epoch, cluster, attempts) for i, epoch, cluster, attempts in await found.fetchall()),
+        (Claim(kind, *row) for row in await found.fetchall()),
         key=lambda c: c.object_id,
     )
 

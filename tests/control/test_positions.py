@@ -34,7 +34,7 @@ async def test_readers_wait_for_the_oldest_writer_and_see_how_long(conn: Connect
 
 async def test_partitions_lie_ahead_and_go_once_they_are_old(conn: Connection) -> None:
     await position.make_partitions(conn)
-    assert await position.partitions_ahead(conn, "change") == position.AHEAD
+    assert await position.partitions_ahead(conn, "change") >= position.AHEAD
     await conn.execute("CREATE TABLE change_9000 (LIKE change INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
     span = position.SPANS["change"]
     low = 9_000 * span
