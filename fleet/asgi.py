@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
@@ -17,7 +18,10 @@ from django.urls import path  # noqa: E402
 from fleet.api.event_stream import EventsConsumer  # noqa: E402
 from fleet.console.live import LiveConsumer  # noqa: E402
 
-websockets = URLRouter([path("ws/live", LiveConsumer.as_asgi()), path("ws/events", EventsConsumer.as_asgi())])
+CONSUMERS: list[tuple[str, Any]] = [("ws/live", LiveConsumer.as_asgi()), ("ws/events", EventsConsumer.as_asgi())]
+# Consumers are ASGI applications, which Django's `path` takes at run time and its types do not know.
+routes: list[Any] = [path(address, consumer) for address, consumer in CONSUMERS]
+websockets = URLRouter(routes)
 application = ProtocolTypeRouter(
     {"http": http, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(websockets))}
 )

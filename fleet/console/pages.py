@@ -284,8 +284,8 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
 
 def _verdict(m: dict[str, Any], operation: Json | None) -> str:
     """What is so, since when, why, and what comes next."""
-    if m["state"] == "ok":
-        return "Runs as declared."
+    if m["state"] == "ok" and not m["why"]:
+        return "Runs as declared." if m["status"].get("phase") == "Running" else "Not looked at yet."
     if m["state"] == "busy" and operation is not None:
         steps = operation.get("status", {}).get("steps", [])
         now = next((s for s in steps if s.get("status") == "Unknown"), None)

@@ -92,6 +92,7 @@ def _environment(state: State, postgres: Postgres, valkey: Valkey, options: argp
         "FLEET_ALLOWED_NETWORKS": os.environ.get("FLEET_ALLOWED_NETWORKS", EVALUATION_NETWORKS),
         "FLEET_TRUSTED_ORIGINS": f"http://127.0.0.1:{options.http_port},http://localhost:{options.http_port}",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
         "PYTHONDONTWRITEBYTECODE": "",
     }
 

@@ -60,9 +60,11 @@ def pill(tone: str, text: str) -> SafeString:
 
 
 @register.simple_tag
-def state_pill(state: str) -> SafeString:
-    """The pill of a machine's state."""
+def state_pill(state: str, phase: str = "Running") -> SafeString:
+    """The pill of a machine's state; a machine that is well but does not run yet says its phase."""
     word, tone, _ = STATES.get(state, STATES["unknown"])
+    if state == "ok" and phase != "Running":
+        return pill("unknown", phase or "Pending")
     return pill(tone, word)
 
 
