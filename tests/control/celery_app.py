@@ -1,0 +1,23 @@
+"""The real Celery application with one more operator: of kind 99, which only notes that it was there."""
+
+from __future__ import annotations
+
+from fleet.celery import app
+from fleet.control import work
+from fleet.control.operators import Operator, Seat, register_operator
+from fleet.control.work import Claim, Settled
+
+KIND = 99
+
+
+async def _note(seat: Seat, claims: list[Claim]) -> None:
+    """Each object is due again at once as long as its `tried` is negative: the tests steer by it."""
+    await seat.conn.execute(
+        "INSERT INTO tombstone (rv, kind, name, object) SELECT fleet_pos(), 99, 'pass', jsonb_build_object('id', i, 'me', %s::int) FROM unnest(%s::bigint[]) AS i",
+        [seat.me, [c.object_id for c in claims]],
+    )
+    await work.settle(seat.conn, KIND, seat.me, [Settled(c.object_id, c.epoch, 3_600, resting=True) for c in claims])
+
+
+register_operator(Operator(KIND, _note, batch=10))
+__all__ = ["app"]
