@@ -141,7 +141,7 @@ def _metadata(meta: Any) -> list[Problem]:
         problems.append(Problem("metadata.generateName", f"{_show(prefix)}: {_NAME_RULE}"))
     problems += _labels(meta.get("labels", {})) + _annotations(meta.get("annotations", {}))
     for index, finalizer in enumerate(meta.get("finalizers", [])):
-        if not isinstance(finalizer, str) or not _qualified(finalizer):
+        if not isinstance(finalizer, str) or not is_qualified_name(finalizer):
             problems.append(
                 Problem(
                     f"metadata.finalizers[{index}]",
@@ -161,7 +161,13 @@ def _type_name(expected: type | tuple[type, ...]) -> str:
     return _NAMES[expected] if isinstance(expected, type) else "/".join(_NAMES[t] for t in expected)
 
 
-def _qualified(key: str) -> bool:
+def is_label_value(value: str) -> bool:
+    """At most 63 characters, alphanumeric at both ends, or empty."""
+    return bool(_LABEL_VALUE.fullmatch(value))
+
+
+def is_qualified_name(key: str) -> bool:
+    """`name` or `prefix/name`, as keys of labels and annotations and finalizers are."""
     prefix, slash, name = key.rpartition("/")
     return bool(_LABEL_NAME.fullmatch(name)) and (not slash or (len(prefix) <= 253 and bool(NAME.fullmatch(prefix))))
 
@@ -169,7 +175,7 @@ def _qualified(key: str) -> bool:
 def _labels(labels: dict[str, Any]) -> list[Problem]:
     problems = []
     for key, value in labels.items():
-        if not _qualified(key):
+        if not is_qualified_name(key):
             problems.append(
                 Problem(
                     "metadata.labels",
@@ -190,7 +196,7 @@ def _annotations(annotations: dict[str, Any]) -> list[Problem]:
     problems = []
     size = 0
     for key, value in annotations.items():
-        if not _qualified(key.lower()):
+        if not is_qualified_name(key.lower()):
             problems.append(
                 Problem(
                     "metadata.annotations",

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
+
 from fleet.api.errors import bad_request
+from fleet.api.schema import is_label_value, is_qualified_name
 from fleet.control.kinds import Json, Kind
 
 Operator = Literal["=", "!=", "in", "notin", "exists", "!", ">", "<"]
@@ -15,7 +18,8 @@ _KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?"
 _SET = re.compile(rf"({_KEY})\s+(in|notin)\s*\(([^()]*)\)")
 _COMPARE = re.compile(rf"({_KEY})\s*(==|=|!=|>|<)\s*([A-Za-z0-9._-]*)")
 _EXISTS = re.compile(rf"(!?)\s*({_KEY})")
-_VALUE = re.compile(r"[A-Za-z0-9._-]*")
+_INTEGER = re.compile(r"-?\d{1,18}", re.ASCII)
+_OPERATORS: Mapping[str, Operator] = {"==": "=", "=": "=", "!=": "!=", ">": ">", "<": "<"}
 MAX_LENGTH = 4_096
 
 
@@ -37,13 +41,12 @@ class Requirement:
             case "!=" | "notin":
                 return value is None or value not in self.values
             case ">" | "<":
-                if value is None or not re.fullmatch(r"-?\d{1,18}", value):
+                if value is None or not _INTEGER.fullmatch(value):
                     return False
                 return int(value) > int(self.values[0]) if self.operator == ">" else int(value) < int(self.values[0])
 
     def sql(self, column: str) -> tuple[str, list[Any]]:
         """A condition on a jsonb column; equality by containment, which the GIN index answers."""
-        import orjson
 
         def has(value: str) -> str:
             return orjson.dumps({self.key: value}).decode()
@@ -105,19 +108,35 @@ class LabelSelector:
 
 
 def _next(rest: str, text: str) -> tuple[Requirement, str]:
+    """The first requirement and what follows it."""
+    values: tuple[str, ...] = ()
+    operator: Operator
     if match := _SET.match(rest):
+        key, operator = match[1], "in" if match[3] == "in" else "notin"
         values = tuple(v.strip() for v in match[4].split(",")) if match[4].strip() else ()
-        if any(not _VALUE.fullmatch(v) for v in values):
-            raise bad_request(f'unable to parse requirement: bad value in "{match[0]}"')
-        return Requirement(match[1], "in" if match[3] == "in" else "notin", values), rest[match.end() :]
-    if match := _COMPARE.match(rest):
-        operator: Operator = {"==": "=", "=": "=", "!=": "!=", ">": ">", "<": "<"}[match[3]]  # type: ignore[assignment]
-        if operator in "<>" and not re.fullmatch(r"-?\d{1,18}", match[4]):
+    elif match := _COMPARE.match(rest):
+        key, operator, values = match[1], _OPERATORS[match[3]], (match[4],)
+        if operator in "<>" and not _INTEGER.fullmatch(match[4]):
             raise bad_request(f'unable to parse requirement: "{match[4]}" after {operator} must be an integer')
-        return Requirement(match[1], operator, (match[4],)), rest[match.end() :]
-    if match := _EXISTS.match(rest):
-        return Requirement(match[2], "!" if match[1] else "exists"), rest[match.end() :]
-    raise bad_request(f'unable to parse requirement: found "{rest[:40]}" in "{text[:200]}", expected a label key')
+    elif match := _EXISTS.match(rest):
+        key, operator = match[2], "!" if match[1] else "exists"
+    else:
+        raise bad_request(f'unable to parse requirement: found "{rest[:40]}" in "{text[:200]}", expected a label key')
+    if not is_qualified_name(key):
+        raise bad_request(f'unable to parse requirement: "{key[:80]}" is no label key')
+    for value in values:
+        if not is_label_value(value):
+            raise bad_request(f'unable to parse requirement: "{value[:80]}" is no label value')
+    return Requirement(key, operator, values), rest[match.end() :]
+
+
+_PART = re.compile(r"(?:[^\\,]|\\.?)+", re.DOTALL)
+_TERM = re.compile(r"([^=!]+?)\s*(==|=|!=)\s*((?:[^\\,=]|\\[\\,=])*)", re.DOTALL)
+
+
+def _unescape(value: str) -> str:
+    """A backslash makes the comma, the equal sign and itself part of a value."""
+    return re.sub(r"\\([\\,=])", r"\1", value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +152,13 @@ class FieldSelector:
             raise bad_request(f"a field selector may have at most {MAX_LENGTH} characters")
         allowed = {"metadata.name", *kind.selectable}
         terms: list[tuple[str, Literal["=", "!="], str]] = []
-        for part in filter(None, (p.strip() for p in text.split(","))):
-            match = re.fullmatch(r"([^=!]+?)\s*(==|=|!=)\s*(.*)", part, re.DOTALL)
+        for part in filter(None, (p.strip() for p in _PART.findall(text))):
+            match = _TERM.fullmatch(part)
             if match is None:
                 raise bad_request(f'invalid field selector: "{part[:100]}"; expected field=value')
             if match[1] not in allowed:
                 raise bad_request(f"field label not supported: {match[1][:100]}")
-            terms.append((match[1], "!=" if match[2] == "!=" else "=", match[3]))
+            terms.append((match[1], "!=" if match[2] == "!=" else "=", _unescape(match[3])))
         return cls(tuple(terms))
 
     def matches(self, obj: Json) -> bool:
