@@ -72,6 +72,8 @@ up AS (
 ch AS (
   INSERT INTO change (rv, object_id, cluster_id, kind, op, old)
   SELECT rv, op, cluster_id, 3, 2, CASE WHEN ended <> '' THEN jsonb_build_object('fields', jsonb_build_object('status.phase', was)) END FROM n),
+rt AS (  -- its right to begin ends with it; the machine counts until it is seen well, and its next Operation takes the permit over
+  UPDATE permit t SET expires_at = least(t.expires_at, now()) FROM n WHERE n.ended <> '' AND t.id = n.permit AND t.released_at IS NULL),
 ev AS (
   INSERT INTO event (pos, n, object_id, cluster_id, kind, severity, type, source, data)
   SELECT rv, 0, op, cluster_id, 3, CASE ended WHEN 'Failed' THEN 2 ELSE 0 END, 'dev.fleet.operation.' || lower(ended), '/operations',

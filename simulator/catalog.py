@@ -49,17 +49,17 @@ root = "/var/lib/containerd"
 address = "/run/containerd/containerd.sock"
 
 [plugins."io.containerd.cri.v1.images".registry]
-config_path = "{{ variables.registryPath }}"
+config_path = "{{ registryPath }}"
 """
 _KUBELET_YAML = """apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-clusterDNS: ["{{ variables.clusterDns }}"]
+clusterDNS: ["{{ clusterDns }}"]
 clusterDomain: cluster.local
-maxPods: {{ variables.maxPods }}
+maxPods: {{ maxPods }}
 cgroupDriver: systemd
 """
 _NET_AGENT = """[agent]
-mtu = {{ variables.mtu }}
+mtu = {{ mtu }}
 node = "{{ machine.name }}"
 """
 

@@ -118,7 +118,7 @@ GUARDS: dict[str, tuple[str, str, Probe]] = {
     "known machines only": ("ELSIF NOT r.known THEN", "ELSIF false THEN", unknown),
     "holds": ("ELSIF r.hold IS NOT NULL AND", "ELSIF false AND", held),
     "pauses": ("ELSIF r.paused AND", "ELSIF false AND", paused),
-    "one owner": ("r.open_owner <> r.owner THEN", "false THEN", two_owners),
+    "one owner": ("r.open_owner <> r.owner AND NOT r.over THEN", "false THEN", two_owners),
     "budget": ("IF used[s] + price > most AND", "IF false AND", over_budget),
     "reserve for repairs": ("greatest(1, c.cap - c.cap / 4)", "c.cap", over_reserve),
     "the down count": ("WHERE c.in_service AND c.down AND c.%1$I = ANY ($1)", "WHERE false AND c.%1$I = ANY ($1)", down_forgotten),

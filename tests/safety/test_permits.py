@@ -142,6 +142,18 @@ async def test_two_asks_for_one_machine_in_a_batch_give_one_permit(ledger: Ledge
     assert await ledger.sql("SELECT owner FROM permit") == [("op-a",)]
 
 
+async def test_the_next_operation_takes_over_the_permit_whose_right_has_ended_and_the_count_stays(
+    ledger: Ledger,
+) -> None:
+    ids = await ledger.cluster("a", 33)
+    failed = await ledger.one(ids[0], owner="failed", ttl=0)
+    repair = await ledger.one(ids[0], "Reboot", owner="repair")
+    assert (repair.ok, repair.permit_id) == (True, failed.permit_id)
+    assert await ledger.sql("SELECT owner, verb, cost FROM permit") == [("repair", "Reboot", 1)]
+    assert (await ledger.one(ids[0], owner="third")).reason == "OperationInProgress"
+    assert (await ledger.one(ids[1])).reason == "ClusterBudget"
+
+
 async def test_a_ttl_ends_the_right_but_not_the_count(ledger: Ledger) -> None:
     ids = await ledger.cluster("a", 33)
     mine = await ledger.one(ids[0], owner="op", ttl=0)

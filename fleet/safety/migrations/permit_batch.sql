@@ -100,7 +100,7 @@ BEGIN
   END LOOP;
   FOR r IN
     SELECT a.ord::int AS ord, a.id, a.verb, a.unplanned, a.owner, c.machine_id IS NOT NULL AS known, c.in_service, c.down, c.cluster_id, c.idc_id, c.model_id, c.rack_id,
-      safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
+      safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, p.expires_at <= now() AS over, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
       coalesce(t.paused, false) AS paused, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
     FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
     LEFT JOIN capacity c ON c.machine_id = a.id LEFT JOIN permit p ON p.machine_id = a.id AND p.released_at IS NULL
@@ -117,7 +117,7 @@ BEGIN
       why := 'Held'; said := format('Hold %s%s covers it: %s', r.hold, CASE WHEN r.hold_owner <> '' THEN format(' of %s', r.hold_owner) ELSE '' END, r.hold_reason);
     ELSIF r.paused AND r.class <> 'relieving' THEN
       why := 'Paused'; said := 'The machine or its cluster is paused.';
-    ELSIF r.nth > 1 OR r.open_id IS NOT NULL AND r.open_owner <> r.owner THEN
+    ELSIF r.nth > 1 OR r.open_id IS NOT NULL AND r.open_owner <> r.owner AND NOT r.over THEN  -- a right that ended is taken over, with its count
       why := 'OperationInProgress'; said := format('%s of %s is still under way on this machine.', coalesce(r.open_verb, r.verb), coalesce(r.open_owner, r.owner));
     ELSIF price > 0 THEN
       FOR s IN 1 .. cardinality(dims) LOOP
@@ -135,8 +135,8 @@ BEGIN
 
   base := fleet_pos(4 * cardinality(p_ids) + 4);
   WITH g AS MATERIALIZED (SELECT a.* FROM unnest(p_ids, p_verbs, p_unplanned, p_owners, p_ttls, oks, costs) WITH ORDINALITY AS a(id, verb, unplanned, owner, ttl, ok, cost, ord) WHERE a.ok),
-  again AS (UPDATE permit p SET rv = greatest(base + 4 * g.ord, p.rv + 1), expires_at = now() + make_interval(secs => g.ttl), cost = greatest(p.cost, g.cost), unplanned = g.unplanned,
-      verb = CASE WHEN p.draws THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
+  again AS (UPDATE permit p SET rv = greatest(base + 4 * g.ord, p.rv + 1), expires_at = now() + make_interval(secs => g.ttl), cost = greatest(p.cost, g.cost), unplanned = g.unplanned, owner = g.owner,
+      verb = CASE WHEN p.draws AND p.owner = g.owner THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
     FROM g WHERE p.machine_id = g.id AND p.released_at IS NULL RETURNING p.id, p.rv, p.cluster_id, 2::smallint AS op),
   fresh AS (INSERT INTO permit (rv, machine_id, verb, unplanned, cost, draws, cluster_id, idc_id, model_id, rack_id, owner, expires_at)
     SELECT base + 4 * g.ord, g.id, g.verb, g.unplanned, g.cost, safety_class(g.verb) IN ('disruptive', 'destructive'), c.cluster_id, c.idc_id, c.model_id, c.rack_id, g.owner, now() + make_interval(secs => g.ttl)
