@@ -17,7 +17,7 @@ def _written(probe: Probe, replies: list[Reply]) -> dict[str, Any]:
     steps = []
     for step, reply in zip(probe.steps, replies, strict=True):
         answer = {k: v for k, v in asdict(reply).items() if v not in ((), "")}
-        steps.append({"request": f"{step.method} {step.path}", "body": step.body, "reply": answer})
+        steps.append({"request": f"{step.method} {step.path}", "body": step.body[:2000], "reply": answer})
     return {"name": probe.name, "steps": steps}
 
 

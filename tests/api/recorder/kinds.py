@@ -38,6 +38,7 @@ _CONFIG_MAPS: Json = {
 
 RACK = Kind(
     kind="Rack",
+    number=90,
     plural="racks",
     singular="rack",
     spec={
@@ -80,6 +81,7 @@ RACK = Kind(
 
 BUNDLE = Kind(
     kind="Bundle",
+    number=91,
     plural="bundles",
     singular="bundle",
     spec={

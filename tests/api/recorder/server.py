@@ -127,7 +127,8 @@ def _wait(process: subprocess.Popen[bytes], certificate: Path, port: int, log: P
 def _until_served(server: Reference) -> None:
     """Kinds are served a moment after their definition; their OpenAPI, which applies need, a moment later."""
     for _ in range(300):
-        documents = server.send("GET", "/openapi/v3", {}, b"").body.get("paths", {})
+        answer = server.send("GET", "/openapi/v3", {}, b"")
+        documents = json.loads(answer.body)["paths"] if isinstance(answer.body, str) else answer.body.get("paths", {})
         served = all(server.send("GET", f"{BASE}/{kind.plural}", {}, b"").code == 200 for kind in KINDS)
         if served and BASE.lstrip("/") in documents:
             return
