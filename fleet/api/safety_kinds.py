@@ -13,10 +13,14 @@ from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, Page, Storage, Stored, format_time, register_storage, storage_for
 from fleet.control.conditions import Condition
 from fleet.control.kinds import API_VERSION, MACHINE, Json, register
+from fleet.control.operators import Chore, register_chore
 from fleet.control.work import wake
 from fleet.safety.models import Hold, SafetyPolicy
+from fleet.safety.permits import tidy
 from fleet.safety.schema import HOLD_KIND, PERMIT_KIND, SAFETY_POLICY_KIND, describe_target
 
+_REFRESH_SECONDS: Final = 15.0
+_TIDY_SECONDS: Final = 60.0
 _WAKE_AT_MOST: Final = 5_000  # a wider hold binds at once all the same: every permit and every pass asks for it
 
 
@@ -251,8 +255,15 @@ def _kept(fact: Condition, status: Json, generation: int) -> Json:
     return out
 
 
+def refresh_statuses() -> int:
+    """All statuses that move with the clock and the ledger; how many changed."""
+    return len(refresh_holds()) + len(refresh_policies())
+
+
 def register_safety_kinds() -> None:
     """Called when the models are loaded."""
+    register_chore(Chore("safety-status", _REFRESH_SECONDS, run_sync=refresh_statuses))
+    register_chore(Chore("tidy-permits", _TIDY_SECONDS, run=lambda seat: tidy(seat.conn)))
     for kind in (HOLD_KIND, SAFETY_POLICY_KIND, PERMIT_KIND):
         register(kind)
     for storage in (HoldStorage(), SafetyPolicyStorage(), PermitStorage()):

@@ -108,6 +108,24 @@ ch AS (INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, id, c
 UPDATE permit SET released_at = now(), rv = n.rv FROM n WHERE permit.id = n.id"""
 
 
+_OF_NOBODY: Final = "SELECT p.id FROM permit p WHERE p.released_at IS NULL AND NOT EXISTS (SELECT FROM capacity c WHERE c.machine_id = p.machine_id) LIMIT 1000"
+_FORGET: Final = """
+WITH old AS MATERIALIZED (SELECT id, rv, uid, cluster_id, granted_at FROM permit WHERE released_at < now() - %s::interval ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED),
+p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM old) + 4) AS base),
+n AS MATERIALIZED (SELECT id, uid, cluster_id, granted_at, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), rv + 1) AS rv FROM old),
+ch AS (INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, id, cluster_id, 10, 3 FROM n),
+tb AS (INSERT INTO tombstone (rv, kind, name, object) SELECT rv, 10, 'permit-' || id, jsonb_build_object('apiVersion', 'fleet.dev/v1', 'kind', 'Permit', 'spec', '{}'::jsonb,
+  'metadata', jsonb_build_object('name', 'permit-' || id, 'uid', uid, 'resourceVersion', rv::text, 'creationTimestamp', to_char(granted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))) FROM n)
+DELETE FROM permit USING n WHERE permit.id = n.id"""
+
+
+async def tidy(conn: Connection, *, keep: str = "30 days") -> int:
+    """Release permits of machines that are gone, forget those released long ago, at most 1,000 of each; how many."""
+    gone = [row[0] for row in await (await conn.execute(_OF_NOBODY)).fetchall()]
+    released = await release(conn, gone) if gone else 0
+    return released + (await conn.execute(_FORGET, (keep,))).rowcount
+
+
 async def held(conn: Connection, ids: Sequence[int]) -> dict[int, HeldBy]:
     """Which of these machines a hold covers now, and which hold (of several, the one that lasts longest)."""
     cursor = await conn.execute(

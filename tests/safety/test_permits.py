@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from fleet.safety import switch
-from fleet.safety.permits import Ask, held, permits, release
+from fleet.safety.permits import Ask, held, permits, release, tidy
 from tests.safety.conftest import Ledger
 from tests.simulator.conftest import connect
 
@@ -346,3 +346,17 @@ async def test_a_paused_machine_is_left_alone(ledger: Ledger) -> None:
     ids = await ledger.cluster("a", 3)
     await ledger.sql("UPDATE machine_state SET paused = true WHERE id = %s", ids[0])
     assert (await ledger.one(ids[0])).reason == "Paused"
+
+
+async def test_permits_of_machines_that_are_gone_are_released_and_old_ones_forgotten_in_sight_of_watchers(
+    ledger: Ledger,
+) -> None:
+    ids = await ledger.cluster("a", 1000)
+    await ledger.ask(ids[:3])
+    await ledger.sql("DELETE FROM capacity WHERE machine_id = %s", ids[0])
+    assert await tidy(ledger.conn) == 1
+    assert await tidy(ledger.conn) == 0
+    assert await tidy(ledger.conn, keep="0 days") == 1
+    assert await ledger.sql("SELECT machine_id FROM permit ORDER BY 1") == [(ids[1],), (ids[2],)]
+    buried = await ledger.sql("SELECT t.name, c.op FROM tombstone t JOIN change c ON c.rv = t.rv WHERE t.kind = 10")
+    assert buried == [("permit-1", 3)]
