@@ -176,11 +176,7 @@ def unified(entry: Json, seen: str) -> str:
 def _unit(unit: WantedUnit, package: str, fact: UnitFact) -> list[Diff]:
     out: list[tuple[str, str, Disruption]] = []
     masked = fact.load_state == "masked" or fact.enabled == "masked"
-    if (
-        unit.masked is not None
-        and masked != unit.masked
-        or (masked and unit.masked is None and (unit.started or unit.enabled))
-    ):
+    if unit.masked is not None and masked != unit.masked:
         out.append(("masked" if unit.masked else "not masked", "masked" if masked else "not masked", "Restart"))
     if unit.enabled is not None and not unit.masked and fact.enabled not in _NEITHER and _enabled(fact) != unit.enabled:
         out.append(("enabled" if unit.enabled else "disabled", fact.enabled or "not found", "None"))

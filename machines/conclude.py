@@ -60,7 +60,7 @@ def conditions(row: Row, judged: Judgement, outcome: Outcome, memory: Memory) ->
     """The Machine-Operator's whole set."""
     out: list[Condition | None] = [_reachable(judged), *_set_conditions(row, judged), *_looks(judged)]
     out += [_preflight(judged), _drifted(judged), _held(judged), _removal(judged), _allowed(row, outcome)]
-    out += [_decommissioned(row, judged, outcome)] if row.deleted_at is not None else []
+    out += [_decommissioned(row, judged, outcome, memory)] if row.deleted_at is not None else []
     stalled = _stalled(judged, memory)
     work = _working(judged, outcome, memory)
     out += [stalled, work, _ready(judged, stalled, work)]
@@ -178,11 +178,13 @@ def _removal(judged: Judgement) -> Condition:
     return _condition("RemovalHeld", True, "NeedsConfirmation", message)
 
 
-def _decommissioned(row: Row, judged: Judgement, outcome: Outcome) -> Condition:
+def _decommissioned(row: Row, judged: Judgement, outcome: Outcome, memory: Memory) -> Condition:
     if abandoned(row):
         return _condition("Decommissioned", True, "Abandoned", "An approver gave the host up: nothing was cleaned.")
     if retired(row, outcome):
         return _condition("Decommissioned", True, "Clean", "What Fleet installed is gone.")
+    if judged.seen and memory.failed[0]:
+        return _condition("Decommissioned", False, *memory.failed)
     if judged.seen:
         return _condition("Decommissioned", False, "Cleaning", "What Fleet installed is being removed.")
     message = f"The host must answer, or an approver gives it up by the annotation fleet.dev/abandon: {row.name}"

@@ -13,7 +13,7 @@ from machines import operations, phases
 from machines.accepting import wish_of
 from machines.catalog import Catalog
 from machines.conditions import OPERATOR_TYPES
-from machines.decommission import DECOMMISSION, decommission_plan
+from machines.decommission import DECOMMISSION, abandoned, decommission_plan
 from machines.desired import by_name
 from machines.hosts import StepResult
 from machines.judge import Judgement
@@ -32,6 +32,8 @@ def opening(row: Row, judged: Judgement) -> Opening | None:
     if not judged.seen or row.operation is not None:
         return None
     if row.deleted_at is not None:
+        if row.phase == phases.RETIRED or abandoned(row):
+            return None
         plan = decommission_plan(row, judged.chosen)
         spec = _spec(row, DECOMMISSION, "deletion", "The machine was deleted.")
         return Opening(row.id, row.epoch, OwnerClass.PERSON, spec, plan.status(row.desired_hash, "decommission"))
@@ -111,6 +113,7 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
     idc = known.idcs.get(row.spec.get("idc", ""))
     mirrors = tuple((m["from"], m["to"]) for m in idc.spec.get("mirrors", [])) if idc else ()
     return Scene(
+        uid=row.uid,
         facts=judged.facts,
         body=judged.chosen.body or {"packages": [], "files": [], "sysctls": {}, "modules": [], "bootParameters": []},
         diffs=judged.diffs,

@@ -16,13 +16,20 @@ def package_of(entry: Json, mirrors: tuple[tuple[str, str], ...] = ()) -> Wanted
         version=entry["version"],
         artifacts=tuple(artifact_of(a, mirrors) for a in entry["artifacts"]),
         kind=entry["kind"],
-        units=tuple(WantedUnit(u["name"], u["enabled"], u["started"], u["masked"]) for u in entry["units"]),
+        units=tuple(unit_of(u) for u in entry["units"]),
         disruption=entry["disruption"],
         requires=tuple(entry["requires"]),
         health_check=tuple(entry["healthCheck"]),
         health_timeout_seconds=entry["healthTimeout"],
         rollback_on_failure=entry["rollback"],
     )
+
+
+def unit_of(entry: Json) -> WantedUnit:
+    """A unit of a package. What shall be enabled or started cannot stay masked."""
+    alive = bool(entry["enabled"] or entry["started"])
+    masked = False if entry["masked"] is None and alive else entry["masked"]
+    return WantedUnit(entry["name"], entry["enabled"], entry["started"], masked)
 
 
 def artifact_of(entry: Json, mirrors: tuple[tuple[str, str], ...] = ()) -> Artifact:
@@ -68,8 +75,4 @@ def by_name(body: Json) -> Mapping[str, Json]:
 
 def wanted_units(body: Json) -> dict[str, tuple[WantedUnit, str]]:
     """Unit -> (as wanted, package)."""
-    return {
-        u["name"]: (WantedUnit(u["name"], u["enabled"], u["started"], u["masked"]), p["name"])
-        for p in body.get("packages", [])
-        for u in p["units"]
-    }
+    return {u["name"]: (unit_of(u), p["name"]) for p in body.get("packages", []) for u in p["units"]}

@@ -95,6 +95,7 @@ class Move:
 class Scene:
     """What a move is decided from besides the Operation itself."""
 
+    uid: str  # of the machine
     facts: Facts
     body: Json
     diffs: Sequence[Diff]
@@ -374,7 +375,7 @@ def _start(
 ) -> Move | None:
     if scene.halt[0]:
         return _halted(status, step, scene, inventory)
-    action = action_of(step, _body(status, scene), scene.facts, scene.mirrors)
+    action = action_of(step, _body(status, scene), scene)
     if isinstance(action, tuple):
         return _fail(status, step, *action, scene, inventory)
     step.update(running=True, reason="Begun", message="", startTime=time_text(scene.now))
@@ -385,12 +386,13 @@ def _start(
     return Move(status | {"message": f"{step['name']} runs."}, start=start, inventory=tuple(inventory))
 
 
-def action_of(step: Json, body: Json, facts: Facts, mirrors: tuple[tuple[str, str], ...]) -> Action | tuple[str, str]:
+def action_of(step: Json, body: Json, scene: Scene) -> Action | tuple[str, str]:
     """The action of a step, or (reason, sentence) why there is none."""
     verb, subject, items = step["verb"], step.get("subject", ""), tuple(step.get("items", ()))
     seconds = SECONDS.get(verb, 300)
     entry = by_name(body).get(subject)
-    package = package_of(entry, mirrors) if entry is not None else None
+    package = package_of(entry, scene.mirrors) if entry is not None else None
+    facts = scene.facts
     if verb in ("stage-package", "install-package"):
         if package is None:
             return "InvalidAction", f"{subject} is no longer in the accepted set."
@@ -402,7 +404,10 @@ def action_of(step: Json, body: Json, facts: Facts, mirrors: tuple[tuple[str, st
             )
         if not artifact.sha256 and not artifact.gpg_key:
             return "NotVerifiable", f"{artifact.url} has neither checksum nor key: it is never installed."
-        return Action(verb, package=package, artifact=artifact, timeout_seconds=seconds)
+        there = facts.packages.get(subject)
+        again = there is not None and there.declared == package.version  # broken at the wanted version
+        values = {"reinstall": "true"} if again and verb == "install-package" else {}
+        return Action(verb, package=package, artifact=artifact, values=values, timeout_seconds=seconds)
     if verb == "health-check":
         wait = package.health_timeout_seconds if package is not None else 30
         return Action(verb, package=package, timeout_seconds=wait + 30)
@@ -418,6 +423,10 @@ def action_of(step: Json, body: Json, facts: Facts, mirrors: tuple[tuple[str, st
         )
     if verb == "set-boot-parameters":
         return Action(verb, values=boot_values(items), timeout_seconds=seconds)
+    if verb == "reboot":
+        return Action(verb, values={"bootId": facts.boot_id}, timeout_seconds=seconds)
+    if verb == "forget-host":
+        return Action(verb, names=(scene.uid,), timeout_seconds=seconds)
     if verb == "remove-package":
         return Action(verb, names=(subject,), timeout_seconds=seconds)
     return Action(verb, names=items, timeout_seconds=seconds)

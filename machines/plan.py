@@ -86,10 +86,11 @@ def converge(diffs: Sequence[Diff], body: Json) -> Plan:
     act += [Step("remove-package", d.name) for d in diffs if d.kind == "removal"]
     if stale := tuple(d.name for d in diffs if d.kind == "stale-file"):
         act.append(Step("remove-files", items=stale))
-    if modules := tuple(d.name for d in diffs if d.kind == "module"):
-        act.append(Step("load-modules", items=modules))
-    if sysctls := tuple(d.name for d in diffs if d.kind == "sysctl"):
-        act.append(Step("set-sysctls", items=sysctls))
+    # Modules, sysctls and boot parameters: the host keeps our whole list, so the step carries all of them.
+    if any(d.kind == "module" for d in diffs):
+        act.append(Step("load-modules", items=tuple(body["modules"])))
+    if any(d.kind == "sysctl" for d in diffs):
+        act.append(Step("set-sysctls", items=tuple(sorted(body["sysctls"]))))
     for entry in body["packages"]:
         act += _package_steps(entry, diffs, body)
     if any(d.kind == "boot" for d in diffs):
@@ -148,11 +149,13 @@ def drain() -> Plan:
     return Plan((Step("drain"),), "None", ())
 
 
-def decommission(packages: Sequence[str], files: Sequence[str], *, node: bool = False) -> Plan:
+def decommission(packages: Sequence[str], files: Sequence[str], body: Json) -> Plan:
     """Out of service: drain, leave, uninstall what Fleet installed, take Fleet's marker away last. DELETE itself is the confirmation."""
     steps = [*_brakes("Drain"), *(Step("remove-package", p) for p in packages)]
     if files:
         steps.append(Step("remove-files", items=tuple(files)))
+    kept = (("sysctls", "set-sysctls"), ("modules", "load-modules"), ("bootParameters", "set-boot-parameters"))
+    steps += [Step(verb) for part, verb in kept if body.get(part)]  # an empty list takes ours away
     return Plan((*steps, Step("forget-host")), "Drain", ())
 
 

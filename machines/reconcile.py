@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from asgiref.sync import sync_to_async
+from django.db import connection
 
-from fleet.api.credentials import open_credential
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.control.errors import ReconcileError
@@ -29,9 +28,10 @@ from machines.accepting import Chosen, choose
 from machines.actions import let_go, take_words
 from machines.catalog import Catalog, catalog
 from machines.conclude import Outcome, conclude
-from machines.drivers import CONNECTIONS, connections, settings_of, target_of
+from machines.drivers import CONNECTIONS, SSH, connections, settings_of, target_of
 from machines.hosts import Facts, Hosts, Login, StepOrder, StepResult, Target
 from machines.judge import TAKE_OVER, Around, Judgement, judge
+from machines.logins import Logins, read_logins
 from machines.operation_rows import Settling, give_back, open_operations, settle_operations
 from machines.operations import Move, polls
 from machines.phases import RETIRED
@@ -92,6 +92,18 @@ async def reconcile(rows: Sequence[Row], context: Context) -> None:
     await _record(passes, context)
 
 
+async def _in_thread(job: Callable[[], None]) -> None:
+    """Django's blocking code; rare enough that its connection is not kept."""
+
+    def run() -> None:
+        try:
+            job()
+        finally:
+            connection.close()
+
+    await asyncio.to_thread(run)
+
+
 def _guarded(each: Pass, work: Callable[[], T]) -> T | None:
     """One poisoned machine spoils no batch: its error becomes its own condition."""
     try:
@@ -141,50 +153,33 @@ async def _accept(passes: list[Pass], known: Catalog, context: Context) -> list[
 
 async def _observe(passes: list[Pass], known: Catalog, context: Context) -> None:
     """One look at each host, side by side."""
+    aimed = [(p, settings_of(p.row, known)) for p in passes if p.error is None]
+    logins = await read_logins(context.conn, {wanted.get("credential", "") for _, wanted in aimed})
     by_driver: defaultdict[str, list[Pass]] = defaultdict(list)
-    logins: dict[tuple[str, str, str], Login | ReconcileError] = {}
-    for each in passes:
-        if each.error is None:
-            await _aim(each, known, logins)
-            if each.facts is None and each.target is not None:
-                by_driver[each.driver].append(each)
+    for each, wanted in aimed:
+        _guarded(each, lambda each=each, wanted=wanted: _aim(each, wanted, known, logins))  # type: ignore[misc]
+        if each.target is not None:
+            by_driver[each.driver].append(each)
     await asyncio.gather(*(_look(group, context.hosts_by_driver[name]) for name, group in by_driver.items()))
 
 
-async def _aim(each: Pass, known: Catalog, logins: dict[tuple[str, str, str], Login | ReconcileError]) -> None:
+def _aim(each: Pass, wanted: Json, known: Catalog, logins: Logins) -> None:
     """The target of a machine, or facts that say why there is none."""
-    row, settings = each.row, settings_of(each.row, known)
-    each.driver = settings.get("type", "ssh")
+    row = each.row
+    each.driver = wanted.get("type", SSH)
     login: Login | None = None
-    if each.driver == "ssh":
+    if each.driver == SSH:
         cluster = known.clusters.get(row.cluster_id)
-        key = (settings.get("credential", ""), cluster.name if cluster else "", row.spec.get("ip", ""))
-        if key not in logins:
-            logins[key] = await _login(*key)
-        found = logins[key]
-        if isinstance(found, ReconcileError):
-            each.facts = Facts(row.id, reason=found.reason, message=found.message)
+        name = cluster.name if cluster else ""
+        try:
+            login = logins.for_machine(wanted.get("credential", ""), cluster=name, address=row.spec.get("ip", ""))
+        except ReconcileError as error:
+            each.facts = Facts(row.id, reason=error.reason, message=error.message)
             return
-        login = found
     body = (each.chosen.body if each.chosen else None) or {}
     stale = tuple((each.chosen.layers if each.chosen else {}).get("stale", ()))
     each.target = target_of(
-        row, settings, body, login=login, polls=polls(row.operation), stale=stale, contents=bool(row.drift & 2)
-    )
-
-
-async def _login(name: str, cluster: str, address: str) -> Login | ReconcileError:
-    if not name:
-        return ReconcileError("NoCredential", "No driver.credential is named by the machine, its class or its cluster.")
-    try:
-        data = await sync_to_async(open_credential)(name, cluster=cluster, address=address)
-    except ReconcileError as error:
-        return error
-    return Login(
-        username=data.get("username") or "root",
-        private_key=data.get("privateKey"),
-        passphrase=data.get("passphrase"),
-        password=data.get("password"),
+        row, wanted, body, login=login, polls=polls(row.operation), stale=stale, contents=bool(row.drift & 2)
     )
 
 
@@ -404,9 +399,9 @@ async def _record(passes: list[Pass], context: Context) -> None:
     await hot.record(context.conn, context.me, records)
     await context.point(8)
     if used:
-        await sync_to_async(take_words)(used)
+        await _in_thread(lambda: take_words(used))
     if retired:
-        await sync_to_async(let_go)(retired)
+        await _in_thread(lambda: let_go(retired))
 
 
 def _concluded(each: Pass, now: datetime) -> Record | None:

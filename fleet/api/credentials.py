@@ -97,22 +97,32 @@ def open_credential(name: str, *, cluster: str, address: str) -> dict[str, str]:
     row = Credential.objects.filter(name=name).first()
     if row is None:
         raise PermanentError("NoCredential", f"there is no Credential {name}")
-    if not may_refer({"spec": row.spec}, cluster):
+    check_use(name, row.spec, cluster=cluster, address=address)
+    return unseal(name, bytes(row.sealed))
+
+
+def check_use(name: str, spec: Json, *, cluster: str, address: str) -> None:
+    """PermanentError when the credential may not be used for machines of that cluster, or not be sent to that address."""
+    if not may_refer({"spec": spec}, cluster):
         where = f"machines of cluster {cluster}" if cluster else "machines outside every cluster"
         raise PermanentError(
             "CredentialRefused", f"Credential {name} is not for {where}; its spec.clusters says for whom it is"
         )
-    networks = row.spec.get("networks", [])
+    networks = spec.get("networks", [])
     if networks and not any(ipaddress.ip_address(address) in ipaddress.ip_network(n) for n in networks):
         raise PermanentError(
             "CredentialRefused",
             f"Credential {name} may not be sent to {address}; its spec.networks says where it may go",
         )
+
+
+def unseal(name: str, sealed: bytes) -> dict[str, str]:
+    """The values of a stored credential; only a worker has the key."""
     if not settings.FLEET_PRIVATE_KEY:
         raise PermanentError("NoCredential", "this process has no FLEET_PRIVATE_KEY and cannot open credentials")
     box = SealedBox(PrivateKey(base64.b64decode(settings.FLEET_PRIVATE_KEY)))
     try:
-        return {k: box.decrypt(base64.b64decode(v)).decode() for k, v in orjson.loads(bytes(row.sealed)).items()}
+        return {k: box.decrypt(base64.b64decode(v)).decode() for k, v in orjson.loads(sealed).items()}
     except CryptoError:
         raise PermanentError(
             "NoCredential", f"Credential {name} was sealed to another key; write its data again"

@@ -69,6 +69,7 @@ PLURALS = {
     "Cluster": "clusters",
     "Operation": "operations",
     "Hold": "holds",
+    "SafetyPolicy": "safetypolicies",
 }
 
 
