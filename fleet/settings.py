@@ -123,8 +123,8 @@ TIME_ZONE = "UTC"
 
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = env.path("FLEET_STATIC_ROOT", default=str(BASE_DIR / ".fleet" / "static"))
-WHITENOISE_USE_FINDERS = DEBUG or env.bool("FLEET_STATIC_FINDERS", default=True)
+STATIC_ROOT = env.str("FLEET_STATIC_ROOT", default="") or None  # where collectstatic put the files; empty = found where they lie
+WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["fleet.api.authentication.BearerAuthentication"],

@@ -83,6 +83,9 @@ class MachineStorage(Storage):
         rows = self._rows("m.id = ANY (%s::bigint[])", [list(ids)])
         return {row[0]: self.presented(orjson.loads(compose.to_bytes(row))) for row in rows}
 
+    def ids_of(self, names: Sequence[str]) -> list[int]:
+        return [row[0] for row in _fetch("SELECT id FROM machine WHERE name = ANY (%s)", [list(names)])]
+
     def page(self, query: ListQuery) -> Page:
         objects, rv, next_name = self.page_bytes(query)
         return Page([self.presented(orjson.loads(b)) for b in objects], rv, next_name)

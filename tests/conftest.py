@@ -1,2 +1,1 @@
 """Fixtures for all tests; the services behind them start in `tests.services`, before Django."""
-

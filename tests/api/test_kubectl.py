@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.conftest import Kubectl, People, Server, kubectl_binaries
+from tests.servers import Kubectl, People, Server, kubectl_binaries
 
 CLASS = "apiVersion: fleet.dev/v1\nkind: MachineClass\nmetadata: {name: gpu, labels: {pool: gpu}}\nspec: {versions: {pouch: '1.0'}}\n"
 

@@ -1,4 +1,4 @@
-"""A real server of the real application, over TLS, for tests that speak to it as clients do."""
+"""Pytest plugin: a real server of the real application over TLS, people with roles, kubectl."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
-from django.contrib.auth import get_user_model
 
-from fleet.api.authentication import create_token, forget
-from fleet.api.models import RoleBinding
 from fleet.dev.certificates import ensure_certificates, write_kubeconfig
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def free_port() -> int:
@@ -98,6 +95,11 @@ ROLES = {
 @pytest.fixture
 def people(fleet_db: None) -> People:
     """Users with one role each and a token."""
+    from django.contrib.auth import get_user_model
+
+    from fleet.api.authentication import create_token, forget
+    from fleet.api.models import RoleBinding
+
     tokens = {}
     forget()
     for who, bindings in ROLES.items():
