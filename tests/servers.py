@@ -142,3 +142,33 @@ def kubectl(server: Server, people: People, tmp_path: Path) -> Kubectl:
     config = tmp_path / "kubeconfig"
     write_kubeconfig(config, server=server.https, ca=server.ca, token=people.tokens["admin"])
     return Kubectl(kubectl_binaries()[0], config, tmp_path / "cache")
+
+
+V1 = "fleet.dev/v1"
+
+
+@pytest.fixture
+def small_fleet(people: People) -> list[str]:
+    """Names of machines: a1, a2 in cluster a, b1 in cluster b."""
+    from fleet.api.actions import Write, create_object
+    from fleet.api.rights import SYSTEM
+
+    write = Write(by=SYSTEM)
+    for cluster in ("a", "b"):
+        create_object(
+            "clusters",
+            {"apiVersion": V1, "kind": "Cluster", "metadata": {"name": cluster}, "spec": {"idc": "iad1"}},
+            write=write,
+        )
+    for number, (name, cluster) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"))):
+        spec = {
+            "clusterName": cluster,
+            "idc": "iad1",
+            "ip": f"10.9.0.{number + 1}",
+            "serialNumber": f"SN{number}",
+            "versions": {"pouch": "1.0"},
+        }
+        create_object(
+            "machines", {"apiVersion": V1, "kind": "Machine", "metadata": {"name": name}, "spec": spec}, write=write
+        )
+    return ["a1", "a2", "b1"]
