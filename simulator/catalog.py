@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+from simulator.steps import host_version
+
 Json = dict[str, Any]
 
 
@@ -112,6 +114,23 @@ def place(number: int) -> tuple[str, str, dict[str, str]]:
     again = number // len(PLACES)
     idc = f"{idc}{chr(ord('a') + again - 1)}" if again else idc
     return idc, f"{idc}-{purpose}", versions
+
+
+def image(versions: dict[str, str]) -> list[Json]:
+    """What an image of these versions brings along, as packages of a box (`simulator.steps.put_package`)."""
+    known = {p["metadata"]["name"]: p["spec"] for p in PACKAGES}
+    return [
+        {
+            "name": name,
+            "declared": version,
+            "version": host_version(name, version, "deb"),
+            "format": "deb",
+            "units": [unit["name"] for unit in known[f"{name}-{version}"].get("units", [])],
+            "broken": False,
+            "kernel": known[f"{name}-{version}"].get("kind") == "KernelPatch",
+        }
+        for name, version in versions.items()
+    ]
 
 
 def idc_json(idc: str) -> Json:

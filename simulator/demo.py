@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -12,8 +13,9 @@ from fleet.api.rights import Actor
 from fleet.api.storage import cluster_ids, storage_for
 from fleet.control.db import connect_sync
 from machines.bulk import NewMachine, create_machines
-from simulator import catalog, faults
-from simulator.box import pick
+from simulator import catalog, faults, store
+from simulator.box import Box, bare, default_seed, pick
+from simulator.steps import kernel_release, put_package
 
 Cursor = psycopg.Cursor[Any]
 Json = dict[str, Any]
@@ -24,6 +26,11 @@ MODELS: Final = ("R640", "R650", "DL380", "SYS-620C")
 BOOT_SPREAD_SECONDS: Final = 45.0  # the boxes are switched on one after the other
 WEATHER: Final = 0.02  # mishaps a machine and hour: over 3,000 machines one a minute
 _CHUNK: Final = 1_000
+BARE_EVERY: Final = 8
+_INSERT = """INSERT INTO simulated_host (seed, uid, boots, boot_until, settled_at, incarnation, epoch, marker, host, ops, faults)
+  SELECT n.seed, n.uid, n.boots, n.boot_until, n.settled_at, n.incarnation, n.epoch, n.marker, n.host::jsonb, n.ops::jsonb, n.faults::jsonb
+  FROM unnest(%s::bigint[], %s::uuid[], %s::int[], %s::timestamptz[], %s::timestamptz[], %s::int[], %s::int[], %s::text[], %s::text[], %s::text[], %s::text[])
+    AS n(seed, uid, boots, boot_until, settled_at, incarnation, epoch, marker, host, ops, faults) ON CONFLICT DO NOTHING"""
 _TAKEN = "SELECT name FROM machine WHERE name = ANY (%s)"
 
 
@@ -41,7 +48,7 @@ def seed_demo(clusters: int = 3, machines: int = 1000) -> int:
                 cursor.execute(_TAKEN, [[row.name for row in chunk]])
                 taken = {str(row[0]) for row in cursor.fetchall()}
                 missing = [row for row in chunk if row.name not in taken]
-                _switch_on(cursor, create_machines(cursor, missing))
+                _switch_on(cursor, number, missing, create_machines(cursor, missing))
                 made += [row.name for row in missing]
     if made:
         _trouble(made)
@@ -84,14 +91,41 @@ def _machines(cluster: int, count: int, cluster_id: int) -> Iterator[NewMachine]
         yield NewMachine(f"{idc}-r{rack + 1:02}-u{unit + 1:02}", spec, cluster_id, labels)
 
 
-def _switch_on(cursor: Cursor, ids: Sequence[int]) -> None:
-    """Boxes whose seed follows from their name, so that the same demo behaves the same; they come up one after the other."""
+def _switch_on(cursor: Cursor, cluster: int, rows: Sequence[NewMachine], ids: Sequence[int]) -> None:
+    """Boxes whose seed follows from their name, so that the same demo behaves the same; they come up one after the other.
+
+    Most come from this installation's image with the packages on them; every eighth is bare.
+    """
     cursor.execute(
-        """INSERT INTO simulated_host (uid, seed, settled_at, boot_until)
-        SELECT m.uid, hashtextextended(m.name, 0) & 9223372036854775807, now(), now() + %s * interval '1 s' * abs(hashtext(m.name) %% 1000) / 1000
-        FROM machine m WHERE m.id = ANY (%s) ORDER BY m.uid ON CONFLICT DO NOTHING""",
-        [BOOT_SPREAD_SECONDS, list(ids)],
+        "SELECT m.id, m.uid::text, i.installation::text FROM machine m, installation i WHERE m.id = ANY (%s)",
+        [list(ids)],
     )
+    uids = {row[0]: (row[1], row[2]) for row in cursor.fetchall()}
+    now = time.time()
+    packed = []
+    for number, (id_, row) in enumerate(zip(ids, rows, strict=True)):
+        uid, installation = uids[id_]
+        box = bare(uid, default_seed(row.name))
+        box.settled_at, box.boot_until = now, now + BOOT_SPREAD_SECONDS * pick(box.seed, "power on")
+        if number % BARE_EVERY:
+            box.marker, box.serial = f"{installation} {uid}", row.spec["serialNumber"]
+            _image(
+                box,
+                catalog.place(cluster)[2] | (catalog.CLASSES[0]["spec"]["versions"] if "className" in row.spec else {}),
+            )
+        packed.append((box.seed, *store.pack(box)))
+    if packed:
+        cursor.execute(_INSERT, [list(column) for column in zip(*sorted(packed, key=lambda p: p[1]), strict=True)])
+
+
+def _image(box: Box, versions: dict[str, str]) -> None:
+    for package in catalog.image(versions):
+        put_package(box, package, "installed")
+        for unit in package["units"]:
+            box.units[unit] = {"load": "loaded", "enabled": "enabled", "active": "active"}
+        if package["kernel"]:
+            box.kernel = kernel_release(package["declared"])
+            box.kernels = [*box.kernels, box.kernel]
 
 
 def _trouble(names: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from simulator.steps import Invalid, check, compact, seconds_of
 from simulator.timeline import settle
 
 AT_ONCE_SECONDS: Final = 2.0  # a step that ends within this time answers with its end
-_KEPT_FOLDERS: Final = 40
+_KEPT_FOLDERS: Final = 24
 
 
 def start(box: Box, order: StepOrder, now: float) -> StepResult:

@@ -116,7 +116,7 @@ def finish(box: Box, order: Json, now: float) -> dict[str, str]:
 def interrupt(box: Box, order: Json, share: float) -> None:
     """What a step leaves behind when the box went down after `share` of it: a package may stand half configured."""
     if order["verb"] == "install-package" and order["package"] and share > 0.4:
-        _put_package(box, order["package"], "half-configured")
+        put_package(box, order["package"], "half-configured")
 
 
 def _package_json(package: WantedPackage, artifact: Artifact | None) -> Json:
@@ -172,7 +172,8 @@ def _stage(box: Box, order: Json, now: float) -> dict[str, str]:
     return {"installedVersion": order["package"]["version"]}
 
 
-def _put_package(box: Box, package: Json, state: str) -> None:
+def put_package(box: Box, package: Json, state: str) -> None:
+    """The package's entry in the box's own database. `package`: name, version, declared, format, units, broken, kernel."""
     box.packages[package["name"]] = {
         "version": package["version"],
         "state": state,
@@ -193,7 +194,7 @@ def _install(box: Box, order: Json, now: float) -> dict[str, str]:
         raise Failure("PackageDatabaseBroken", "dpkg was interrupted; run dpkg --configure -a first.", 100)
     if box.strikes("install-fails", now):
         raise Failure("InstallFailed", f"{package['name']}: post-installation script returned 1.", 100)
-    _put_package(box, package, "installed")
+    put_package(box, package, "installed")
     for unit in package["units"]:  # policy-rc.d denied the start: enabled, not running, unless it ran already
         box.units.setdefault(unit, {"load": "loaded", "enabled": "enabled", "active": "inactive"})
         if box.units[unit]["load"] == "not-found":

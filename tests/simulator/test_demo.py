@@ -53,3 +53,10 @@ def test_the_boxes_come_up_one_after_the_other_within_a_minute() -> None:
     seed_demo(clusters=1, machines=400)
     assert count("simulated_host WHERE boot_until > now() + interval '60 s'") == 0
     assert 100 < count("simulated_host WHERE boot_until > now() + interval '20 s'") < 300
+
+
+def test_most_boxes_come_from_the_image_and_some_are_bare() -> None:
+    seed_demo(clusters=2, machines=80)
+    assert count("simulated_host WHERE marker = ''") == 20
+    assert count("simulated_host WHERE host -> 'packages' -> 'containerd' ->> 'declared' = '2.1.4'") == 70
+    assert count("simulated_host WHERE host ->> 'kernel' = '6.1.0-31-amd64'") == 70
