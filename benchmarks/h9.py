@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.harness import Run
@@ -145,7 +144,7 @@ def _record(row: Any, *, done: bool) -> Any:
     from fleet.control.conditions import Condition
     from machines.hot import Record
 
-    kept = tuple(replace(c, since=None) for c in row.conditions if c.type not in ("Ready", "Reconciling"))
+    kept = tuple(c for c in row.conditions if c.type not in ("Ready", "Reconciling"))
     ready = (
         (Condition("Ready", "True", "AsWanted"),)
         if done

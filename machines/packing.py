@@ -7,7 +7,7 @@ message stands in `notes` beside the row. Rows of the dictionary never change an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -48,6 +48,8 @@ class Packed:
 
 _entries: dict[int, Entry] = {}
 _ids: dict[tuple[str, str, str], int] = {}
+_KEPT = 100_000
+_conditions: dict[int, Condition] = {}
 _READ = "SELECT id, type, status, reason, message FROM condition_kind WHERE id > %s"
 
 
@@ -121,14 +123,20 @@ def _order(condition: Condition) -> tuple[int, str]:
 
 def unpack(arrays: Iterable[Sequence[int]], notes: Mapping[str, str] | None) -> tuple[Condition, ...]:
     """All owners' conditions, by bit. The dictionary must be known (`known`, `refresh`)."""
-    notes = notes or {}
-    found = []
-    for array in arrays:
-        for packed in array:
-            entry = _entries[packed >> 32]
-            since = datetime.fromtimestamp(packed & _SECONDS, UTC)
-            found.append(Condition(entry.type, entry.status, entry.reason, notes.get(entry.type, entry.message), since))
+    found = [_conditions.get(packed) or _unpacked(packed) for array in arrays for packed in array]
+    if notes:
+        found = [replace(c, message=notes[c.type]) if c.type in notes else c for c in found]
     return tuple(sorted(found, key=_order))
+
+
+def _unpacked(packed: int) -> Condition:
+    """Kept by its number: a batch's machines share their seconds, and a Condition never changes."""
+    if len(_conditions) >= _KEPT:
+        _conditions.clear()
+    entry = _entries[packed >> 32]
+    since = datetime.fromtimestamp(packed & _SECONDS, UTC)
+    made = _conditions[packed] = Condition(entry.type, entry.status, entry.reason, entry.message, since)
+    return made
 
 
 def entry(packed: int) -> Entry:
