@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from fleet.api.actions import Write, change_object
+from fleet.api.actions import Write, change_object, create_object, delete_object
 from fleet.api.rights import SYSTEM
 from fleet.control import db, work
 from fleet.control.kinds import MACHINE
 from fleet.control.position import identity
+from fleet.safety import switch
 from machines import hot
 from machines.reconcile import Context, reconcile
 from simulator import faults
@@ -152,3 +153,43 @@ def _new_kubelet() -> None:
 
     for number in range(1, MACHINES + 1):
         change_object("machines", f"iad1-r01-u{number:02}", edit, write=Write(SYSTEM), verb="update")
+
+
+async def test_the_kill_switch_in_the_middle_ends_all_beginnings_and_resume_brings_them_back(world: World) -> None:
+    steps = "SELECT count(*) FROM simulated_host, jsonb_object_keys(ops)"
+    await world.passes(14)
+    assert (await world.ask(steps))[0][0] > 0
+    await in_thread(lambda: switch.stop("olga", "drill"))
+    stopped = await world.ask(steps)
+    await world.passes(10)
+    assert await world.ask(steps) == stopped
+    await in_thread(lambda: switch.resume("olga"))
+    await world.until_settled(80)
+
+
+async def test_a_held_machine_is_left_alone_until_the_hold_is_gone(world: World) -> None:
+    spec = {
+        "target": {"machine": "iad1-r01-u01"},
+        "reason": "disk",
+        "until": f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}",
+    }
+    await in_thread(lambda: create_object("holds", {"metadata": {"name": "h"}, "spec": spec}, write=Write(SYSTEM)))
+    await world.passes(40)
+    assert await world.ask("SELECT count(*) FROM machine_state WHERE drift & 3 <> 0") == [(1,)]
+    assert await world.ask(
+        "SELECT h.ops FROM simulated_host h JOIN machine m USING (uid) WHERE m.name = 'iad1-r01-u01'"
+    ) == [({},)]
+    await in_thread(lambda: delete_object("holds", "h", write=Write(SYSTEM)))
+    await world.until_settled(60)
+
+
+async def test_an_hour_of_storm_ends_with_a_fleet_at_its_final_state(world: World) -> None:
+    await world.until_settled(60)
+    await in_thread(lambda: faults.set_weather(1.0))
+    for _ in range(40):
+        await world.passes(1, seconds=90)
+    happened = await world.ask("SELECT count(*) FROM machines_operation WHERE owner_class = 0")
+    assert happened[0][0] > MACHINES
+    await in_thread(lambda: faults.set_weather(0.0))
+    await world.until_settled(200)
+    assert await world.phases() == {"Running": MACHINES}

@@ -1,4 +1,4 @@
--- The grants of the ledger. Read with `fleet/safety/permits.py`; the rules are in docs/safety.md.
+-- The grants of the ledger; asked through `fleet/safety/permits.py`.
 
 -- How hard a verb is to undo. A verb nobody knows is disruptive: it draws on the budget.
 CREATE FUNCTION safety_class(verb text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
