@@ -94,6 +94,8 @@ def _planned(operation: OperationRow, row: Row, judged: Judgement) -> OperationR
         )
     if converging and judged.blocked[0]:
         return Move(status | {"message": judged.blocked[1]}, "Failed", *judged.blocked)
+    if operation.owner_class == OwnerClass.ROLLOUT and judged.chosen.problem is not None:
+        return Move(status | {"message": judged.chosen.problem[1]}, "Failed", *judged.chosen.problem)
     plan = plan_of(operation, row, judged)
     if plan is None:
         return Move(status | {"message": "Nothing differs."}, "Succeeded", "NothingToDo", "Nothing differs.", wait=0)

@@ -52,14 +52,15 @@ def shared_layers(catalog: Catalog, cluster_id: int, spec: Json) -> Json:
     out: Json = {}
     cluster = catalog.clusters.get(cluster_id) if cluster_id else None
     if cluster is not None:
-        out["cluster"] = _layer(cluster.name, cluster.spec.get("machineVersions"), cluster.spec.get("variables"))
+        out["cluster"] = layer_json(cluster.name, cluster.spec.get("machineVersions"), cluster.spec.get("variables"))
     class_name = spec.get("className")
     if class_name and (known := catalog.classes.get(class_name)) is not None:
-        out["class"] = _layer(known.name, known.spec.get("versions"), known.spec.get("variables"))
+        out["class"] = layer_json(known.name, known.spec.get("versions"), known.spec.get("variables"))
     return out
 
 
-def _layer(name: str, versions: Json | None, variables: Json | None) -> Json:
+def layer_json(name: str, versions: Json | None, variables: Json | None) -> Json:
+    """A shared layer as machines remember it."""
     return {"name": name, "versions": versions or {}, "variables": variables or {}}
 
 

@@ -9,9 +9,11 @@ from django.db import connection
 
 from fleet.api import errors
 from fleet.api.rights import Actor
-from fleet.api.storage import Storage
-from fleet.control.kinds import Json, Kind, Problem
+from fleet.api.storage import Storage, Stored
+from fleet.control import work
+from fleet.control.kinds import MACHINE, Json, Kind, Problem
 from machines.admission import AdmittedMachines
+from machines.conditions import BIT
 from machines.models import MachineClass, MachineConfigVersion, MachinePackageVersion
 from machines.operation_storage import OperationStorage
 from machines.schema import (
@@ -36,11 +38,23 @@ def _refuse_in_use(kind: Kind, obj: Json, users: Sequence[str]) -> None:
         raise errors.conflict(kind, obj["metadata"]["name"], f"it is in use by {shown}")
 
 
+def wake_unresolved() -> None:
+    """Machines that waited for a version, a configuration or a class are due: it may be the new one."""
+    bit = 1 << BIT["VersionsResolved"]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM machine_state WHERE cond_false & %s <> 0 ORDER BY id", [bit])
+        waiting = [row[0] for row in cursor.fetchall()]
+    work.wake(MACHINE, waiting)
+
+
 class MachineClassStorage(Storage):
     """Classes: not deleted while machines name them."""
 
     def __init__(self) -> None:
         super().__init__(MACHINE_CLASS_KIND, MachineClass)
+
+    def after_commit(self, stored: Stored) -> None:
+        wake_unresolved()
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         users = _first_names(
@@ -54,6 +68,9 @@ class PackageVersionStorage(Storage):
 
     def __init__(self) -> None:
         super().__init__(PACKAGE_VERSION_KIND, MachinePackageVersion)
+
+    def after_commit(self, stored: Stored) -> None:
+        wake_unresolved()
 
     def columns(self, obj: Json) -> Mapping[str, Any]:
         return {"package_name": obj["spec"]["packageName"], "version": package_version(obj)}
@@ -97,6 +114,9 @@ class ConfigVersionStorage(Storage):
 
     def __init__(self) -> None:
         super().__init__(CONFIG_VERSION_KIND, MachineConfigVersion)
+
+    def after_commit(self, stored: Stored) -> None:
+        wake_unresolved()
 
     def columns(self, obj: Json) -> Mapping[str, Any]:
         return {"config_name": obj["spec"]["configName"], "version": config_version(obj)}

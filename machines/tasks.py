@@ -14,6 +14,7 @@ from fleet.control.work import Claim
 from machines import counts, hot
 from machines.drivers import driver
 from machines.hosts import Hosts
+from machines.layers import rollout_layers
 from machines.reconcile import Context, reconcile
 from machines.rows import Row
 
@@ -93,3 +94,4 @@ async def _recount(seat: Seat) -> None:
 
 
 register_chore(Chore("recount", 600.0, _recount))
+register_chore(Chore("layers", 5.0, run_sync=rollout_layers))

@@ -44,7 +44,14 @@ def wish(versions: Json | None = None, cluster: Json | None = None, klass: Json 
 def pouch_set(**spec: Any) -> Json:
     """A set with one package, its unit and its file."""
     unit = {"name": "pouch.service", "enabled": True, "started": True}
-    one = version("pouch", "1.0", units=[unit], configMaps=[{"name": "conf", "value": "v1"}], healthCheck={"command": ["true"]}, **spec)
+    one = version(
+        "pouch",
+        "1.0",
+        units=[unit],
+        configMaps=[{"name": "conf", "value": "v1"}],
+        healthCheck={"command": ["true"]},
+        **spec,
+    )
     files = [{"path": "/etc/pouch.conf", "content": "a\nb\n", "onChange": ["restart:pouch.service"]}]
     return resolve(wish({"pouch": "1.0"}), catalog(one, config("conf", files=files))).body
 

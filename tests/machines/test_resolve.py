@@ -15,7 +15,9 @@ from tests.machines.sets import catalog, config, version, wish
 
 
 def test_the_stronger_layer_wins_and_the_machine_pins() -> None:
-    versions, layer_of = wanted_versions(wish({"c": "3"}, cluster={"a": "1", "b": "1", "c": "1"}, klass={"b": "2", "c": "2"}))
+    versions, layer_of = wanted_versions(
+        wish({"c": "3"}, cluster={"a": "1", "b": "1", "c": "1"}, klass={"b": "2", "c": "2"})
+    )
     assert versions == {"a": "1", "b": "2", "c": "3"}
     assert layer_of == {"a": "cluster", "b": "class", "c": "machine"}
 
@@ -48,7 +50,9 @@ def test_a_version_names_one_package_version(wanted: object, known: list[str], f
         pytest.param("1.0", [], "VersionUnknown", "no MachinePackageVersion of p", id="none is known"),
     ],
 )
-def test_a_version_that_names_none_or_several_is_a_sentence(wanted: object, known: list[str], reason: str, words: str) -> None:
+def test_a_version_that_names_none_or_several_is_a_sentence(
+    wanted: object, known: list[str], reason: str, words: str
+) -> None:
     with pytest.raises(PermanentError) as caught:
         find_version("p", wanted, [version("p", k) for k in known])
     assert caught.value.reason == reason
@@ -69,7 +73,9 @@ def test_what_is_required_is_installed_first() -> None:
         pytest.param({"a": ["b>=2"], "b": []}, ["a", "b"], "RequiredTooOld", id="too old"),
     ],
 )
-def test_requirements_that_cannot_be_met_are_named(requires: dict[str, list[str]], wanted: list[str], reason: str) -> None:
+def test_requirements_that_cannot_be_met_are_named(
+    requires: dict[str, list[str]], wanted: list[str], reason: str
+) -> None:
     known = catalog(*(version(n, "1", requires=r) for n, r in requires.items()))
     found = resolve(wish(dict.fromkeys(wanted, "1")), known)
     assert found.problem is not None
@@ -99,7 +105,10 @@ def test_files_are_rendered_from_the_variables_of_all_layers_and_the_machine() -
     ],
 )
 def test_a_template_that_cannot_be_rendered_is_a_sentence_with_its_place(text: str) -> None:
-    known = catalog(version("p", "1", configMaps=[{"name": "c", "value": "v1"}]), config("c", files=[{"path": "/etc/p", "content": text}]))
+    known = catalog(
+        version("p", "1", configMaps=[{"name": "c", "value": "v1"}]),
+        config("c", files=[{"path": "/etc/p", "content": text}]),
+    )
     found = resolve(wish({"p": "1"}), known)
     assert found.problem is not None
     assert found.problem[0] == "TemplateError"
@@ -113,8 +122,16 @@ def test_a_text_without_template_marks_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("configs", "reason"),
     [
-        pytest.param([config("c", files=[{"path": "/a"}]), config("d", files=[{"path": "/a"}])], "FileTwice", id="one file, two owners"),
-        pytest.param([config("c", sysctls={"a.b": 1}), config("d", sysctls={"a.b": 2})], "SysctlTwice", id="one sysctl, two values"),
+        pytest.param(
+            [config("c", files=[{"path": "/a"}]), config("d", files=[{"path": "/a"}])],
+            "FileTwice",
+            id="one file, two owners",
+        ),
+        pytest.param(
+            [config("c", sysctls={"a.b": 1}), config("d", sysctls={"a.b": 2})],
+            "SysctlTwice",
+            id="one sysctl, two values",
+        ),
         pytest.param([config("c")], "ConfigUnknown", id="a configuration that is not there"),
     ],
 )
@@ -131,12 +148,22 @@ def test_a_class_that_does_not_exist_is_named() -> None:
 
 def test_the_shorthand_for_an_artifact_is_one_artifact() -> None:
     found = resolve(wish({"p": "1"}), catalog(version("p", "1", config={"rpm": "http://pouch-1.0.rpm"})))
-    assert [(a["format"], a["url"]) for a in found.body["packages"][0]["artifacts"]] == [("rpm", "http://pouch-1.0.rpm")]
+    assert [(a["format"], a["url"]) for a in found.body["packages"][0]["artifacts"]] == [
+        ("rpm", "http://pouch-1.0.rpm")
+    ]
 
 
 @pytest.mark.parametrize(
     ("older", "newer"),
-    [("1.9", "1.10"), ("1.0~rc1", "1.0"), ("1.0", "1.0.1"), ("1.0", "1.0-1"), ("2", "10"), ("1.0a", "1.0b"), ("1.0", "1.0a")],
+    [
+        ("1.9", "1.10"),
+        ("1.0~rc1", "1.0"),
+        ("1.0", "1.0.1"),
+        ("1.0", "1.0-1"),
+        ("2", "10"),
+        ("1.0a", "1.0b"),
+        ("1.0", "1.0a"),
+    ],
 )
 def test_versions_have_an_order(older: str, newer: str) -> None:
     assert version_key(older) < version_key(newer)
@@ -148,12 +175,17 @@ VALUES = st.one_of(NUMBERS, st.sampled_from([1, 1.1, 2]))
 
 
 @given(
-    st.dictionaries(NAMES, VALUES), st.dictionaries(NAMES, VALUES), st.dictionaries(NAMES, st.lists(NAMES, max_size=3)), st.lists(NAMES)
+    st.dictionaries(NAMES, VALUES),
+    st.dictionaries(NAMES, VALUES),
+    st.dictionaries(NAMES, st.lists(NAMES, max_size=3)),
+    st.lists(NAMES),
 )
 def test_resolving_never_raises_is_the_same_twice_and_keeps_the_order_of_requirements(
     own: Json, cluster: Json, requires: dict[str, list[str]], disabled: list[str]
 ) -> None:
-    known = catalog(*(version(n, v, requires=sorted(set(requires.get(n, [])) - {n})) for n in "abcd" for v in ("1", "1.10", "2")))
+    known = catalog(
+        *(version(n, v, requires=sorted(set(requires.get(n, [])) - {n})) for n in "abcd" for v in ("1", "1.10", "2"))
+    )
     asked = wish(own, cluster=cluster, disabledPackages=disabled)
     first, second = resolve(asked, known), resolve(asked, known)
     assert first == second

@@ -1,0 +1,65 @@
+"""Phase and counts of clusters, set-based: one read of the counters, one write of what moved."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from django.db import connection
+
+from clusters.models import Cluster
+from clusters.status import Part, write_parts
+from fleet.api.storage import storage_for
+from fleet.control.conditions import Condition
+
+# The counters are named in SQL: their app lies above this one.
+_TOTALS = """SELECT cluster_id, phase, sum(n)::bigint FROM (SELECT cluster_id, phase, n FROM count_total UNION ALL SELECT cluster_id, phase, n FROM count_delta) t
+  WHERE cluster_id <> 0 GROUP BY 1, 2 HAVING sum(n) > 0"""
+
+
+def phase_of(phases: Mapping[str, int], deleting: bool) -> str:
+    """A cluster's phase from its machines' phases."""
+    if deleting:
+        return "Deleting"
+    if not phases:
+        return "Pending"
+    if any(phases.get(p) for p in ("Failed", "Repairing")):
+        return "Degraded"
+    if any(phases.get(p) for p in ("Pending", "Provisioning")):
+        return "Provisioning"
+    return "Running"
+
+
+def part_of(phases: Mapping[str, int], generation: int, deleting: bool, paused: bool) -> Part:
+    """Everything that the Cluster-Operator says of a cluster without a control plane."""
+    phase, total = phase_of(phases, deleting), sum(phases.values())
+    calm = sum(phases.get(p, 0) for p in ("Running", "Updating"))
+    shown = ", ".join(f"{n} {p}" for p, n in sorted(phases.items())) or "no machines"
+    ready = phase in ("Running", "Pending")
+    conditions = (
+        Condition("Ready", "True" if ready else "False", phase, f"{calm} of {total} machines are in order: {shown}."),
+        Condition("Held", "True" if paused else "False", "Paused" if paused else "NotHeld", "spec.paused keeps Fleet's hands off its machines." if paused else ""),
+    )  # fmt: skip
+    fields = {
+        "phase": phase,
+        "observedGeneration": generation,
+        "machines": total,
+        "phases": dict(sorted(phases.items())),
+    }
+    return Part(fields, conditions)
+
+
+def reconcile() -> list[int]:
+    """All clusters; ids of those whose status moved."""
+    counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    with connection.cursor() as cursor:
+        cursor.execute(_TOTALS)
+        for cluster, phase, number in cursor.fetchall():
+            counts[cluster][phase] = int(number)
+    parts = {
+        row.pk: part_of(
+            counts.get(row.pk, {}), row.generation, row.deleted_at is not None, bool(row.spec.get("paused"))
+        )
+        for row in Cluster.objects.only("id", "generation", "deleted_at", "spec")
+    }
+    return write_parts(storage_for("clusters"), parts) if parts else []
