@@ -90,6 +90,10 @@ class MachineStorage(Storage):
         objects, rv, next_name = self.page_bytes(query)
         return Page([self.presented(orjson.loads(b)) for b in objects], rv, next_name)
 
+    def text_page(self, query: ListQuery) -> Page | None:
+        objects, rv, next_name = self.page_bytes(query)
+        return Page([orjson.Fragment(b) for b in objects], rv, next_name)  # type: ignore[misc]
+
     def page_bytes(self, query: ListQuery) -> tuple[list[bytes], int, str]:
         """One keyset page as JSON texts: (objects by name, the list's position, where the next page begins or "")."""
         where, params, rare = self._filter(query)

@@ -93,7 +93,8 @@ def list_view(request: HttpRequest, storage: Storage, actor: Actor) -> HttpRespo
         first, after = continuation.decode(settings.SECRET_KEY, token, filters)
         query = replace(query, after=after)
     if limit:
-        page = storage.page(replace(query, limit=limit))
+        plain = storage.text_page(replace(query, limit=limit)) if accepted.form == "json" else None
+        page = plain or storage.page(replace(query, limit=limit))
         objects, rv, next_name = page.objects, first or page.rv, page.next_name
     else:
         page = storage.page(replace(query, limit=PAGE))

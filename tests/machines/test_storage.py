@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from django.db import transaction
 
@@ -249,3 +250,11 @@ def test_a_machine_lives_and_goes_through_the_one_way_to_write() -> None:
     assert storage.read("web-9") is None
     assert world.sql("SELECT op FROM change WHERE kind = 1 ORDER BY rv") == [(1,), (2,), (2,), (3,)]
     assert world.sql("SELECT count(*) FROM work_item") == [(0,)]
+
+
+def test_a_page_of_texts_is_the_same_page() -> None:
+    world.make(3)
+    texts, plain = storage.text_page(ListQuery(limit=2)), storage.page(ListQuery(limit=2))
+    assert texts is not None
+    assert orjson.loads(orjson.dumps(texts.objects)) == plain.objects
+    assert texts.next_name == plain.next_name == "m-0001"
