@@ -257,6 +257,7 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     if tab not in dict(TABS):
         raise Missing(f"A machine has no tab {tab}. Tabs are {', '.join(dict(TABS))}.")
     m = queries.with_state(stored.obj)
+    why = _why(stored.obj, actor)
     operations = queries.operations_of(name)
     current = next(
         (o for o in operations if o.get("status", {}).get("phase") in ("Running", "Pending")),
@@ -264,9 +265,9 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     )
     context = {
         "m": m, "obj": stored.obj, "name": name, "tab": tab, "tabs": TABS, "verdict": _verdict(m, current),
-        "operation": current, "operations": operations, "plan": stored.obj.get("status", {}).get("plan", {}),
-        "ladders": _ladders(stored.obj, actor), "conditions": stored.obj.get("status", {}).get("conditions", []),
-        "packages": stored.obj.get("status", {}).get("packages", []), "facts": _facts(name),
+        "operation": current, "operations": operations, "plan": _plan(why.get("plan", {})),
+        "ladders": why.get("ladders", []), "conditions": stored.obj.get("status", {}).get("conditions", []),
+        "packages": stored.obj.get("status", {}).get("packages", []), "facts": why.get("facts", {}),
         "events": queries.events(actor, machine=name, limit=200 if tab == "events" else 25),
         "holds": machine_holds(name), "may_write": actor.may("update", storage_for("machines").kind, cluster_name),
     }  # fmt: skip
@@ -282,36 +283,26 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     )
 
 
+def _plan(plan: Json) -> Json:
+    """The plan with its file differences as lines."""
+    return {**plan, "diffs": [{**d, "lines": d.get("diff", "").splitlines()} for d in plan.get("diffs", [])]}
+
+
 def _verdict(m: dict[str, Any], operation: Json | None) -> str:
     """What is so, since when, why, and what comes next."""
     if m["state"] == "ok" and not m["why"]:
         return "Runs as declared." if m["status"].get("phase") == "Running" else "Not looked at yet."
     if m["state"] == "busy" and operation is not None:
         steps = operation.get("status", {}).get("steps", [])
-        now = next((s for s in steps if s.get("status") == "Unknown"), None)
+        now = next((s for s in steps if s.get("status") == "Unknown" and s.get("startTime")), None)
         return f"{operation['spec'].get('verb', 'Work')} is under way{': ' + now['name'] if now else ''}."
     return m["why"] or STATES[m["state"]][0] + "."
 
 
-def _ladders(obj: Json, actor: Actor) -> list[Json]:
+def _why(obj: Json, actor: Actor) -> Json:
+    """Ladders, plan and facts, as the subresource `why` gives them."""
     answer = subresource("machines", "why")
-    if answer is None:
-        return []
-    ladders: list[Json] = answer(obj, actor).get("ladders", [])
-    return ladders
-
-
-def _facts(name: str) -> Json:
-    import orjson
-
-    found = queries.rows(
-        "SELECT f.facts, f.plan, f.at FROM machine_fact f JOIN machine m ON m.id = f.machine_id WHERE m.name = %s",
-        [name],
-    )
-    if not found:
-        return {}
-    facts = found[0]["facts"]
-    return {"at": found[0]["at"], "facts": orjson.loads(facts) if isinstance(facts, str) else facts}
+    return answer(obj, actor) if answer is not None else {}
 
 
 def machine_holds(name: str) -> list[Json]:
