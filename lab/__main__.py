@@ -49,7 +49,7 @@ def _up(options: argparse.Namespace) -> None:
     ended = threading.Event()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    with contextlib.suppress(KeyboardInterrupt), Lab() as lab:
+    with contextlib.suppress(KeyboardInterrupt), Lab(made_by="up") as lab:
         print("Making machines (the first time builds their file systems, some minutes) ...", flush=True)
         lab.debs(f"h{number}" for number in range(1, options.hosts + 1))
         for number in range(1, options.rpm + 1):
@@ -68,19 +68,24 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _down(options: argparse.Namespace) -> None:
     for slot in slots_in_use():
-        pid = slot.read().get("pid")
         if not slot.take():
-            if not isinstance(pid, int) or pid == os.getpid():
-                raise LabError(f"The lab {slot.number} is in use, and no process is recorded for it.")
-            print(f"Ending lab {slot.number} (process {pid}) ...", flush=True)
-            os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + 60
-            while not slot.take():
-                if time.monotonic() > deadline:
-                    raise LabError(f"The lab {slot.number} (process {pid}) does not end.")
-                time.sleep(0.1)
+            record = slot.read()
+            if record.get("madeBy") != "up":
+                print(f"Lab {slot.number} belongs to the program with process {record.get('pid')}: it ends with that.")
+                continue
+            print(f"Ending lab {slot.number} (process {record['pid']}) ...", flush=True)
+            os.kill(record["pid"], signal.SIGTERM)
+            _wait_for(slot)
         slot.sweep()
         slot.release()
+
+
+def _wait_for(slot: Slot) -> None:
+    deadline = time.monotonic() + 60
+    while not slot.take():
+        if time.monotonic() > deadline:
+            raise LabError(f"Lab {slot.number} does not end.")
+        time.sleep(0.1)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -47,6 +47,12 @@ class ControlGroup:
                     _open_to_children(level)
         return [folder / "cgroup.procs" for folder in self._folders]
 
+    def joining(self, argv: list[str]) -> list[str]:
+        """The command that joins the group before it becomes `argv`, so that no process is ever outside of it."""
+        procs = [str(path) for path in self.make()]
+        join = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1"; shift; n=$((n - 1)); done; exec "$@"'
+        return ["sh", "-c", join, "lab", str(len(procs)), *procs, *argv]
+
     def pids(self) -> set[int]:
         """Every process in the group and below it."""
         found: set[int] = set()

@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,7 @@ def identity(place: Place, host_key: SshKey) -> dict[str, tuple[str, int]]:
     return {
         "etc/hostname": (place.name + "\n", 0o644),
         "etc/hosts": (f"127.0.0.1 localhost\n127.0.1.1 {place.name}\n::1 localhost\n", 0o644),
-        "etc/machine-id": ("", 0o444),
+        "etc/machine-id": (uuid.uuid4().hex + "\n", 0o444),
         "etc/systemd/network/10-lab.network": (
             # No gateway on purpose: a machine of the lab reaches its bridge and nothing else.
             f"[Match]\nName=host0 en* eth*\n[Network]\nAddress={place.address}/24\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n",

@@ -65,7 +65,7 @@ ExecStart=/bin/sh -c 'tar -xf /dev/vdb -C / && hostname -F /etc/hostname && touc
 WantedBy=sysinit.target
 END
 systemctl enable lab-identity.service
-systemctl mask grub-common.service
+systemctl mask grub-common.service e2scrub_reap.service
 """
 
 

@@ -26,7 +26,8 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 class Lab:
     """Use as `with Lab() as lab: host = lab.deb("h1")`. Several labs run side by side, each on a bridge of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, made_by: str = "program") -> None:
+        self.made_by = made_by
         self.hosts: dict[str, Host] = {}
         self._slot: Slot | None = None
         self._key: SshKey | None = None
@@ -146,4 +147,5 @@ class Lab:
         hosts = [
             {"name": h.name, "kind": h.kind, "address": h.address, "hostKey": h.host_key} for h in self.hosts.values()
         ]
-        self.slot.write({"pid": os.getpid(), "bridge": self.bridge, "key": str(self.private_key), "hosts": hosts})
+        made = {"pid": os.getpid(), "madeBy": self.made_by}
+        self.slot.write({**made, "bridge": self.bridge, "key": str(self.private_key), "hosts": hosts})

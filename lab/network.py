@@ -16,6 +16,8 @@ from lab.requirements import LabError
 
 STATE: Final[Path] = Path("/var/lib/fleet-lab")
 SLOTS: Final[int] = 32
+# nspawn makes a folder a machine here and leaves it behind where /run is no tmpfs.
+_NSPAWN: Final[Path] = Path("/run/systemd/nspawn/propagate")
 
 
 class Slot:
@@ -89,6 +91,8 @@ class Slot:
         if _mounts_below(self.folder):
             raise LabError(f"Something is still mounted below {self.folder}; nothing there was removed.")
         shutil.rmtree(self.folder, ignore_errors=True)
+        for left in _NSPAWN.glob(f"f{self.number}m*"):
+            shutil.rmtree(left, ignore_errors=True)
         self.group.remove()
 
     @property
@@ -97,7 +101,13 @@ class Slot:
 
 
 def claim_slot() -> Slot:
-    """The first free slot, swept clean of what an earlier lab may have left."""
+    """The first free slot; what killed labs left in any slot is removed on the way."""
+    for slot in slots_in_use():
+        if slot.take():
+            try:
+                slot.sweep()
+            finally:
+                slot.release()
     for number in range(SLOTS):
         slot = Slot(number)
         if slot.take():

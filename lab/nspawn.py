@@ -115,12 +115,12 @@ class NspawnHost(Host):
 
     def _start(self) -> None:
         """Call under the lock, with power on."""
-        procs = self.group.make()
-        # The shell joins the machine's group before it becomes nspawn, so no process is ever outside of it.
-        join = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1"; shift; n=$((n - 1)); done; exec "$@"'
-        argv = ["sh", "-c", join, "lab", str(len(procs)), *(str(path) for path in procs), *self._argv()]
+        argv = self.group.joining(self._argv())
         with (self.folder / "console.log").open("wb") as console:
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+            # A session of its own: Ctrl-C in a terminal is for the lab, which then ends its machines itself.
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+            )
 
     def _supervise(self) -> None:
         """The machine's power supply: a reboot ends nspawn, and this starts it again."""

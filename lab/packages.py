@@ -115,7 +115,12 @@ def build_rpm(
     spec += ["BuildArch: noarch", "AutoReqProv: no"]
     spec += [f"Requires: {value}" for value in requires] + [f"Provides: {value}" for value in provides]
     spec += ["%description", f"{name} for tests"]
-    for section, body in (("pre", pre), ("post", post + reload), ("preun", stop + preun), ("postun", postun + reload)):
+    for section, body in (
+        ("pre", pre),
+        ("post", f"{post}\n{reload}"),
+        ("preun", stop + preun),
+        ("postun", f"{postun}\n{reload}"),
+    ):
         if body.strip():
             spec += [f"%{section} -p /bin/sh", body]
     config = set(config)

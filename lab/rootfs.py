@@ -34,6 +34,7 @@ _INCLUDE = (
 _BASE_SCRIPT = """
 rm -f /etc/ssh/ssh_host_* /etc/hostname
 : >/etc/machine-id
+ln -sf /etc/machine-id /var/lib/dbus/machine-id   # debootstrap's own, which every machine would take for its name
 useradd --create-home --shell /bin/bash fleet
 echo 'fleet ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/fleet
 chmod 440 /etc/sudoers.d/fleet

@@ -49,11 +49,12 @@ class VmHost(Host):
     def power_on(self) -> None:
         if self.is_on():
             return
-        procs = self.group.make()
-        join = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ >"$1"; shift; n=$((n - 1)); done; exec "$@"'
-        argv = ["sh", "-c", join, "lab", str(len(procs)), *(str(path) for path in procs), *self._argv()]
+        argv = self.group.joining(self._argv())
         with (self.folder / "qemu.log").open("ab") as log:
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # A session of its own: Ctrl-C in a terminal is for the lab, which then ends its machines itself.
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def power_cut(self) -> None:
         self.group.kill()
@@ -74,7 +75,7 @@ class VmHost(Host):
         argv = [
             "qemu-system-x86_64",
             "-accel",
-            "tcg,thread=multi",
+            "tcg,thread=multi,tb-size=256",
             "-machine",
             "pc",
             "-m",
