@@ -231,3 +231,10 @@ def test_what_differs_on_a_machine_is_shown(ctl: Ctl) -> None:
     )
     said = ctl("diff", "machine/iad1-r01-u01")
     assert "file /etc/a: wanted sha256 1, seen sha256 2 (disruption Reload)\n-a\n+b" in said
+
+
+def test_why_answers_each_question_with_its_rungs(ctl: Ctl) -> None:
+    seed_demo(clusters=1, machines=1)
+    said = ctl("why", "machine/iad1-r01-u01")
+    assert "Why is iad1-r01-u01 not at its final state?" in said
+    assert re.search(r"^  (yes|NO|\?|-) +\S", said, re.MULTILINE)

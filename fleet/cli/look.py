@@ -76,8 +76,7 @@ def why(target: Annotated[str, typer.Argument(help="machine/NAME")]) -> None:
     answer = subresource("machines", "why")
     if answer is None:
         raise CliError("this Fleet has no answers to why.")
-    said: Any = answer(machine, SYSTEM)
-    for question in said if isinstance(said, list) else said.get("questions", []):
+    for question in answer(machine, SYSTEM)["ladders"]:
         out.print(question["question"], style="bold", markup=False)
         for rung in question["rungs"]:
             mark = ANSWERS.get(rung["answer"], rung["answer"])
