@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import statistics
 import threading
@@ -82,7 +83,7 @@ class Measure:
     def peers(self) -> Mapping[str, Callable[[World], Run]]:
         return {
             "DRF offset": lambda world: self._drf(world, "offset", 3),
-            "DRF cursor": lambda world: self._drf(world, "cursor", None),
+            "DRF cursor": lambda world: self._drf(world, "cursor", 4),
         }
 
     def _drf(self, world: World, paging: str, pages: int | None) -> Run:
@@ -197,7 +198,7 @@ def _request(wish: Wish, names: Mapping[int, str]) -> Any:
     return RequestFactory().get("/apis/fleet.dev/v1/machines", query, headers={"host": "localhost"})
 
 
-_COLUMNS = "m.name, m.uid::text, s.rv, s.generation, m.labels::text, m.annotations::text, m.spec::text, s.phase, s.m_cond::text"
+_COLUMNS = "m.name, m.uid::text, s.rv, s.generation, m.labels::text, m.annotations::text, m.spec::text, s.phase, s.m_cond, q.body::text"
 
 
 def _floor(wish: Wish) -> bytes:
@@ -209,13 +210,28 @@ def _floor(wish: Wish) -> bytes:
     raw: Any = connection.connection
     where, params = _where(wish)
     with psycopg.Cursor(raw) as cursor:
-        text = f"SELECT {_COLUMNS} FROM machine m JOIN machine_state s ON s.id = m.id WHERE {where} ORDER BY m.name LIMIT {PAGE + 1}"
-        cursor.execute(text.encode(), params, prepare=True)
+        text = f"SELECT {_COLUMNS} FROM machine m JOIN machine_state s ON s.id = m.id JOIN seen_set q ON q.id = s.seen_id WHERE {where} ORDER BY m.name LIMIT {PAGE + 1}"
+        cursor.execute(text.encode(), params, prepare=True, binary=True)
         rows = cursor.fetchall()[:PAGE]
     items = ",".join(
         [
-            f'{{"name":"{name}","uid":"{uid}","rv":{rv},"generation":{generation},"labels":{labels},"annotations":{annotations},"spec":{spec},"phase":"{phase}","conditions":"{conditions}"}}'
-            for name, uid, rv, generation, labels, annotations, spec, phase, conditions in rows
+            f'{{"metadata":{{"name":"{name}","uid":"{uid}","resourceVersion":"{rv}","generation":{generation},"labels":{labels},"annotations":{annotations}}},"spec":{spec},'
+            f'"status":{{"phase":"{phase}","conditions":[{",".join([_said(c) for c in conditions])}],{seen[1:-1]}}}}}'
+            for name, uid, rv, generation, labels, annotations, spec, phase, conditions, seen in rows
         ]
     )
     return HttpResponse(f'{{"items":[{items}]}}'.encode(), content_type="application/json").content
+
+
+@functools.cache
+def _said(packed: int) -> str:
+    """A condition of ordinary length."""
+    return orjson.dumps(
+        {
+            "type": "PackagesUpToDate",
+            "status": "True",
+            "reason": "AsWanted",
+            "message": "Everything is as it shall be.",
+            "lastTransitionTime": str(packed & 0xFFFFFFFF),
+        }
+    ).decode()

@@ -167,7 +167,7 @@ ON CONFLICT DO NOTHING
 """
 _REST = """
 UPDATE machine_state SET phase = 'Running', observed_generation = 1, desired_hash = 1 + id %% 7, observed_hash = 1 + id %% 7, latest_hash = 1 + id %% 7, cond_true = (SELECT sum(1::bigint << bit) FROM condition_kind),
-  m_cond = (SELECT array_agg(id::bigint << 32 | 1790000000 ORDER BY bit) FROM condition_kind), seen_id = (SELECT max(id) FROM seen_set) WHERE id BETWEEN %s AND %s
+  m_cond = (SELECT array_agg(k.id::bigint << 32 | 1790000000 + machine_state.id %% 5000 ORDER BY k.bit) FROM condition_kind k), seen_id = (SELECT max(id) FROM seen_set) WHERE id BETWEEN %s AND %s
 """
 
 

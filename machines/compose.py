@@ -36,7 +36,7 @@ def pack_managed(managed: list[Json]) -> bytes | None:
 
 
 def _time(moment: datetime) -> bytes:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+    return moment.astimezone(UTC).isoformat()[:19].encode() + b"Z"
 
 
 def _condition(packed: int) -> bytes:
@@ -64,22 +64,25 @@ def _with_message(packed: int, message: str) -> bytes:
 
 
 def _conditions(arrays: Sequence[Sequence[int]], notes: str | None) -> bytes:
-    if not notes:
+    if notes:
+        said = orjson.loads(notes)
+        return b",".join(
+            [
+                _with_message(p, said[t]) if (t := packing.entry(p).type) in said else _condition(p)
+                for array in arrays
+                for p in array
+            ]
+        )
+    try:
+        return b",".join([_fragments[p] for array in arrays for p in array])
+    except KeyError:  # not met yet, or forgotten
         return b",".join([_condition(p) for array in arrays for p in array])
-    said = orjson.loads(notes)
-    return b",".join(
-        [
-            _with_message(p, said[t]) if (t := packing.entry(p).type) in said else _condition(p)
-            for array in arrays
-            for p in array
-        ]
-    )
 
 
 def to_bytes(row: Sequence[Any]) -> bytes:
-    """One row of COLUMNS as the object's JSON. The dictionary of conditions must be known."""
+    """One row of COLUMNS as the object's JSON. KeyError: this process's copy of the dictionary of conditions is too old."""
     (_, rv, _, name, uid, generation, created, deleted, labels, annotations, finalizers, managed, spec, phase, observed, desired, latest,
-     k_cond, m_cond, x_cond, notes, seen) = row  # fmt: skip
+     k_cond, m_cond, x_cond, notes, seen, *_) = row  # fmt: skip
     parts = [
         _HEAD, name.encode(), b'","uid":"', uid.encode(), b'","resourceVersion":"', b"%d" % rv, b'","generation":', b"%d" % generation,
         b',"creationTimestamp":"', _time(created), b'"',
@@ -112,8 +115,3 @@ def to_bytes(row: Sequence[Any]) -> bytes:
         parts += [b",", seen[1:-1].encode()]
     parts.append(b"}}")
     return b"".join(parts)
-
-
-def arrays_of(rows: Sequence[Sequence[Any]]) -> list[Sequence[int]]:
-    """All packed arrays of rows of COLUMNS: to see whether the dictionary must be read again."""
-    return [array for row in rows for array in row[17:20]]

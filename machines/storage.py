@@ -77,11 +77,11 @@ class MachineStorage(Storage):
         rows = self._rows("m.name = %s" + (" FOR NO KEY UPDATE OF m, s" if lock else ""), [name])
         if not rows:
             return None
-        return Stored(rows[0][0], rows[0][1], rows[0][2], self.presented(orjson.loads(compose.to_bytes(rows[0]))))
+        return Stored(rows[0][0], rows[0][1], rows[0][2], self.presented(orjson.loads(_texts(rows)[0])))
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Json]:
         rows = self._rows("m.id = ANY (%s::bigint[])", [list(ids)])
-        return {row[0]: self.presented(orjson.loads(compose.to_bytes(row))) for row in rows}
+        return {row[0]: self.presented(orjson.loads(text)) for row, text in zip(rows, _texts(rows), strict=True)}
 
     def ids_of(self, names: Sequence[str]) -> list[int]:
         return [row[0] for row in _fetch("SELECT id FROM machine WHERE name = ANY (%s)", [list(names)])]
@@ -103,13 +103,13 @@ class MachineStorage(Storage):
         rows = self._rows(
             f"{name} > %s{where} ORDER BY {name} LIMIT %s",
             [query.after, *params, query.limit + 1],
-            "fleet_horizon() - 1",
+            ", fleet_horizon() - 1",
         )
         if not rows:
             return [], int(_fetch("SELECT fleet_horizon() - 1", [])[0][0]), ""
         more = len(rows) > query.limit
         shown = rows[: query.limit]
-        return [compose.to_bytes(row[:-1]) for row in shown], int(rows[0][-1]), shown[-1][3] if more else ""
+        return _texts(shown), int(rows[0][-1]), shown[-1][3] if more else ""
 
     def count(self, query: ListQuery) -> int | None:
         """From the kept counters; None with selectors, or far into the list."""
@@ -142,12 +142,13 @@ class MachineStorage(Storage):
         """(conditions beginning with AND, parameters, whether the partial index of rare phases drives)."""
         parts, params, rare = [""], list[Any](), False
         if query.clusters is not None:
-            parts.append("m.cluster_id = ANY (%s::int[])")
-            params.append(sorted(cluster_ids(query.clusters).values()))
+            parts.append("m.cluster_id = ANY (ARRAY(SELECT id::int FROM clusters_cluster WHERE name = ANY (%s)))")
+            params.append(sorted(query.clusters))
         for path, operator, value in query.fields.terms:
             if path == "spec.clusterName":
-                parts.append(f"m.cluster_id {'=' if operator == '=' else '<>'} %s")
-                params.append(cluster_ids([value]).get(value, -1) if value else 0)
+                named = "(SELECT id::int FROM clusters_cluster WHERE name = %s)" if value else "%s::int"
+                parts.append(f"m.cluster_id {'=' if operator == '=' else 'IS DISTINCT FROM'} {named}")
+                params.append(value or 0)
                 continue
             if path == "status.phase" and operator == "=" and value != "Running":
                 parts.append("s.phase <> 'Running'")  # as literal text: the partial index asks for it
@@ -165,13 +166,7 @@ class MachineStorage(Storage):
         return " AND ".join(parts), params, rare
 
     def _rows(self, where: str, params: list[Any], extra: str = "") -> list[tuple[Any, ...]]:
-        rows = _fetch(
-            f"SELECT {compose.COLUMNS}{', ' + extra if extra else ''} FROM {compose.TABLES} WHERE {where}", params
-        )
-        if not packing.known(compose.arrays_of(rows)):
-            with connection.cursor() as cursor:
-                packing.refresh_sync(cursor)
-        return rows
+        return _fetch(f"SELECT {compose.COLUMNS}{extra} FROM {compose.TABLES} WHERE {where}", params)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -327,6 +322,16 @@ def _places(cursor: Any, spec: Json) -> tuple[int, int, int]:
 def _flags(spec: Json) -> tuple[bool, bool]:
     """paused, simulated."""
     return bool(spec.get("paused")), field_text({"spec": spec}, "spec.driver.type") == "simulated"
+
+
+def _texts(rows: Sequence[Sequence[Any]]) -> list[bytes]:
+    """Rows as JSON texts; the dictionary of conditions is read again when it has grown."""
+    try:
+        return [compose.to_bytes(row) for row in rows]
+    except KeyError:
+        with connection.cursor() as cursor:
+            packing.refresh_sync(cursor)
+        return [compose.to_bytes(row) for row in rows]
 
 
 def _fetch(text: str, params: Iterable[Any]) -> list[tuple[Any, ...]]:
