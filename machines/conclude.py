@@ -281,7 +281,9 @@ def retired(row: Row, outcome: Outcome) -> bool:
     return clean or abandoned(row) or untouched(row)
 
 
-def next_look(judged: Judgement, outcome: Outcome, memory: Memory, phase: str, attempts: int) -> tuple[float, bool]:
+def next_look(
+    row: Row, judged: Judgement, outcome: Outcome, memory: Memory, phase: str, attempts: int
+) -> tuple[float, bool]:
     """(seconds until the next pass, at rest)."""
     move = outcome.move
     if move is not None and not move.ended:
@@ -290,6 +292,10 @@ def next_look(judged: Judgement, outcome: Outcome, memory: Memory, phase: str, a
         return move.wait * random.uniform(0.9, 1.2), False
     if not judged.seen:
         return backoff(attempts, first=5, most=300), False
+    if judged.halt[0] == "Held" and judged.plan is not None:
+        return random.uniform(20, 40), False  # a hold ends without a word
+    if judged.diffs and not row.drift & 2 and not judged.halt[0]:
+        return 1.0, False  # newly seen: the next look brings the texts for the difference
     if phase == phases.PROBATION:
         return phases.PROBATION_SECONDS / 3, False
     if move is not None and move.ended == "Failed":
@@ -359,7 +365,7 @@ def conclude(row: Row, judged: Judgement, outcome: Outcome, now: datetime) -> Re
     phase = phases.phase_of(row.phase, signs_of(row, judged, outcome, memory, now))
     failed = not judged.seen or (outcome.move is not None and outcome.move.ended == "Failed")
     attempts = row.attempts + 1 if failed else 0
-    seconds, resting = next_look(judged, outcome, memory, phase, attempts)
+    seconds, resting = next_look(row, judged, outcome, memory, phase, attempts)
     observed = judged.chosen.hash if judged.met else 0
     if not judged.seen and not row.drift & 2:
         observed = row.desired_hash  # not seen is no news

@@ -10,23 +10,17 @@ from typing import Final, Literal
 
 from fleet.control.kinds import Json
 from machines.analyze import Diff, runs_kernel
-from machines.desired import by_name, file_of, package_of
-from machines.hosts import Action, Facts, StepRef, StepResult, WantedUnit, pick_artifact
-from machines.plan import FREE, PSEUDO, Step
+from machines.desired import by_name, package_of
+from machines.hosts import Action, Facts, StepRef, StepResult, pick_artifact
+from machines.plan import FREE, PSEUDO
 from machines.plan import rollback as rollback_steps
 from machines.rows import OperationRow
+from machines.step_actions import SECONDS, action_of
 
 Ended = Literal["", "Succeeded", "Failed", "Cancelled"]
 ATTEMPTS: Final = 3  # of one step in one Operation, each after a new observation
 POLL_SECONDS: Final = 1.5
 REBOOT_SECONDS: Final = 900
-SECONDS: Final[Mapping[str, int]] = {
-    "stage-package": 900,
-    "install-package": 900,
-    "remove-package": 600,
-    "health-check": 60,
-    "reboot": 60,
-}
 # Failures that the same try will meet again: a new spec or a person is needed.
 PERMANENT: Final = frozenset(
     [
@@ -211,6 +205,10 @@ def take(status: Json, step: Json, result: StepResult, scene: Scene, inventory: 
         _done(step, scene.now, message=result.message)
         inventory += _inventory(step, status, scene, result)
         return None
+    if result.state in ("Running", "Unknown") and _overdue(step, scene.now):
+        return _fail(
+            status, step, "StepTimeout", f"No end was seen for {_waited(step, scene.now):.0f} s.", scene, inventory
+        )
     if result.state in ("Running", "Unknown"):
         step.update(reason=result.reason or "Running", message=result.message)
         return Move(status | {"message": f"{step['name']} runs."}, inventory=tuple(inventory))
@@ -233,6 +231,15 @@ def take(status: Json, step: Json, result: StepResult, scene: Scene, inventory: 
         step.pop("running", None)
         return None
     return _fail(status, step, result.reason or result.state, result.message, scene, inventory)
+
+
+def _waited(step: Json, now: datetime) -> float:
+    return (now - datetime.fromisoformat(step["startTime"])).total_seconds()
+
+
+def _overdue(step: Json, now: datetime) -> bool:
+    """The unit of a step has a limit of its own on the host; this one is for a host that never tells its end."""
+    return _waited(step, now) > SECONDS.get(step["verb"], 300) + 900
 
 
 def _fail(
@@ -375,7 +382,7 @@ def _start(
 ) -> Move | None:
     if scene.halt[0]:
         return _halted(status, step, scene, inventory)
-    action = action_of(step, _body(status, scene), scene)
+    action = action_of(step, _body(status, scene), scene.facts, scene.uid, scene.mirrors)
     if isinstance(action, tuple):
         return _fail(status, step, *action, scene, inventory)
     step.update(running=True, reason="Begun", message="", startTime=time_text(scene.now))
@@ -384,59 +391,3 @@ def _start(
         status["bootIdBefore"] = scene.facts.boot_id
     start = Start(_ref(operation, step), action, step["verb"] in FREE)
     return Move(status | {"message": f"{step['name']} runs."}, start=start, inventory=tuple(inventory))
-
-
-def action_of(step: Json, body: Json, scene: Scene) -> Action | tuple[str, str]:
-    """The action of a step, or (reason, sentence) why there is none."""
-    verb, subject, items = step["verb"], step.get("subject", ""), tuple(step.get("items", ()))
-    seconds = SECONDS.get(verb, 300)
-    entry = by_name(body).get(subject)
-    package = package_of(entry, scene.mirrors) if entry is not None else None
-    facts = scene.facts
-    if verb in ("stage-package", "install-package"):
-        if package is None:
-            return "InvalidAction", f"{subject} is no longer in the accepted set."
-        artifact = pick_artifact(package, facts)
-        if artifact is None:
-            return (
-                "NoArtifact",
-                f"{subject} {package.version} has no artifact for {facts.os_family or 'this'} {facts.architecture}.",
-            )
-        if not artifact.sha256 and not artifact.gpg_key:
-            return "NotVerifiable", f"{artifact.url} has neither checksum nor key: it is never installed."
-        there = facts.packages.get(subject)
-        again = there is not None and there.declared == package.version  # broken at the wanted version
-        values = {"reinstall": "true"} if again and verb == "install-package" else {}
-        return Action(verb, package=package, artifact=artifact, values=values, timeout_seconds=seconds)
-    if verb == "health-check":
-        wait = package.health_timeout_seconds if package is not None else 30
-        return Action(verb, package=package, timeout_seconds=wait + 30)
-    if verb == "write-files":
-        files = tuple(file_of(f) for f in body["files"] if f["path"] in items)
-        return Action(verb, package=package, files=files, timeout_seconds=seconds)
-    if verb == "set-units":
-        units = tuple(u for u in package.units if u.name in items) if package else tuple(WantedUnit(i) for i in items)
-        return Action(verb, package=package, units=units, timeout_seconds=seconds)
-    if verb == "set-sysctls":
-        return Action(
-            verb, values={k: body["sysctls"][k] for k in items if k in body["sysctls"]}, timeout_seconds=seconds
-        )
-    if verb == "set-boot-parameters":
-        return Action(verb, values=boot_values(items), timeout_seconds=seconds)
-    if verb == "reboot":
-        return Action(verb, values={"bootId": facts.boot_id}, timeout_seconds=seconds)
-    if verb == "forget-host":
-        return Action(verb, names=(scene.uid,), timeout_seconds=seconds)
-    if verb == "remove-package":
-        return Action(verb, names=(subject,), timeout_seconds=seconds)
-    return Action(verb, names=items, timeout_seconds=seconds)
-
-
-def boot_values(parameters: Sequence[str]) -> dict[str, str]:
-    """`a=b` as key and value; a bare word has the value ""."""
-    return {p.partition("=")[0]: p.partition("=")[2] for p in parameters}
-
-
-def plan_again(steps: Sequence[Step]) -> list[Json]:
-    """Steps as they stand in a status."""
-    return [s.json(i) for i, s in enumerate(steps, 1)]

@@ -10,73 +10,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 from django.db import connection
 
 from fleet.control.conditions import Condition
-from fleet.control.db import Connection
 from fleet.control.errors import ReconcileError
 from fleet.control.kinds import Json
 from fleet.control.work import backoff
 from fleet.safety import permits
 from machines import decide, hot
-from machines.accepting import Chosen, choose
+from machines.accepting import choose
+from machines.act import act
 from machines.actions import let_go, take_words
 from machines.catalog import Catalog, catalog
 from machines.conclude import Outcome, conclude
 from machines.drivers import CONNECTIONS, SSH, connections, settings_of, target_of
-from machines.hosts import Facts, Hosts, Login, StepOrder, StepResult, Target
-from machines.judge import TAKE_OVER, Around, Judgement, judge
+from machines.hosts import Facts, Hosts, Login
+from machines.judge import Around, judge
 from machines.logins import Logins, read_logins
-from machines.operation_rows import Settling, give_back, open_operations, settle_operations
-from machines.operations import Move, polls
+from machines.operation_rows import open_operations
+from machines.operations import polls
+from machines.passes import Context, Pass, guarded, no_fault
 from machines.phases import RETIRED
-from machines.rows import Begin, OperationRow, Record, Row
+from machines.rows import Record, Row
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-PERMIT_SECONDS = 900
-STOPPED = ("NotBegun", "The kill switch is on, or another worker took over: nothing was begun.")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-async def no_fault(point: int) -> None:
-    """Tests end a pass at a numbered point; nothing else uses this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a pass works with. `hosts_by_driver`: the adapters of this process, by name."""
-
-    conn: Connection
-    me: int
-    hosts_by_driver: Mapping[str, Hosts]
-    installation: str
-    incarnation: int
-    clock: Callable[[], datetime] = _now
-    point: Callable[[int], Awaitable[None]] = no_fault
-
-
-@dataclass(slots=True)
-class Pass:
-    """One machine on its way through the pass."""
-
-    row: Row
-    chosen: Chosen | None = None
-    driver: str = "ssh"
-    target: Target | None = None
-    facts: Facts | None = None
-    judged: Judgement | None = None
-    outcome: Outcome = field(default_factory=Outcome)
-    order: StepOrder | None = None
-    error: Exception | None = None
 
 
 async def reconcile(rows: Sequence[Row], context: Context) -> None:
@@ -88,7 +49,7 @@ async def reconcile(rows: Sequence[Row], context: Context) -> None:
     await _observe(passes, known, context)
     await context.point(2)
     await _analyze(passes, known, context)
-    await _act(passes, known, context)
+    await act(passes, known, context)
     await _record(passes, context)
 
 
@@ -104,24 +65,13 @@ async def _in_thread(job: Callable[[], None]) -> None:
     await asyncio.to_thread(run)
 
 
-def _guarded(each: Pass, work: Callable[[], T]) -> T | None:
-    """One poisoned machine spoils no batch: its error becomes its own condition."""
-    try:
-        return work()
-    except Exception as error:
-        each.error = error
-        if not isinstance(error, ReconcileError):
-            log.exception("machine %s: a bug in its pass", each.row.name)
-        return None
-
-
 # -- which set ----------------------------------------------------------------------------------------------------------
 
 
 async def _accept(passes: list[Pass], known: Catalog, context: Context) -> list[Pass]:
     """Machines take the sets that are theirs from now on. Who lost its lease or got a new spec meanwhile is left out."""
     for each in passes:
-        each.chosen = _guarded(each, lambda each=each: choose(each.row, known))  # type: ignore[misc]
+        each.chosen = guarded(each, lambda each=each: choose(each.row, known))  # type: ignore[misc]
     news = {p.row.id: p.chosen.acceptance(p.row) for p in passes if p.chosen is not None and p.chosen.changed}
     if not news:
         return passes
@@ -157,7 +107,7 @@ async def _observe(passes: list[Pass], known: Catalog, context: Context) -> None
     logins = await read_logins(context.conn, {wanted.get("credential", "") for _, wanted in aimed})
     by_driver: defaultdict[str, list[Pass]] = defaultdict(list)
     for each, wanted in aimed:
-        _guarded(each, lambda each=each, wanted=wanted: _aim(each, wanted, known, logins))  # type: ignore[misc]
+        guarded(each, lambda each=each, wanted=wanted: _aim(each, wanted, known, logins))  # type: ignore[misc]
         if each.target is not None:
             by_driver[each.driver].append(each)
     await asyncio.gather(*(_look(group, context.hosts_by_driver[name]) for name, group in by_driver.items()))
@@ -210,8 +160,8 @@ async def _analyze(passes: list[Pass], known: Catalog, context: Context) -> None
     for each in passes:
         if each.error is not None or each.facts is None or each.chosen is None:
             continue
-        each.judged = _guarded(each, lambda each=each: judge(each.row, each.chosen, each.facts, around))  # type: ignore[misc]
-        opening = _guarded(each, lambda each=each: decide.opening(each.row, each.judged)) if each.judged else None  # type: ignore[misc]
+        each.judged = guarded(each, lambda each=each: judge(each.row, each.chosen, each.facts, around))  # type: ignore[misc]
+        opening = guarded(each, lambda each=each: decide.opening(each.row, each.judged)) if each.judged else None  # type: ignore[misc]
         if opening is not None:
             openings.append(opening)
     opened = await open_operations(context.conn, context.me, openings)
@@ -227,159 +177,6 @@ def _hold_text(held: permits.HeldBy) -> str:
     return f"Hold {held.hold} by {held.owner}{until}: {held.reason}"
 
 
-# -- act ----------------------------------------------------------------------------------------------------------------
-
-
-async def _act(passes: list[Pass], known: Catalog, context: Context) -> None:
-    """Permits for the whole batch, intents committed, one step a machine started, Operations settled."""
-    working = [p for p in passes if p.judged is not None and p.judged.seen and p.outcome.operation is not None]
-    now = context.clock()
-    for each in working:
-        _advance(each, known, now)
-    await _ask(working, known, context, now)
-    await context.point(4)
-    await _begin(working, context)
-    await context.point(5)
-    await _send(working, context)
-    await context.point(6)
-    for each in working:
-        _guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
-    await settle_operations(context.conn, context.me, [s for p in working if (s := _settling(p)) is not None])
-    well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]
-    await give_back(context.conn, well)
-    await context.point(7)
-
-
-def _advance(each: Pass, known: Catalog, now: datetime) -> None:
-    judged, operation = each.judged, each.outcome.operation
-    if judged is None or operation is None:
-        return
-    move = _guarded(each, lambda: decide.advance_one(each.row, operation, judged, known, now))
-    each.outcome = replace(each.outcome, move=move)
-
-
-async def _ask(working: list[Pass], known: Catalog, context: Context, now: datetime) -> None:
-    """One question for the batch. A permit that is held is asked for again before each effect: the right must still hold."""
-    asking: dict[int, Pass] = {}
-    asks = []
-    for each in working:
-        move, operation = each.outcome.move, each.outcome.operation
-        if move is None or operation is None or not (move.ask or (move.start is not None and not move.start.free)):
-            continue
-        verb = move.ask or str(move.status["verb"])
-        asking[each.row.id] = each
-        asks.append(permits.Ask(each.row.id, verb, decide.unplanned(operation), operation.uid, PERMIT_SECONDS))
-    answers = await permits.permits(context.conn, asks) if asks else {}
-    for machine, each in asking.items():
-        _answered(
-            each,
-            answers.get(machine) or permits.Answer(False, "SafetyUnavailable", "The safety ledger gave no answer."),
-            known,
-            now,
-        )
-
-
-def _answered(each: Pass, answer: permits.Answer, known: Catalog, now: datetime) -> None:
-    move, operation = each.outcome.move, each.outcome.operation
-    if move is None or operation is None:
-        return
-    if not answer.ok:
-        status = decide.refused(operation.status, answer.reason, answer.message)
-        each.outcome = Outcome(
-            operation, replace(move, status=status, start=None, ask=""), (answer.reason, answer.message)
-        )
-        return
-    each.outcome = replace(each.outcome, granted=True)
-    if move.ask:
-        granted = replace(
-            operation, status={**move.status, "permit": f"permit-{answer.permit_id}"}, permit_id=answer.permit_id
-        )
-        each.outcome = replace(each.outcome, operation=granted)
-        earlier = move.inventory
-        _advance(each, known, now)
-        if each.outcome.move is not None and earlier:
-            each.outcome = replace(
-                each.outcome, move=replace(each.outcome.move, inventory=(*earlier, *each.outcome.move.inventory))
-            )
-
-
-async def _begin(working: list[Pass], context: Context) -> None:
-    """Intent before effect: what is not committed here reaches no host."""
-    starting = {
-        p.row.id: p
-        for p in working
-        if p.error is None and p.outcome.move is not None and p.outcome.move.start is not None
-    }
-    begins = []
-    for machine, each in starting.items():
-        move, operation = each.outcome.move, each.outcome.operation
-        if move is not None and operation is not None:
-            begins.append(Begin(machine, each.row.epoch, operation.id, move.status, operation.permit_id))
-    begun = await hot.begin(context.conn, context.me, begins) if begins else {}
-    for machine, each in starting.items():
-        move, operation = each.outcome.move, each.outcome.operation
-        if move is None or operation is None or move.start is None or each.target is None:
-            continue
-        if begun.get(machine):
-            each.order = StepOrder(
-                each.target, move.start.ref, move.start.action, context.installation, context.incarnation, each.row.epoch,
-                each.row.annotations.get(TAKE_OVER, ""),
-            )  # fmt: skip
-        else:
-            each.outcome = Outcome(
-                operation, replace(move, status=operation.status, start=None, wait=10), STOPPED, each.outcome.granted
-            )
-
-
-async def _send(working: list[Pass], context: Context) -> None:
-    by_driver: defaultdict[str, list[StepOrder]] = defaultdict(list)
-    for each in working:
-        if each.order is not None:
-            by_driver[each.driver].append(each.order)
-    answers = await asyncio.gather(*(_start(context.hosts_by_driver[n], orders) for n, orders in by_driver.items()))
-    results = {key: result for found in answers for key, result in found.items()}
-    for each in working:
-        if each.order is not None:
-            each.outcome = replace(each.outcome, move=_with_result(each, results.get(each.row.id)))
-
-
-async def _start(hosts: Hosts, orders: list[StepOrder]) -> dict[int, StepResult]:
-    try:
-        found = await hosts.act(orders)
-    except Exception:
-        log.exception("the driver failed to start %d steps: the next look tells what became of them", len(orders))
-        return {}
-    return {order.target.key: result for order, result in zip(orders, found, strict=True)}
-
-
-def _with_result(each: Pass, result: StepResult | None) -> Move | None:
-    return each.outcome.move if result is None else decide.with_result(each.outcome.move, result)
-
-
-def _take(each: Pass, known: Catalog, now: datetime) -> None:
-    """What the driver answered at once: a step that ended already needs no poll."""
-    move, operation, judged = each.outcome.move, each.outcome.operation, each.judged
-    if move is not None and move.result is not None and operation is not None and judged is not None:
-        each.outcome = replace(each.outcome, move=decide.take_result(each.row, operation, judged, known, move, now))
-
-
-def _settling(each: Pass) -> Settling | None:
-    move, operation = each.outcome.move, each.outcome.operation
-    if each.error is not None or move is None or operation is None:
-        return None
-    return Settling(
-        each.row.id,
-        each.row.epoch,
-        operation.id,
-        move.status,
-        move.ended,
-        move.reason,
-        move.message,
-        operation.permit_id,
-        move.inventory,
-    )
-
-
 # -- record -------------------------------------------------------------------------------------------------------------
 
 
@@ -390,7 +187,7 @@ async def _record(passes: list[Pass], context: Context) -> None:
     retired: list[str] = []
     used: list[tuple[str, tuple[str, ...]]] = []
     for each in passes:
-        record = _guarded(each, lambda each=each: _concluded(each, now)) if each.error is None else None  # type: ignore[misc]
+        record = guarded(each, lambda each=each: _concluded(each, now)) if each.error is None else None  # type: ignore[misc]
         records.append(record if record is not None else _failed(each))
         if record is not None and each.judged is not None and each.judged.words_used:
             used.append((each.row.name, each.judged.words_used))
@@ -432,4 +229,4 @@ def _failed(each: Pass) -> Record:
     )  # fmt: skip
 
 
-__all__ = ["Context", "OperationRow", "Json", "reconcile"]
+__all__ = ["Context", "no_fault", "reconcile"]

@@ -1,0 +1,174 @@
+"""The acting half of a pass: permits for the whole batch, intents committed, one step a machine started, Operations settled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from dataclasses import replace
+from datetime import datetime
+
+from fleet.safety import permits
+from machines import decide, hot
+from machines.catalog import Catalog
+from machines.conclude import Outcome
+from machines.hosts import Hosts, StepOrder, StepResult
+from machines.judge import TAKE_OVER
+from machines.operation_rows import Settling, give_back, settle_operations
+from machines.operations import Move
+from machines.passes import Context, Pass, guarded
+from machines.rows import Begin
+
+log = logging.getLogger(__name__)
+PERMIT_SECONDS = 900
+STOPPED = ("NotBegun", "The kill switch is on, or another worker took over: nothing was begun.")
+
+
+async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
+    """Permits for the whole batch, intents committed, one step a machine started, Operations settled."""
+    working = [p for p in passes if p.judged is not None and p.judged.seen and p.outcome.operation is not None]
+    now = context.clock()
+    for each in working:
+        _advance(each, known, now)
+    await _ask(working, known, context, now)
+    await context.point(4)
+    await _begin(working, context)
+    await context.point(5)
+    await _send(working, context)
+    await context.point(6)
+    for each in working:
+        guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
+    await settle_operations(context.conn, context.me, [s for p in working if (s := _settling(p)) is not None])
+    well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]
+    await give_back(context.conn, well)
+    await context.point(7)
+
+
+def _advance(each: Pass, known: Catalog, now: datetime) -> None:
+    judged, operation = each.judged, each.outcome.operation
+    if judged is None or operation is None:
+        return
+    move = guarded(each, lambda: decide.advance_one(each.row, operation, judged, known, now))
+    each.outcome = replace(each.outcome, move=move)
+
+
+async def _ask(working: list[Pass], known: Catalog, context: Context, now: datetime) -> None:
+    """One question for the batch. A permit that is held is asked for again before each effect: the right must still hold."""
+    asking: dict[int, Pass] = {}
+    asks = []
+    for each in working:
+        move, operation = each.outcome.move, each.outcome.operation
+        if move is None or operation is None or not (move.ask or (move.start is not None and not move.start.free)):
+            continue
+        verb = move.ask or str(move.status["verb"])
+        asking[each.row.id] = each
+        asks.append(permits.Ask(each.row.id, verb, decide.unplanned(operation), operation.uid, PERMIT_SECONDS))
+    answers = await permits.permits(context.conn, asks) if asks else {}
+    for machine, each in asking.items():
+        _answered(
+            each,
+            answers.get(machine) or permits.Answer(False, "SafetyUnavailable", "The safety ledger gave no answer."),
+            known,
+            now,
+        )
+
+
+def _answered(each: Pass, answer: permits.Answer, known: Catalog, now: datetime) -> None:
+    move, operation = each.outcome.move, each.outcome.operation
+    if move is None or operation is None:
+        return
+    if not answer.ok:
+        status = decide.refused(operation.status, answer.reason, answer.message)
+        each.outcome = Outcome(
+            operation, replace(move, status=status, start=None, ask=""), (answer.reason, answer.message)
+        )
+        return
+    each.outcome = replace(each.outcome, granted=True)
+    if move.ask:
+        granted = replace(
+            operation, status={**move.status, "permit": f"permit-{answer.permit_id}"}, permit_id=answer.permit_id
+        )
+        each.outcome = replace(each.outcome, operation=granted)
+        earlier = move.inventory
+        _advance(each, known, now)
+        if each.outcome.move is not None and earlier:
+            each.outcome = replace(
+                each.outcome, move=replace(each.outcome.move, inventory=(*earlier, *each.outcome.move.inventory))
+            )
+
+
+async def _begin(working: list[Pass], context: Context) -> None:
+    """Intent before effect: what is not committed here reaches no host."""
+    starting = {
+        p.row.id: p
+        for p in working
+        if p.error is None and p.outcome.move is not None and p.outcome.move.start is not None
+    }
+    begins = []
+    for machine, each in starting.items():
+        move, operation = each.outcome.move, each.outcome.operation
+        if move is not None and operation is not None:
+            begins.append(Begin(machine, each.row.epoch, operation.id, move.status, operation.permit_id))
+    begun = await hot.begin(context.conn, context.me, begins) if begins else {}
+    for machine, each in starting.items():
+        move, operation = each.outcome.move, each.outcome.operation
+        if move is None or operation is None or move.start is None or each.target is None:
+            continue
+        if begun.get(machine):
+            each.order = StepOrder(
+                each.target, move.start.ref, move.start.action, context.installation, context.incarnation, each.row.epoch,
+                each.row.annotations.get(TAKE_OVER, ""),
+            )  # fmt: skip
+        else:
+            each.outcome = Outcome(
+                operation, replace(move, status=operation.status, start=None, wait=10), STOPPED, each.outcome.granted
+            )
+
+
+async def _send(working: list[Pass], context: Context) -> None:
+    by_driver: defaultdict[str, list[StepOrder]] = defaultdict(list)
+    for each in working:
+        if each.order is not None:
+            by_driver[each.driver].append(each.order)
+    answers = await asyncio.gather(*(_start(context.hosts_by_driver[n], orders) for n, orders in by_driver.items()))
+    results = {key: result for found in answers for key, result in found.items()}
+    for each in working:
+        if each.order is not None:
+            each.outcome = replace(each.outcome, move=_with_result(each, results.get(each.row.id)))
+
+
+async def _start(hosts: Hosts, orders: list[StepOrder]) -> dict[int, StepResult]:
+    try:
+        found = await hosts.act(orders)
+    except Exception:
+        log.exception("the driver failed to start %d steps: the next look tells what became of them", len(orders))
+        return {}
+    return {order.target.key: result for order, result in zip(orders, found, strict=True)}
+
+
+def _with_result(each: Pass, result: StepResult | None) -> Move | None:
+    return each.outcome.move if result is None else decide.with_result(each.outcome.move, result)
+
+
+def _take(each: Pass, known: Catalog, now: datetime) -> None:
+    """What the driver answered at once: a step that ended already needs no poll."""
+    move, operation, judged = each.outcome.move, each.outcome.operation, each.judged
+    if move is not None and move.result is not None and operation is not None and judged is not None:
+        each.outcome = replace(each.outcome, move=decide.take_result(each.row, operation, judged, known, move, now))
+
+
+def _settling(each: Pass) -> Settling | None:
+    move, operation = each.outcome.move, each.outcome.operation
+    if each.error is not None or move is None or operation is None:
+        return None
+    return Settling(
+        each.row.id,
+        each.row.epoch,
+        operation.id,
+        move.status,
+        move.ended,
+        move.reason,
+        move.message,
+        operation.permit_id,
+        move.inventory,
+    )

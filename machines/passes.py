@@ -1,0 +1,67 @@
+"""One machine on its way through a pass, and what a pass works with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from fleet.control.db import Connection
+from fleet.control.errors import ReconcileError
+from machines.accepting import Chosen
+from machines.conclude import Outcome
+from machines.hosts import Facts, Hosts, StepOrder, Target
+from machines.judge import Judgement
+from machines.rows import Row
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def no_fault(point: int) -> None:
+    """Tests end a pass at a numbered point; nothing else uses this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a pass works with. `hosts_by_driver`: the adapters of this process, by name."""
+
+    conn: Connection
+    me: int
+    hosts_by_driver: Mapping[str, Hosts]
+    installation: str
+    incarnation: int
+    clock: Callable[[], datetime] = _now
+    point: Callable[[int], Awaitable[None]] = no_fault
+
+
+@dataclass(slots=True)
+class Pass:
+    """One machine on its way through the pass."""
+
+    row: Row
+    chosen: Chosen | None = None
+    driver: str = "ssh"
+    target: Target | None = None
+    facts: Facts | None = None
+    judged: Judgement | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+    order: StepOrder | None = None
+    error: Exception | None = None
+
+
+def guarded(each: Pass, work: Callable[[], T]) -> T | None:
+    """One poisoned machine spoils no batch: its error becomes its own condition."""
+    try:
+        return work()
+    except Exception as error:
+        each.error = error
+        if not isinstance(error, ReconcileError):
+            log.exception("machine %s: a bug in its pass", each.row.name)
+        return None
