@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OUTPUT_LIMIT: Final[int] = 8 * 1024 * 1024  # bytes of one answer; a host that sends more is cut off
-ERROR_LIMIT: Final[int] = 16 * 1024
+ERROR_LIMIT: Final[int] = 256 * 1024
 DEFAULT_LIMIT: Final[int] = 50  # connections per idc
 
 
@@ -169,16 +169,15 @@ class SshHosts:
                     _read(process.stdout, OUTPUT_LIMIT),
                     _read(process.stderr, ERROR_LIMIT),
                 )
-                if len(stdout) <= OUTPUT_LIMIT:  # else the rest is not waited for
-                    await process.wait_closed()
+                await process.wait_closed()
         except TimeoutError:
             message = f"{where(target)} did not finish the command within {self._limits.command_seconds:.0f} s."
             raise HostError("Timeout", message) from None
-        if len(stdout) > OUTPUT_LIMIT:
-            raise HostError("Garbled", f"{where(target)} answered with more than {OUTPUT_LIMIT} bytes.")
+        except OverflowError:  # the connection goes with it: the rest is not waited for
+            raise HostError("Garbled", f"{where(target)} answered with more than {OUTPUT_LIMIT} bytes.") from None
         if process.exit_status is None:
             raise HostError("Disconnected", f"{where(target)} was lost in the middle of the command.")
-        text = stderr[:ERROR_LIMIT].decode("utf-8", errors="replace")
+        text = stderr.decode("utf-8", errors="replace")
         return Answer(stdout, text, process.exit_status, sent, self._clock())
 
     def _must_begin(self, target: Target, answer: Answer, mark: str) -> None:
@@ -239,13 +238,12 @@ async def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes) -> None:
 
 
 async def _read(reader: asyncssh.SSHReader[bytes], limit: int) -> bytes:
-    """Up to limit + 1 bytes; the rest is not waited for."""
+    """All that comes, if it is not more than the limit; OverflowError otherwise."""
     chunks: list[bytes] = []
     size = 0
-    while size <= limit:
-        chunk = await reader.read(65536)
-        if not chunk:
-            break
+    while chunk := await reader.read(65536):
         chunks.append(chunk)
         size += len(chunk)
+        if size > limit:
+            raise OverflowError
     return b"".join(chunks)

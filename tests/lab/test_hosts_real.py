@@ -194,8 +194,8 @@ async def test_an_rpm_goes_up_and_down_and_away(rpm: Driver) -> None:
 
 
 @pytest.mark.parametrize("kind", ["deb", "rpm"])
-async def test_a_tarball_is_switched_repaired_and_removed(request: pytest.FixtureRequest, kind: str) -> None:
-    driver: Driver = request.getfixturevalue(kind)
+async def test_a_tarball_is_switched_repaired_and_removed(deb: Driver, rpm: Driver, kind: str) -> None:
+    driver = {"deb": deb, "rpm": rpm}[kind]
     for version in ("1.0", "1.1", "1.0"):
         path = build_tarball("tools", version, files={"bin/tool": f"#!/bin/sh\necho {version}\n"})
         assert (await driver.put("tools", version, path)).state == "Succeeded"
@@ -291,18 +291,18 @@ async def test_a_foreign_format_is_refused(deb: Driver, rpm: Driver) -> None:
 
 
 async def test_nothing_beyond_the_declared_package_changes(own: Driver) -> None:
-    assert (await own.put("base", "1", build_deb("base", "1"))).state == "Succeeded"
-    assert (await own.put("user", "1", build_deb("user", "1", depends=["base"]))).state == "Succeeded"
-    rival = await own.put("rival", "1", build_deb("rival", "1", conflicts=["base"]))
+    assert (await own.put("ground", "1", build_deb("ground", "1"))).state == "Succeeded"
+    assert (await own.put("tenant", "1", build_deb("tenant", "1", depends=["ground"]))).state == "Succeeded"
+    rival = await own.put("rival", "1", build_deb("rival", "1", conflicts=["tenant"]))
     needy = await own.put("needy", "1", build_deb("needy", "1", depends=["nonesuch (>= 2)"]))
-    away = await own.run(Action("remove-package", names=("base",)))
+    away = await own.run(Action("remove-package", names=("ground",)))
     foreign = await own.run(Action("remove-package", names=("bash",)))
-    assert (rival.reason, "base" in rival.message) == ("WouldChangeOthers", True)
+    assert (rival.reason, "tenant" in rival.message) == ("WouldChangeOthers", True)
     assert (needy.reason, "nonesuch" in needy.message) == ("DependenciesMissing", True)
-    assert (away.reason, "user" in away.message) == ("WouldChangeOthers", True)
+    assert (away.reason, "tenant" in away.message) == ("WouldChangeOthers", True)
     assert foreign.reason == "NotInstalledByFleet"
-    facts = await own.see(packages=("base", "user", "rival", "needy", "bash"))
-    assert sorted(facts.packages) == ["base", "bash", "user"]
+    facts = await own.see(packages=("ground", "tenant", "rival", "needy", "bash"))
+    assert sorted(facts.packages) == ["ground", "bash", "tenant"]
 
 
 async def test_a_held_lock_is_waited_for_and_named(own: Driver) -> None:
@@ -406,7 +406,7 @@ async def test_only_the_newest_owner_of_the_right_machine_acts(own: Driver) -> N
 
 
 async def test_a_step_started_by_many_runs_once(own: Driver) -> None:
-    order = own.order(check("sh", "-c", "echo x >>/root/effects; sleep 3", seconds=10))
+    order = own.order(check("sh", "-c", "echo x >>/root/effects; sleep 9", seconds=20))
     results = await asyncio.gather(*(own.hosts.act([order]) for _ in range(5)))
     assert {r[0].state for r in results} == {"Running"}
     other = await own.start(own.order(check("true")))

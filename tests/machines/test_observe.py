@@ -22,7 +22,7 @@ QUIRKS = sorted(Path(__file__).with_name("quirks").glob("*.json"))
 def target(**wanted: Any) -> Target:
     polls = tuple(StepRef(*ref) for ref in wanted.pop("polls", ()))
     checks = {name: tuple(argv) for name, argv in wanted.pop("health_checks", {}).items()}
-    lists = {name: tuple(values) for name, values in wanted.items()}
+    lists: dict[str, Any] = {name: tuple(values) for name, values in wanted.items()}
     return Target(key=7, uid="uid-1", name="m1", address="192.0.2.1", polls=polls, health_checks=checks, **lists)
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from machines import host_reasons
 from machines.hosts import Action, Artifact, StepResult, WantedFile, WantedPackage, WantedUnit
-from machines.scripts import VERBS, render
+from machines.scripts import VERBS, render, shell
 from machines.scripts.stage import _dearmour
 from tests.machines.sandbox import Sandbox, order
 
@@ -158,10 +158,8 @@ def place(host: Sandbox, name: str) -> str:
 # The way into pytest's own folder leads through /tmp, which everybody may write: the check is for real hosts.
 @pytest.fixture
 def free_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from machines.scripts import files
-
-    real = files.resource
-    monkeypatch.setattr(files, "resource", lambda name: real(name) + "\nsafe_way() { :; }\n")
+    real = shell.resource
+    monkeypatch.setattr("machines.scripts.files.resource", lambda name: real(name) + "\nsafe_way() { :; }\n")
 
 
 def owner_here() -> str:
@@ -170,7 +168,7 @@ def owner_here() -> str:
 
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # each example starts processes: shrinking would take minutes
-text = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\x00"), max_size=200)
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=200)
 
 
 @settings(max_examples=12, phases=PHASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
