@@ -10,7 +10,6 @@ from django.http import QueryDict
 
 from fleet.api.audit import verify
 from fleet.api.rights import Actor
-from fleet.api.selectors import FieldSelector
 from fleet.api.storage import ListQuery, storage_for
 from fleet.api.subresources import subresource
 from fleet.console import filters, queries
@@ -259,6 +258,8 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     m = queries.with_state(stored.obj)
     why = _why(stored.obj, actor)
     operations = queries.operations_of(name)
+    for each in operations:
+        each["done"] = sum(1 for s in each.get("status", {}).get("steps", []) if s.get("status") == "True")
     current = next(
         (o for o in operations if o.get("status", {}).get("phase") in ("Running", "Pending")),
         operations[0] if operations else None,
@@ -338,9 +339,7 @@ def safety(actor: Actor, query: QueryDict) -> Page:
     refused = queries.refusals(actor, 100)
     context: dict[str, Any] = {
         "holds": storage_for("holds").page(ListQuery(limit=200)).objects,
-        "permits": storage_for("permits")
-        .page(ListQuery(fields=FieldSelector(()), limit=100, clusters=actor.clusters))
-        .objects,
+        "permits": _open_permits(actor),
         "policies": storage_for("safetypolicies").page(ListQuery(limit=100)).objects,
         "refused": refused,
         "waiting": sum(int(r["n"]) for r in refused),
@@ -348,6 +347,13 @@ def safety(actor: Actor, query: QueryDict) -> Page:
     }
     fragments = (Fragment("o-refused", "console/_overview_refused.html"),)
     return Page("console/safety.html", "Safety", context, fragments, frozenset({MACHINE, HOLD, PERMIT}), "safety")
+
+
+def _open_permits(actor: Actor, limit: int = 100) -> list[Json]:
+    """Permits that still count, newest first."""
+    found = queries.rows("SELECT id FROM permit WHERE released_at IS NULL ORDER BY id DESC LIMIT %s", [limit])
+    objects = storage_for("permits").by_ids([r["id"] for r in found])
+    return [o for o in objects.values() if actor.clusters is None or o["spec"].get("clusterName", "") in actor.clusters]
 
 
 def events(actor: Actor, query: QueryDict) -> Page:

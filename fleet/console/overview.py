@@ -1,0 +1,138 @@
+"""The overview: who needs me, what runs, what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from django.http import QueryDict
+
+from fleet.api.rights import Actor
+from fleet.console import queries, words
+from fleet.console.page import Fragment, Page
+from fleet.console.words import Word
+from fleet.control.kinds import CLUSTER, HOLD, MACHINE, OPERATION
+
+_LOOKED_AT = 100  # failed machines that are read to group them by cause; the counters know how many there are
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One cause that needs a person, with the machines that have it."""
+
+    title: str
+    href: str
+    said: str
+    next: str
+    since: str
+    where: str
+    n: int
+    tone: str = "bad"
+
+
+def overview(actor: Actor, query: QueryDict) -> Page:
+    """Who needs me, what runs, what is refused."""
+    phases: Counter[str] = Counter()
+    for each in queries.phase_counts(actor).values():
+        phases += each
+    refused = queries.refusals(actor)
+    layers = queries.layers(actor)
+    needs = needs_of(queries.failed(actor, _LOOKED_AT), layers, phases["Failed"])
+    context = {
+        "sentence": sentence(phases, refused, needs, queries.guard(), [r for r in layers if r["state"] != "Stopped"]),
+        "total": phases.total(),
+        "parts": words.legend(phases),
+        "needs": needs,
+        "refused": refused,
+        "waiting": sum(r.n for r in refused),
+        "work": queries.work_in_hand(actor),
+        "operations": queries.open_operations(actor, 5),
+        "layers": [r for r in layers if r["state"] != "Stopped"],
+        "drifted": queries.drift_count(actor),
+        "events": queries.notable(actor, 12),
+    }
+    fragments = tuple(
+        Fragment(f"o-{n}", f"console/_overview_{n}.html")
+        for n in ("sentence", "bar", "needs", "refused", "doing", "events")
+    )
+    kinds = frozenset({MACHINE, OPERATION, CLUSTER, HOLD})
+    return Page("console/overview.html", "Overview", context, fragments, kinds, "overview")
+
+
+def needs_of(failed: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], total: int) -> list[Need]:
+    """Causes, the widest first: stopped layers, then failed machines that share reason and cluster."""
+    out = [
+        Need(f"Layer {r['name']} has stopped", f"/clusters/{quote(r['name'])}" if r["layer"] == "cluster" else "/packages",
+             r["message"] or f"{r['failed_machine']} failed.", "look at the machine that failed, then correct the layer", r["updated_at"], "", 1)
+        for r in layers
+        if r["state"] == "Stopped"
+    ]  # fmt: skip
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for m in failed:
+        stalled = m["conditions"].get("Stalled", {})
+        groups.setdefault((stalled.get("reason", ""), m["spec"].get("clusterName", "")), []).append(m)
+    for (reason, cluster), machines in sorted(groups.items(), key=lambda g: -len(g[1])):
+        first = machines[0]
+        since = min((m["conditions"].get("Stalled", {}).get("lastTransitionTime", "") for m in machines), default="")
+        if len(machines) == 1:
+            title, href = first["name"], f"/machines/{quote(first['name'])}/why"
+        else:
+            title = f"{words.count(len(machines), 'machine')}: {reason or 'failed'}"
+            href = f"/machines?q=state:bad{'+cluster:' + quote(cluster) if cluster else ''}"
+        said = first["why"] or "It failed."
+        if len(machines) > 1:
+            said = f"{first['name']}: {said}"
+        out.append(Need(title, href, said, words.next_step(reason), since, cluster, len(machines)))
+    seen = sum(n.n for n in out)
+    if total > max(seen, _LOOKED_AT):
+        rest = total - seen
+        out.append(
+            Need(f"{words.count(rest, 'more machine')}", "/machines?q=state:bad", "Not grouped by cause here.", "look through the list", "", "", rest)
+        )  # fmt: skip
+    return out
+
+
+def sentence(
+    phases: Counter[str],
+    refused: list[queries.Refusal],
+    needs: list[Need],
+    guard: queries.Guard,
+    rolling: list[dict[str, Any]],
+) -> list[Word]:
+    """What is wrong, what Fleet does about it, what it refuses."""
+    if guard.stopped:
+        return [
+            Word("All changes are stopped", "/safety", "bad"),
+            Word(f" by {guard.by}: {guard.why.rstrip('.')}. Fleet only looks."),
+        ]
+    total = phases.total()
+    if not total:
+        return [Word("No machine is declared yet.")]
+    said = _needs(phases["Failed"], needs)
+    moving = total - phases["Running"] - phases["Failed"] - phases["Retired"] - phases["Pending"]
+    if moving:
+        said += [Word("; Fleet works on "), Word(words.count(moving, "machine"), "/machines?q=state:busy")]
+    if rolling:
+        said += [Word(" and rolls out "), Word(words.count(len(rolling), "layer"), "/clusters")]
+    waiting = sum(r.n for r in refused)
+    if waiting:
+        said += [
+            Word(", " if rolling else " and "),
+            Word(words.count(waiting, "change"), "/safety", "held"),
+            Word(f" {'waits' if waiting == 1 else 'wait'} for a permit"),
+        ]
+    well = "All" if phases["Running"] == total else f"{phases['Running']:,} of {total:,}"
+    return [*said, Word(f". {well} run as declared.")]
+
+
+def _needs(failed: int, needs: list[Need]) -> list[Word]:
+    if failed:
+        cause = f", {words.count(len(needs), 'cause')}" if 1 < len(needs) < failed else ""
+        verb = "needs" if failed == 1 else "need"
+        return [Word(words.count(failed, "machine"), "/machines?q=state:bad", "bad"), Word(f" {verb} you{cause}")]
+    if needs:
+        return [Word(f"{words.count(len(needs), 'layer')} {'has' if len(needs) == 1 else 'have'} stopped", "", "bad")]
+    return [Word("Nothing needs you")]
