@@ -28,6 +28,8 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     """Permits for the whole batch, intents committed, one step a machine started, Operations settled."""
     working = [p for p in passes if p.judged is not None and p.judged.seen and p.outcome.operation is not None]
     now = context.clock()
+    for each in passes:
+        _drop_unseen(each)
     for each in working:
         _advance(each, known, now)
     await _ask(working, known, context, now)
@@ -38,10 +40,19 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     await context.point(6)
     for each in working:
         guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
-    await settle_operations(context.conn, context.me, [s for p in working if (s := _settling(p)) is not None])
+    await settle_operations(context.conn, context.me, [s for p in passes if (s := _settling(p)) is not None])
     well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]
     await give_back(context.conn, well)
     await context.point(7)
+
+
+def _drop_unseen(each: Pass) -> None:
+    """What was cancelled before it began ends also while the host does not answer."""
+    operation = each.outcome.operation
+    if each.judged is None or each.judged.seen or operation is None or operation.started_at is not None:
+        return
+    if who := operation.spec.get("cancelledBy"):
+        each.outcome = Outcome(operation, Move(operation.status, "Cancelled", "Cancelled", f"Cancelled by {who}."))
 
 
 def _advance(each: Pass, known: Catalog, now: datetime) -> None:

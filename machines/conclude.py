@@ -46,6 +46,10 @@ def remember(judged: Judgement, outcome: Outcome) -> Memory:
             memory, met=judged.chosen.hash, failures=0, failed=("", ""), stalled=("", ""), stalled_at=0, adopted=False
         )
     move = outcome.move
+    if move is not None and move.reason == "Cancelled" and move.status.get("why") in ("change", "repair"):
+        return replace(
+            memory, stalled=("Cancelled", move.message), stalled_at=judged.chosen.hash
+        )  # not to be opened again
     if move is None or move.ended != "Failed":
         return memory
     failures = memory.failures + 1

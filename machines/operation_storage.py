@@ -118,14 +118,16 @@ class OperationStorage(Storage):
         return out
 
     def after_write(self, cursor: Cursor, stored: Stored, old: Stored | None) -> None:
-        """A Cancel marks what it cancels; what has not begun ends at once."""
+        """A Cancel marks what it cancels. A person's that has not begun ends at once; Fleet's own by its next pass, which
+        remembers that it is not wanted."""
         spec = stored.obj["spec"]
         if old is not None or spec["verb"] != CANCEL:
             return
         machine = Machine.objects.get(name=spec["machine"])
         cursor.execute(
             """UPDATE machines_operation SET spec = spec || jsonb_build_object('cancelledBy', %s::text), rv = greatest(fleet_pos(%s), rv + 1),
-                 phase = CASE WHEN started_at IS NULL THEN 'Cancelled' ELSE phase END, ended_at = CASE WHEN started_at IS NULL THEN now() END
+                 phase = CASE WHEN started_at IS NULL AND owner_class = 3 THEN 'Cancelled' ELSE phase END,
+                 ended_at = CASE WHEN started_at IS NULL AND owner_class = 3 THEN now() END
                WHERE machine_id = %s AND ended_at IS NULL AND id <> %s AND (%s = '' OR name = %s) RETURNING id, rv, cluster_id""",
             [spec["owner"], STRIDE, machine.pk, stored.id, spec.get("operation", ""), spec.get("operation", "")],
         )

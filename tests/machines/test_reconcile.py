@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
 from fleet.api.storage import storage_for
 from fleet.control.db import Connection
@@ -478,3 +479,57 @@ def _read(name: str) -> Json:
     stored = storage_for("machines").read(name)
     assert stored is not None
     return stored.obj
+
+
+async def test_a_change_that_a_person_cancelled_is_not_begun_again_until_one_asks(loop: Loop) -> None:
+    await simple(loop)
+    await loop.step(0.1)
+    await operation(loop, "Cancel")
+    await loop.run(3, 10)
+    began = len(loop.hosts.started)
+    await loop.run(4)
+    assert (await loop.condition("Stalled"))[1] == "Cancelled"
+    assert len(loop.hosts.started) == began
+    await operation(loop, "Reconcile")
+    await loop.run(25)
+    assert await loop.phase() == "Running"
+
+
+async def test_a_persons_wish_comes_before_the_drift_that_fleet_repairs(loop: Loop) -> None:
+    box = await running(loop)
+    box.packages.pop("pouch")
+    await loop.step(0.1)
+    name = await operation(loop, "Reboot")
+    await loop.run(40)
+    found = await (
+        await loop.conn.execute("SELECT phase, owner_class FROM machines_operation ORDER BY ended_at")
+    ).fetchall()
+    assert ((await loop.get(name, "operations")) or {})["status"]["phase"] == "Succeeded"
+    assert ("Cancelled", 0) in found
+    assert await loop.phase() == "Running"
+    assert box.packages["pouch"]["state"] == "installed"
+
+
+async def test_a_second_wish_of_a_person_is_refused_while_one_waits(loop: Loop) -> None:
+    await running(loop)
+    await loop.edit("machines", "m1", paused=True)
+    await operation(loop, "Reboot")
+    with pytest.raises(ApiError) as refused:
+        await operation(loop, "Restart", units=["pouch.service"])
+    assert refused.value.code == 409
+    await operation(loop, "Cancel")
+    found = await (
+        await loop.conn.execute("SELECT phase FROM machines_operation WHERE spec ->> 'verb' = 'Reboot'")
+    ).fetchall()
+    assert found == [("Cancelled",)]
+    with pytest.raises(ApiError) as nothing:
+        await loop.make({"kind": "Operation", "metadata": {"name": "c2"}, "spec": {"machine": "m1", "verb": "Cancel"}})
+    assert nothing.value.code == 409
+
+
+async def test_a_drain_of_a_machine_that_is_no_node_is_done_at_once(loop: Loop) -> None:
+    await running(loop)
+    name = await operation(loop, "Drain")
+    await loop.run(2)
+    found = ((await loop.get(name, "operations")) or {})["status"]
+    assert (found["phase"], found["steps"][0]["reason"]) == ("Succeeded", "NotANode")
