@@ -46,13 +46,25 @@ def inputs(wish: Wish, catalog: Catalog) -> int:
     spec = wish.spec
     versions, _ = wanted_versions(wish)
     refs: list[Any] = []
+    usable = True
     for package, version in sorted(versions.items()):
         found = find_version(package, version, catalog.packages.get(package, ()))
         configs = [catalog.configs.get((c["name"], c["value"])) for c in found.spec.get("configMaps", [])]
         refs.append([found.uid, [c.uid if c else None for c in configs]])
+        usable &= found.approved and all(c is None or c.approved for c in configs)
     names = ("clusterName", "className", "idc", "rack", "ip", "serialNumber", "hardwareModel", "variables")
     variables = {layer: wish.shared[layer].get("variables") for layer in sorted(wish.shared)}
-    return hash64([wish.name, wish.uid, wish.labels, [spec.get(n) for n in names], variables, refs])
+    return hash64(
+        [
+            wish.name,
+            wish.uid,
+            wish.labels,
+            [spec.get(n) for n in names],
+            variables,
+            refs,
+            *(() if usable else ("not approved",)),
+        ]
+    )
 
 
 def choose(row: Row, catalog: Catalog) -> Chosen:

@@ -9,6 +9,7 @@ from typing import Any, Final, LiteralString
 
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
+from machines.approval import usable
 from machines.schema import config_version, package_version
 
 
@@ -21,6 +22,7 @@ class PackageVersion:
     package: str
     version: str
     spec: Json
+    approved: bool = True  # by a second person, where that is required
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class ConfigVersion:
     config: str
     version: str
     spec: Json
+    approved: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +106,25 @@ async def catalog(conn: Connection) -> Catalog:
 
 async def _packages(conn: Connection) -> dict[str, tuple[PackageVersion, ...]]:
     found = await conn.execute(
-        "SELECT name, uid::text, spec FROM machines_machinepackageversion WHERE deleted_at IS NULL ORDER BY name"
+        "SELECT name, uid::text, spec, status FROM machines_machinepackageversion WHERE deleted_at IS NULL ORDER BY name"
     )
     grouped: defaultdict[str, list[PackageVersion]] = defaultdict(list)
-    for name, uid, spec in await found.fetchall():
+    for name, uid, spec, status in await found.fetchall():
         version = package_version({"metadata": {"name": name}, "spec": spec})
-        grouped[spec["packageName"]].append(PackageVersion(name, uid, spec["packageName"], version, spec))
+        grouped[spec["packageName"]].append(
+            PackageVersion(name, uid, spec["packageName"], version, spec, usable(status))
+        )
     return {name: tuple(versions) for name, versions in grouped.items()}
 
 
 async def _configs(conn: Connection) -> dict[tuple[str, str], ConfigVersion]:
     found = await conn.execute(
-        "SELECT name, uid::text, spec FROM machines_machineconfigversion WHERE deleted_at IS NULL"
+        "SELECT name, uid::text, spec, status FROM machines_machineconfigversion WHERE deleted_at IS NULL"
     )
     out = {}
-    for name, uid, spec in await found.fetchall():
+    for name, uid, spec, status in await found.fetchall():
         version = config_version({"metadata": {"name": name}, "spec": spec})
-        out[spec["configName"], version] = ConfigVersion(name, uid, spec["configName"], version, spec)
+        out[spec["configName"], version] = ConfigVersion(name, uid, spec["configName"], version, spec, usable(status))
     return out
 
 

@@ -6,15 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
-from machines.catalog import Catalog, PackageVersion
+from machines.catalog import Catalog, ConfigVersion, PackageVersion
 from machines.render import render, sha256
 from machines.rows import hash64
 from machines.schema import artifacts_of
 
+V = TypeVar("V", PackageVersion, ConfigVersion)
 # Layers, weakest first. `machine` is a pin: rollouts leave it alone.
 LAYERS: Final = ("cluster", "class", "rollout", "machine")
 
@@ -86,6 +87,19 @@ def numeric(text: str) -> Decimal | None:
         return None
 
 
+def approved_version(package: str, wanted: Any, known: Sequence[PackageVersion]) -> PackageVersion:
+    """The one package version meant, if it may be used."""
+    return _approved(find_version(package, wanted, known))
+
+
+def _approved(found: V) -> V:
+    if not found.approved:
+        raise PermanentError(
+            "NotApproved", f"{found.name} waits for the approval of a second person (annotation fleet.dev/approve)."
+        )
+    return found
+
+
 def find_version(package: str, wanted: Any, known: Sequence[PackageVersion]) -> PackageVersion:
     """The one package version meant. A string means itself; a number only what is numerically equal to exactly one."""
     if isinstance(wanted, str):
@@ -115,7 +129,7 @@ def resolve(wish: Wish, catalog: Catalog) -> Resolved:
     try:
         if class_name and "class" not in wish.shared:
             raise PermanentError("ClassUnknown", f"There is no MachineClass {class_name}.")
-        found = {p: find_version(p, v, catalog.packages.get(p, ())) for p, v in sorted(versions.items())}
+        found = {p: approved_version(p, v, catalog.packages.get(p, ())) for p, v in sorted(versions.items())}
         ordered = in_order(found)
         body = _body(wish, catalog, [found[p] for p in ordered])
     except PermanentError as error:
@@ -178,6 +192,7 @@ def _body(wish: Wish, catalog: Catalog, packages: Sequence[PackageVersion]) -> J
                     "ConfigUnknown",
                     f"{version.name} points at configuration {pointer['name']} {pointer['value']}, which does not exist.",
                 )
+            _approved(config)
             values = {
                 **variables,
                 "machine": _facts(wish),

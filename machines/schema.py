@@ -327,6 +327,18 @@ def _warn_package(obj: Json) -> list[str]:
     return [f"{a['url'][:120]} has neither sha256 nor gpgKey: it will never be installed" for a in bare]
 
 
+_APPROVAL: Json = {
+    "hash": {
+        "type": "string",
+        "description": "Hash of the spec; what an approver names in the annotation fleet.dev/approve.",
+    },
+    "author": {"type": "string", "description": "Who wrote it."},
+    "approvedBy": {
+        "type": "string",
+        "description": "Who approved it; where approval is required it is not used before.",
+    },
+}
+
 PACKAGE_VERSION_KIND = Kind(
     kind="MachinePackageVersion",
     plural="machinepackageversions",
@@ -434,6 +446,7 @@ PACKAGE_VERSION_KIND = Kind(
         "type": "object",
         "properties": {
             "machines": {"type": "integer", "description": "Machines whose accepted set holds it."},
+            **_APPROVAL,
             "conditions": CONDITIONS,
         },
     },
@@ -567,7 +580,7 @@ CONFIG_VERSION_KIND = Kind(
             },
         },
     },
-    status={"type": "object", "properties": {"conditions": CONDITIONS}},
+    status={"type": "object", "properties": {**_APPROVAL, "conditions": CONDITIONS}},
     columns=(
         Column("Config", lambda o, now: o["spec"].get("configName", ""), description="Configuration name."),
         Column("Version", lambda o, now: config_version(o), description="Version."),

@@ -13,6 +13,7 @@ from fleet.api.storage import Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import MACHINE, Json, Kind, Problem
 from machines.admission import AdmittedMachines
+from machines.approval import approve, authored
 from machines.conditions import BIT
 from machines.models import MachineClass, MachineConfigVersion, MachinePackageVersion
 from machines.operation_storage import OperationStorage
@@ -100,7 +101,12 @@ class PackageVersionStorage(Storage):
             if bare
             else "Each artifact has a checksum or a signature."
         )
-        obj["status"] = {"conditions": [{"type": "Verifiable", "status": status, "reason": reason, "message": message}]}
+        verifiable = {"type": "Verifiable", "status": status, "reason": reason, "message": message}
+        obj["status"] = {**authored(obj, by), "conditions": [verifiable]}
+
+    def admit(self, new: Json, old: Json | None, by: Actor) -> None:
+        if old is not None:
+            approve(self.kind, new, old, by)
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         name, version = obj["spec"]["packageName"], package_version(obj)
@@ -136,6 +142,14 @@ class ConfigVersionStorage(Storage):
                 "spec.version", f"{taken.config_name} {taken.version} is {taken.name} already", "FieldValueDuplicate"
             )
         ]
+
+    def default(self, obj: Json, by: Actor) -> None:
+        """Who wrote it, and what an approver names."""
+        obj["status"] = authored(obj, by)
+
+    def admit(self, new: Json, old: Json | None, by: Actor) -> None:
+        if old is not None:
+            approve(self.kind, new, old, by)
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         wanted = '[{"name": "' + obj["spec"]["configName"] + '", "value": "' + config_version(obj) + '"}]'
