@@ -140,7 +140,8 @@ def _checked(values: tuple[str, ...], pattern: re.Pattern[str], field: str) -> s
 
 def script(target: Target, nonce: str) -> str:
     """The POSIX sh script that prints everything `observed.facts_from` reads. ValueError names a field that may not pass."""
-    parts = ["{\n", f"nonce={shlex.quote(fence.word(nonce, 'nonce'))}\n", BASE]
+    # tail gathers what many small commands print: else each line would be an SSH packet of its own.
+    parts = ["{ {\n", f"nonce={shlex.quote(fence.word(nonce, 'nonce'))}\n", BASE]
     if target.packages:
         parts.append("set --\n" + _PACKAGES % {"names": _checked(target.packages, _PACKAGE, "packages")})
     if target.files:
@@ -164,7 +165,7 @@ def script(target: Target, nonce: str) -> str:
         parts.append(_HEALTH % {"seconds": HEALTH_SECONDS, "checks": _health(target)})
     for number, ref in enumerate(target.polls):
         parts.append(f"section 'poll {number}'\n{fence.poll_command(ref)}\n")
-    parts.append("section clock-after\ndate +%s.%N\nsection end\nexit 0\n}\n")
+    parts.append("section clock-after\ndate +%s.%N\nsection end\n} | tail -c +1\nexit 0\n}\n")
     return "".join(parts)
 
 

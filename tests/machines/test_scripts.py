@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from machines import host_reasons
@@ -172,6 +172,9 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00
 
 
 @settings(max_examples=12, phases=PHASES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(content="$(touch canary)", word="$(touch canary)")
+@example(content='"; touch canary; "', word='"; touch canary; "')
+@example(content="END_OF_BASE64\ntouch canary\n", word="'; touch canary; '")
 @given(content=st.one_of(text, st.sampled_from([n for n in NASTY if "\ud800" not in n])), word=text)
 def test_any_content_and_any_argument_arrive_as_they_are(
     host: Sandbox, free_way: None, content: str, word: str
