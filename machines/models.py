@@ -60,7 +60,10 @@ class Operation(KubeObject):
     epoch = models.IntegerField(default=0)
 
     class Meta(KubeObject.Meta):
-        indexes = [models.Index(fields=["machine_id", "-id"], name="operation_machine")]
+        indexes = [
+            models.Index(fields=["machine_id", "-id"], name="operation_machine"),
+            models.Index(fields=["machine_id"], condition=models.Q(ended_at__isnull=True), name="operation_open"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["machine_id"],

@@ -215,7 +215,12 @@ class Migration(migrations.Migration):
             options={
                 "ordering": ["name"],
                 "abstract": False,
-                "indexes": [models.Index(fields=["machine_id", "-id"], name="operation_machine")],
+                "indexes": [
+                    models.Index(fields=["machine_id", "-id"], name="operation_machine"),
+                    models.Index(
+                        fields=["machine_id"], condition=models.Q(("ended_at__isnull", True)), name="operation_open"
+                    ),
+                ],
                 "constraints": [
                     models.UniqueConstraint(
                         condition=models.Q(("ended_at__isnull", True), ("started_at__isnull", False)),
