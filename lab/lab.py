@@ -23,6 +23,15 @@ HostKind = TypeVar("HostKind", bound=Host)
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
 
 
+_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+
+
+def allow_many_watches() -> None:
+    """Each machine's systemd takes some fifteen inotify instances of root's; the kernel's limit of 128 ends the ninth machine's boot."""
+    if int(_INSTANCES.read_text()) < 2_048:
+        _INSTANCES.write_text("2048")
+
+
 class Lab:
     """Use as `with Lab() as lab: host = lab.deb("h1")`. Several labs run side by side, each on a bridge of its own."""
 
@@ -43,6 +52,7 @@ class Lab:
     def open(self) -> None:
         """Take a slot, make its bridge and the user's key."""
         check(HOST_TOOLS)
+        allow_many_watches()
         slot = claim_slot()
         try:
             slot.open()

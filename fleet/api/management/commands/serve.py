@@ -60,13 +60,12 @@ class Command(BaseCommand):
 
     async def _serve(self, listeners: list[tuple[socket.socket, bool]], options: dict[str, Any]) -> None:
         from fleet.api.watch import stop_hubs
-        from fleet.asgi import application
 
         servers = []
         for _, tls in listeners:
             files = {"ssl_certfile": options["certfile"], "ssl_keyfile": options["keyfile"]} if tls else {}
             config = uvicorn.Config(
-                application,
+                "fleet.asgi:application",  # by name: the composition root is imported by nobody
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
