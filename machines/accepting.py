@@ -90,7 +90,7 @@ def choose(row: Row, catalog: Catalog) -> Chosen:
         "inputs": str(key),
         "shared": shared,
         "left": left,
-        "stale": _stale(row, body, frozenset(left)),
+        "stale": _stale(row, body, frozenset(left) | frozenset(row.spec.get("disabledPackages", []))),
         "of": dict(sorted(wanted.layer_of.items())),
     }
     changed = (number, newest, layers) != (row.desired_hash, row.latest_hash, old) or row.accepted is None
@@ -137,10 +137,11 @@ def _left_behind(row: Row, shared: Json, body: Json) -> list[str]:
     return sorted(names - {p["name"] for p in body["packages"]})
 
 
-def _stale(row: Row, body: Json, left: frozenset[str]) -> Json:
-    """Files that an earlier set wrote and this one does not hold, with the digest that Fleet wrote."""
+def _stale(row: Row, body: Json, hands_off: frozenset[str]) -> Json:
+    """Files that an earlier set wrote and this one does not hold, with the digest that Fleet wrote; not those of packages
+    that are left alone."""
     wanted = {f["path"] for f in body["files"]}
-    before = {f["path"]: f["sha256"] for f in (row.accepted or {}).get("files", []) if f["package"] not in left}
+    before = {f["path"]: f["sha256"] for f in (row.accepted or {}).get("files", []) if f["package"] not in hands_off}
     return {p: d for p, d in sorted({**row.layers.get("stale", {}), **before}.items()) if p not in wanted}
 
 

@@ -92,7 +92,10 @@ def _planned(operation: OperationRow, row: Row, judged: Judgement) -> OperationR
             "Cancelled",
             f"Cancelled by {operation.spec['cancelledBy']}.",
         )
-    if converging and judged.blocked[0]:
+    asked = (
+        operation.owner_class == OwnerClass.PERSON and judged.blocked[0] == "ReportOnly"
+    )  # a person may repair by hand
+    if converging and judged.blocked[0] and not asked:
         return Move(status | {"message": judged.blocked[1]}, "Failed", *judged.blocked)
     if operation.owner_class == OwnerClass.ROLLOUT and judged.chosen.problem is not None:
         return Move(status | {"message": judged.chosen.problem[1]}, "Failed", *judged.chosen.problem)

@@ -221,7 +221,7 @@ def _removals(row: Row, body: Json, left: Leftover) -> tuple[Leftover, tuple[str
         return left, ()
     if row.annotations.get(CONFIRM_REMOVAL) == removal_hash(left.removals):
         return left, ()
-    return Leftover((), left.stale if body["packages"] else {}), left.removals
+    return Leftover(), left.removals  # their files stay as long as they do
 
 
 def _halt(row: Row, around: Around) -> tuple[str, str]:

@@ -27,7 +27,8 @@ def row(package: str = "pouch", number: str = "1.0", host: str = "", previous: s
 
 def changed(body: Json, part: str, name: str, value: Any) -> Facts:
     seen = facts(body)
-    return replace(seen, **{part: {**getattr(seen, part), name: value}})
+    change: dict[str, Any] = {part: {**getattr(seen, part), name: value}}
+    return replace(seen, **change)
 
 
 def test_a_host_that_holds_the_set_differs_in_nothing() -> None:
@@ -51,7 +52,9 @@ def test_a_host_that_holds_the_set_differs_in_nothing() -> None:
         pytest.param("health", "pouch", (1, "no answer"), "health", "Restart", id="sick"),
     ],
 )  # fmt: skip
-def test_each_difference_is_seen_with_how_hard_it_is_to_put_right(part: str, name: str, value: Any, kind: str, disruption: str) -> None:
+def test_each_difference_is_seen_with_how_hard_it_is_to_put_right(
+    part: str, name: str, value: Any, kind: str, disruption: str
+) -> None:
     body = pouch_set()
     (diff,) = compare(body, changed(body, part, name, value), (), NOTHING)
     assert (diff.kind, diff.name, diff.disruption) == (kind, name, disruption)
@@ -74,19 +77,27 @@ def test_owner_and_mode_are_put_right_without_a_restart() -> None:
     body = pouch_set()
     digest = body["files"][0]["sha256"]
     (diff,) = compare(body, changed(body, "files", PATH, FileFact(digest, "0666", "nobody:root")), (), NOTHING)
-    assert (diff.wanted, diff.seen, diff.disruption) == ("mode 0644, owner root:root", "mode 0666, owner nobody:root", "None")
+    assert (diff.wanted, diff.seen, diff.disruption) == (
+        "mode 0644, owner root:root",
+        "mode 0666, owner nobody:root",
+        "None",
+    )
 
 
 def test_a_changed_file_is_shown_as_a_unified_diff() -> None:
     body = pouch_set()
-    (diff,) = compare(body, changed(body, "files", PATH, FileFact("0" * 64, "0644", "root:root", "a\nx\n")), (), NOTHING)
+    (diff,) = compare(
+        body, changed(body, "files", PATH, FileFact("0" * 64, "0644", "root:root", "a\nx\n")), (), NOTHING
+    )
     assert diff.text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-x", "+b"]
 
 
 @pytest.mark.parametrize(
     ("fact", "inventory", "holds"),
     [
-        pytest.param(PackageFact("1.0-1~deb12u1", declared="1.0"), row(host="1.0-1~deb12u1"), True, id="as Fleet installed it"),
+        pytest.param(
+            PackageFact("1.0-1~deb12u1", declared="1.0"), row(host="1.0-1~deb12u1"), True, id="as Fleet installed it"
+        ),
         pytest.param(PackageFact("1.0-2", declared="1.0"), row(host="1.0-1"), False, id="replaced by another revision"),
         pytest.param(PackageFact("1.0-1"), None, True, id="found with a revision"),
         pytest.param(PackageFact("1:1.0-1"), None, True, id="found with an epoch"),
@@ -102,7 +113,9 @@ def test_a_package_counts_as_installed_by_the_version_of_its_own_control_file(
 
 
 def test_kernel_boot_parameters_sysctls_and_modules_are_looked_at() -> None:
-    kernel = version("linux-image-6.12.0-9-amd64", "6.12.9-1", kind="KernelPatch", configMaps=[{"name": "c", "value": "v1"}])
+    kernel = version(
+        "linux-image-6.12.0-9-amd64", "6.12.9-1", kind="KernelPatch", configMaps=[{"name": "c", "value": "v1"}]
+    )
     more = config("c", sysctls={"net.core.somaxconn": 1024}, modules=["br_netfilter"], bootParameters=["nosmt"])
     body = resolve(wish({kernel.package: "6.12.9-1"}), catalog(kernel, more)).body
     seen = facts(body, sysctls={"net.core.somaxconn": "128"}, modules={}, boot_parameters="ro")
@@ -144,7 +157,9 @@ def test_a_removal_is_a_destructive_verb() -> None:
 def test_a_file_left_over_is_removed_only_as_long_as_it_is_what_fleet_wrote() -> None:
     body = pouch_set()
     left = Leftover((), {"/etc/old": "f" * 64})
-    assert [d.kind for d in compare(body, changed(body, "files", "/etc/old", FileFact("f" * 64)), (), left)] == ["stale-file"]
+    assert [d.kind for d in compare(body, changed(body, "files", "/etc/old", FileFact("f" * 64)), (), left)] == [
+        "stale-file"
+    ]
     assert compare(body, changed(body, "files", "/etc/old", FileFact("e" * 64)), (), left) == ()
 
 
@@ -189,7 +204,9 @@ class _Machine:
         pytest.param(_Machine(), f"other {UID}", "", False, id="another installation"),
         pytest.param(_Machine(), "inst another", "", False, id="another machine"),
         pytest.param(_Machine(take_over="another"), "inst another", "", True, id="taken over by an approver's word"),
-        pytest.param(_Machine(take_over="another"), "other another", "", False, id="no word takes over another installation"),
+        pytest.param(
+            _Machine(take_over="another"), "other another", "", False, id="no word takes over another installation"
+        ),
         pytest.param(_Machine("S1"), "", "S1", True, id="the declared serial number"),
         pytest.param(_Machine("S1"), "", "S2", False, id="another serial number"),
         pytest.param(_Machine("S1"), "", "To Be Filled By O.E.M.", True, id="a vendor's placeholder tells nothing"),

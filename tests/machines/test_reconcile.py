@@ -102,6 +102,9 @@ async def test_the_report_policy_shows_the_difference_and_leaves_it(loop: Loop) 
     assert (await loop.condition("Drifted"))[0] == "True"
     assert loop.hosts.started == began
     assert "-by hand\n+idc=a" in answer["plan"]["diffs"][0]["diff"]
+    await operation(loop, "Reconcile")
+    await loop.run(12)
+    assert box.files["/etc/pouch-config.conf"]["content"] == "idc=a\n"
 
 
 async def test_a_new_version_is_an_update_and_keeps_the_old_one_in_mind(loop: Loop) -> None:
@@ -131,7 +134,9 @@ async def test_a_bad_version_is_rolled_back_and_the_machine_waits_for_another_se
 
 
 async def test_a_package_that_no_layer_names_any_more_is_uninstalled(loop: Loop) -> None:
-    await loop.make(package(), package("other"))
+    await loop.make(
+        config("other-config"), package(), package("other", configMaps=[{"name": "other-config", "value": "v1"}])
+    )
     await loop.machine(versions={"pouch": "1.0", "other": "1.0"})
     await loop.run(30)
     box = await box_of(loop)
@@ -139,6 +144,7 @@ async def test_a_package_that_no_layer_names_any_more_is_uninstalled(loop: Loop)
     await loop.edit("machines", "m1", versions={"pouch": "1.0"})
     await loop.run(20)
     assert box.packages.get("other", {}).get("state") != "installed"
+    assert "/etc/other-config.conf" not in box.files
     assert (await loop.condition("UpToDate"))[0] == "True"
 
 
@@ -148,6 +154,7 @@ async def test_the_last_package_goes_only_after_a_person_confirmed_it(loop: Loop
     await loop.run(5)
     status, _, message = await loop.condition("RemovalHeld")
     assert (status, box.packages["pouch"]["state"]) == ("True", "installed")
+    assert "/etc/pouch-config.conf" in box.files
     await loop.annotate("m1", confirm_removal=message.rpartition(" ")[2])
     await loop.run(20)
     assert box.packages.get("pouch", {}).get("state") != "installed"
@@ -158,6 +165,7 @@ async def test_disabled_packages_are_left_alone_in_every_way(loop: Loop) -> None
     box = await running(loop)
     await loop.edit("machines", "m1", disabledPackages=["pouch"])
     await loop.run(5)
+    assert "/etc/pouch-config.conf" in box.files
     box.units["pouch.service"].update(active="inactive")
     began = list(loop.hosts.started)
     await loop.run(5)
