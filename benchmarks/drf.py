@@ -11,9 +11,50 @@ from urllib.parse import urlencode
 def fetcher(paging: str, size: int) -> Callable[[Any], bytes]:
     """A function that answers one wish the way a DRF view does. `paging`: offset or cursor."""
     from django.test import RequestFactory
-    from rest_framework import pagination, serializers
     from rest_framework.renderers import JSONRenderer
     from rest_framework.request import Request
+
+    from machines.models import Machine, MachineState
+
+    machine_serializer, paginators = _serializer(), _paginators(size)
+
+    def fetch(wish: Any) -> bytes:
+        queryset = Machine.objects.order_by("name")
+        if wish.cluster is not None:
+            queryset = queryset.filter(cluster_id=wish.cluster)
+        if wish.label is not None:
+            queryset = queryset.filter(labels__contains={wish.label[0]: wish.label[1]})
+        request = Request(RequestFactory().get("/machines", _query(paging, wish), headers={"host": "localhost"}))
+        paginator = paginators[paging]()
+        page = paginator.paginate_queryset(queryset, request)
+        states = MachineState.objects.in_bulk([m.pk for m in page])  # one query for all: kinder than a join per row
+        data = machine_serializer(page, many=True, context={"states": states}).data
+        return bytes(JSONRenderer().render(paginator.get_paginated_response(data).data))
+
+    return fetch
+
+
+def _query(paging: str, wish: Any) -> dict[str, str]:
+    if paging == "offset":
+        number = int(wish.after.rpartition("-")[2])
+        return {"offset": str(0 if wish.cluster is not None else number * 4 // 5)}
+    return {"cursor": b64encode(urlencode({"p": wish.after}).encode()).decode()}
+
+
+def _paginators(size: int) -> dict[str, Any]:
+    from rest_framework import pagination
+
+    class Offset(pagination.LimitOffsetPagination):
+        default_limit = size
+
+    class Cursor(pagination.CursorPagination):
+        page_size, ordering = size, "name"
+
+    return {"offset": Offset, "cursor": Cursor}
+
+
+def _serializer() -> Any:
+    from rest_framework import serializers
 
     from machines.models import Machine, MachineState
 
@@ -52,30 +93,4 @@ def fetcher(paging: str, size: int) -> Callable[[Any], bytes]:
         def get_status(self, machine: Machine) -> Any:
             return StateSerializer(self.context["states"][machine.pk]).data
 
-    class Offset(pagination.LimitOffsetPagination):
-        default_limit = size
-
-    class Cursor(pagination.CursorPagination):
-        page_size, ordering = size, "name"
-
-    def fetch(wish: Any) -> bytes:
-        queryset = Machine.objects.order_by("name")
-        if wish.cluster is not None:
-            queryset = queryset.filter(cluster_id=wish.cluster)
-        if wish.label is not None:
-            queryset = queryset.filter(labels__contains={wish.label[0]: wish.label[1]})
-        paginator: Any = Offset() if paging == "offset" else Cursor()
-        number = int(wish.after.rpartition("-")[2])
-        position = b64encode(urlencode({"p": wish.after}).encode()).decode()
-        query = (
-            {"offset": str(0 if wish.cluster is not None else number * 4 // 5)}
-            if paging == "offset"
-            else {"cursor": position}
-        )
-        request = Request(RequestFactory().get("/machines", query, headers={"host": "localhost"}))
-        page = paginator.paginate_queryset(queryset, request)
-        states = MachineState.objects.in_bulk([m.pk for m in page])  # one query for all: kinder than a join per row
-        data = MachineSerializer(page, many=True, context={"states": states}).data
-        return bytes(JSONRenderer().render(paginator.get_paginated_response(data).data))
-
-    return fetch
+    return MachineSerializer

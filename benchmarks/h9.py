@@ -47,14 +47,15 @@ class Measure:
     def floor(self, world: World) -> Run:
         """Both moves as one set UPDATE and one INSERT a batch: no lease, no fence, no log of changes, no counters."""
         chosen = world.kept["chosen"]
-        for at in range(0, len(chosen), BATCH):
-            ids = chosen[at : at + BATCH]
-            for source, target in (("Running", "Updating"), ("Updating", "Running")):
-                world.run(
-                    lambda conn, s=source, t=target, ids=ids: conn.execute(
-                        _FLOOR, {"source": s, "target": t, "ids": ids}
+
+        async def moves(conn: Any) -> None:
+            for at in range(0, len(chosen), BATCH):
+                for source, target in (("Running", "Updating"), ("Updating", "Running")):
+                    await conn.execute(
+                        _FLOOR, {"source": source, "target": target, "ids": chosen[at : at + BATCH]}, prepare=True
                     )
-                )  # type: ignore[misc]
+
+        world.run(moves)
         return Run(len(chosen))
 
     def ours(self, world: World) -> Run:
