@@ -9,16 +9,15 @@ from datetime import datetime
 from typing import Final
 
 from fleet.control.conditions import Condition, Status, find
-from fleet.control.kinds import Json
 from fleet.control.work import backoff
 from machines import phases
-from machines.analyze import config_met, diff_hash, kernel_met, packages_met, removal_hash, unverifiable
+from machines.analyze import config_met, kernel_met, packages_met, removal_hash, unverifiable
 from machines.decommission import abandoned, untouched
 from machines.host_reasons import CONNECTION
-from machines.hosts import Facts
 from machines.judge import Judgement, Memory
 from machines.operations import PERMANENT, Move
 from machines.rows import NewEvent, OperationRow, Record, Row
+from machines.shown import facts_json, plan_json, seen_json
 
 REST_SECONDS: Final = 600.0  # a machine at rest is looked at again, with jitter
 UNKNOWN_REASONS: Final = frozenset(
@@ -294,8 +293,8 @@ def next_look(
         if outcome.refusal[0] and not move.start:
             return random.uniform(8, 20), False
         return move.wait * random.uniform(0.9, 1.2), False
-    if not judged.seen:
-        return backoff(attempts, first=5, most=300), False
+    if not judged.seen:  # an Operation that is open waits for its host: it may be booting
+        return backoff(attempts, first=5, most=10 if outcome.operation is not None else 300), False
     if judged.halt[0] == "Held" and judged.plan is not None:
         return random.uniform(20, 40), False  # a hold ends without a word
     if judged.diffs and not row.drift & 2 and not judged.halt[0]:
@@ -309,57 +308,6 @@ def next_look(
     ):
         return 0.2, False
     return REST_SECONDS * random.uniform(0.9, 1.1), True
-
-
-def facts_json(facts: Facts, memory: Memory) -> Json:
-    """What people see of the last look, without what changes from second to second; and what Fleet remembers."""
-    return {
-        "os": f"{facts.os_id} {facts.os_version}".strip(), "osFamily": facts.os_family, "architecture": facts.architecture,
-        "kernel": facts.kernel, "bootId": facts.boot_id, "serialNumber": facts.serial_number, "memoryBytes": facts.memory_bytes,
-        "diskTotalBytes": facts.disk_total_bytes, "diskFreeGiB": facts.disk_free_bytes >> 30, "clockOffsetSeconds": round(facts.clock_offset_seconds),
-        "unattendedUpgrades": facts.unattended_upgrades, "packageLockHolder": facts.package_lock_holder, "systemState": facts.system_state,
-        "memory": memory.json(),
-    }  # fmt: skip
-
-
-def plan_json(judged: Judgement) -> Json:
-    """The plan as people see it before anything happens."""
-    plan = judged.plan
-    out: Json = {"diffs": [d.json() for d in judged.diffs]}
-    if judged.diffs:
-        out |= {"diffHash": diff_hash(judged.diffs), "why": judged.why}
-    if plan is not None:
-        out |= {
-            "disruption": plan.disruption,
-            "verb": plan.verb,
-            "steps": [s.json(i)["name"] for i, s in enumerate(plan.steps, 1)],
-        }
-    if judged.blocked[0]:
-        out["blocked"] = {"reason": judged.blocked[0], "message": judged.blocked[1]}
-    if judged.held_removals:
-        out["removalHash"] = removal_hash(judged.held_removals)
-    return out
-
-
-def seen_json(judged: Judgement) -> Json:
-    """Versions and package states as thousands of machines share them."""
-    body = judged.chosen.body or {"packages": []}
-    diffs = {d.name: d for d in judged.diffs if d.kind in ("package", "kernel", "health")}
-    versions, packages = {}, []
-    for entry in body["packages"]:
-        name, fact = entry["name"], judged.facts.packages.get(entry["name"])
-        if fact is not None and fact.state == "installed":
-            versions[name] = fact.declared or fact.version
-        diff = diffs.get(name)
-        packages.append(
-            {
-                "name": name,
-                "wanted": entry["version"],
-                "seen": versions.get(name, ""),
-                "state": "Differs" if diff else "UpToDate",
-            }
-        )
-    return {"versions": versions, "packages": packages}
 
 
 def conclude(row: Row, judged: Judgement, outcome: Outcome, now: datetime) -> Record:
