@@ -123,7 +123,8 @@ TIME_ZONE = "UTC"
 
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = env.str("FLEET_STATIC_ROOT", default="") or None  # where collectstatic put the files; empty = found where they lie
+# Where collectstatic put the files; empty = they are found where they lie.
+STATIC_ROOT = env.str("FLEET_STATIC_ROOT", default="") or None
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 
 REST_FRAMEWORK = {
