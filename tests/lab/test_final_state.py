@@ -122,7 +122,7 @@ def ground(lab: Lab, **cluster: Any) -> list[Json]:
         {
             "kind": "SafetyPolicy",
             "metadata": {"name": "lab"},
-            "spec": {"target": {"matchAll": True}, "maxUnavailable": {"count": 5, "percent": 100}},
+            "spec": {"scope": {"cluster": "lab"}, "maxUnavailable": {"count": 5, "percent": 100}},
         },
         {
             "kind": "Cluster",
