@@ -16,9 +16,10 @@ class MachinesConfig(AppConfig):
         from fleet.api.subresources import register_subresource
         from fleet.control.kinds import register
         from machines.storages import storages
-        from machines.why import why_of
+        from machines.why import plan_of, why_of
 
         for storage in storages():
             register(storage.kind)
             register_storage(storage)
         register_subresource("machines", "why", why_of)
+        register_subresource("machines", "plan", plan_of)

@@ -36,6 +36,15 @@ def why_of(obj: Json, actor: Actor) -> Json:
     return {"ladders": why(obj, plan, operation), "plan": plan, "facts": _shown(orjson.loads(fact[0])) if fact else {}}
 
 
+def plan_of(obj: Json, actor: Actor) -> Json:
+    """`GET …/machines/<name>/plan`: what Fleet would do or does, with the disruption of each difference."""
+    with connection.cursor() as cursor:
+        cursor.execute(_FACT, [obj["metadata"]["name"]])
+        fact = cursor.fetchone()
+    plan: Json = orjson.loads(fact[1]) if fact else {}
+    return {"plan": plan}
+
+
 def _shown(facts: Json) -> Json:
     return {k: v for k, v in facts.items() if k != "memory"}
 

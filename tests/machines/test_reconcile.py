@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from fleet.api.actions import Write, delete_object
 from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
 from fleet.api.storage import storage_for
@@ -14,7 +15,7 @@ from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from machines.actions import let_go
 from machines.reconcile import no_fault
-from machines.why import why_of
+from machines.why import plan_of, why_of
 from simulator.box import Box
 from tests.machines.loop import INSTALLATION, Loop, config, in_thread, package
 
@@ -541,3 +542,26 @@ async def test_a_drain_of_a_machine_that_is_no_node_is_done_at_once(loop: Loop) 
     await loop.run(2)
     found = ((await loop.get(name, "operations")) or {})["status"]
     assert (found["phase"], found["steps"][0]["reason"]) == ("Succeeded", "NotANode")
+
+
+async def test_a_version_that_a_machine_holds_is_not_deleted(loop: Loop) -> None:
+    await running(loop)
+    for plural, name, user in (
+        ("machinepackageversions", "pouch-1.0", "machine m1"),
+        ("machineconfigversions", "pouch-config-v1", "pouch-1.0"),
+    ):
+        with pytest.raises(ApiError) as refused:
+            await in_thread(lambda p=plural, n=name: delete_object(p, n, write=Write(by=SYSTEM)))  # type: ignore[misc]
+        assert refused.value.code == 409
+        assert user in refused.value.message
+
+
+async def test_the_plan_is_shown_before_anything_happens(loop: Loop) -> None:
+    await loop.make(package())
+    await loop.machine(versions={"pouch": "1.0"}, paused=True)
+    await loop.step()
+    plan = (await in_thread(lambda: plan_of(_read("m1"), SYSTEM)))["plan"]
+    assert plan["disruption"] == "Restart"
+    assert plan["steps"][0] == "01-stage-package-pouch"
+    assert [d["kind"] for d in plan["diffs"]] == ["package", "unit"]
+    assert loop.hosts.started == []
