@@ -104,9 +104,8 @@ def _print(slot: Slot) -> None:
     print(f"lab {slot.number}: bridge {slot.bridge}, {state}")
     hosts: list[dict[str, Any]] = record.get("hosts", [])
     for host in hosts:
-        print(
-            f"  {host['name']:<12} {host['kind']:<4} {host['address']:<14} ssh -i {record['key']} root@{host['address']}"
-        )
+        address = host["address"]
+        print(f"  {host['name']:<12} {host['kind']:<4} {address:<14} ssh -i {record['key']} root@{address}")
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """The finished command with its output as text. LabError if the tool is missing, too slow, or (with `check`) fails."""
+    """The finished command, its output as text. LabError if the tool is missing, too slow, or (with `check`) fails."""
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(

@@ -200,7 +200,8 @@ def identity(place: Place, host_key: SshKey) -> dict[str, tuple[str, int]]:
         "etc/machine-id": (uuid.uuid4().hex + "\n", 0o444),
         "etc/systemd/network/10-lab.network": (
             # No gateway on purpose: a machine of the lab reaches its bridge and nothing else.
-            f"[Match]\nName=host0 en* eth*\n[Network]\nAddress={place.address}/24\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n",
+            f"[Match]\nName=host0 en* eth*\n[Network]\nAddress={place.address}/24\n"
+            "IPv6AcceptRA=no\nLinkLocalAddressing=no\n",
             0o644,
         ),
         "etc/ssh/ssh_host_ed25519_key": (host_key.private.read_text(), 0o600),

@@ -80,7 +80,7 @@ class Slot:
         return record if isinstance(record, dict) else {}
 
     def sweep(self) -> None:
-        """Remove all that this slot ever made: processes, mounts, links, folders, groups. Call only while holding it."""
+        """Remove all that this slot ever made: processes, mounts, links, folders, groups. Only for its holder."""
         self.group.kill()
         for mount in _mounts_below(self.folder):
             run(["umount", "--lazy", mount], check=False)

@@ -1,11 +1,17 @@
-"""Machines by systemd-nspawn: an own systemd, sshd, package database and network, the kernel shared with this machine."""
+"""Machines by systemd-nspawn: a systemd, sshd, package database and network of their own, the kernel of this machine.
+
+A power cut here spares what was written and not yet synced, because the kernel that holds it runs on; whoever tests
+durability takes `lab.vm`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -21,7 +27,7 @@ NODE_FOLDERS: Final[tuple[str, ...]] = ("/var/lib/containerd", "/var/lib/kubelet
 
 
 class NspawnHost(Host):
-    """A machine on an overlay of `layers` (uppermost first). `node` opens what a kubelet needs: kmsg and real folders."""
+    """A machine on an overlay of `layers`, uppermost first. `node` gives what a kubelet needs: kmsg, real folders."""
 
     boot_seconds = 30
 
@@ -69,11 +75,11 @@ class NspawnHost(Host):
 
     def link_down(self) -> None:
         self._cable = False
-        run(["ip", "link", "set", self._link, "down"])
+        self._set_link("down")
 
     def link_up(self) -> None:
         self._cable = True
-        run(["ip", "link", "set", self._link, "up"])
+        self._set_link("up")
 
     @property
     def _link(self) -> str:
@@ -128,7 +134,8 @@ class NspawnHost(Host):
             process = self._process
             assert process is not None
             if not self._cable:
-                self._pull_cable(process)
+                with contextlib.suppress(LabError):  # a machine that fails to start has no link; `wait` below tells
+                    self._set_link("down")  # the link of each start is new, and up
             code = process.wait()
             with self._lock:
                 if code != _REBOOT or not self._powered:
@@ -136,15 +143,13 @@ class NspawnHost(Host):
                     return
                 self._start()
 
-    def _pull_cable(self, process: subprocess.Popen[bytes]) -> None:
-        """A reboot makes a new link, which is up: take it down as soon as it is there."""
+    def _set_link(self, state: str) -> None:
+        """Set this end of the cable. A start makes a new one, which is not there at once; without power none is."""
         for _ in range(100):
-            if (
-                run(["ip", "link", "set", self._link, "down"], check=False).returncode == 0
-                or process.poll() is not None
-            ):
+            if run(["ip", "link", "set", self._link, state], check=False).returncode == 0 or not self._powered:
                 return
-            threading.Event().wait(0.05)
+            time.sleep(0.05)
+        raise LabError(f"{self.name} has no network link {self._link}.")
 
 
 def _same_folders(upper: Path, layers: list[Path]) -> None:

@@ -89,9 +89,9 @@ rm -f /lab-base.rpm
 # installing an rpm needs no flags.
 _LAB_BASE_PROVIDES = (
     "/bin/sh", "/bin/bash", "/usr/bin/sh", "/usr/bin/bash", "/usr/bin/env", "/usr/bin/systemctl", "/usr/sbin/useradd",
-    "bash", "coreutils", "glibc", "grep", "sed", "shadow-utils", "systemd", "systemd-units", "util-linux", "curl", "kmod",
-    "iproute", "iptables", "procps-ng", "tar", "gzip", "xz", "libc.so.6()(64bit)", "libc.so.6(GLIBC_2.2.5)(64bit)",
-    "libc.so.6(GLIBC_2.34)(64bit)", "rtld(GNU_HASH)",
+    "bash", "coreutils", "glibc", "grep", "sed", "shadow-utils", "systemd", "systemd-units", "util-linux", "curl",
+    "kmod", "iproute", "iptables", "procps-ng", "tar", "gzip", "xz", "libc.so.6()(64bit)",
+    "libc.so.6(GLIBC_2.2.5)(64bit)", "libc.so.6(GLIBC_2.34)(64bit)", "rtld(GNU_HASH)",
 )  # fmt: skip
 
 

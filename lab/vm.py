@@ -1,4 +1,4 @@
-"""A machine with a kernel of its own by qemu, emulated in software: what nspawn cannot show (kernels, boot parameters)."""
+"""A machine with a kernel of its own by qemu, emulated in software: for kernels, boot parameters and durability."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class VmHost(Host):
     """A virtual machine on a copy-on-write disk over `image` (see `lab.image.vm_image`)."""
 
     kind = "vm"
-    boot_seconds = 180
+    boot_seconds = 240
 
     def __init__(self, place: Place, image: Path, *, memory_mib: int = 512) -> None:
         super().__init__(place)
