@@ -7,12 +7,15 @@ import ipaddress
 import re
 import shlex
 from dataclasses import dataclass, field
+from typing import Final, Literal
+from urllib.parse import urlencode
 
 from fleet.api.errors import ApiError
 from fleet.api.selectors import FieldSelector, LabelSelector
+from fleet.console.words import LEGEND
 from machines.states import STATES
 
-FIELDS = {
+FIELDS: Final = {
     "state": "status.state",
     "phase": "status.phase",
     "cluster": "spec.clusterName",
@@ -23,7 +26,13 @@ FIELDS = {
     "model": "spec.hardwareModel",
     "serial": "spec.serialNumber",
 }
-_TOKEN = re.compile(r"(-?)([A-Za-z]+)[:=](.*)")
+KEYS: Final = (*FIELDS, "label")
+# keys whose values are known beforehand
+VALUES: Final = {"state": STATES, "phase": tuple(phase for phase, _, _ in LEGEND)}
+LONGEST: Final = 500
+_TOKEN = re.compile(r"(-?)([A-Za-z]+)[:=](.*)", re.DOTALL)
+_COMPARED = re.compile(r"-?([A-Za-z]+)[<>]=?.*")
+Term = tuple[str, Literal["=", "!="], str]
 
 
 class FilterError(ValueError):
@@ -44,52 +53,85 @@ class Filter:
         """The beginning of a name, when one bare word stands alone."""
         return self.words[0] if len(self.words) == 1 else ""
 
+    def values(self, key: str) -> list[str]:
+        """What is asked of a key."""
+        return [v for k, v in self.tokens if k == key]
+
 
 def parse(text: str) -> Filter:
-    """Read a filter; FilterError for an unknown key (with the nearest known one), a bad state, more than one bare word."""
-    if len(text) > 500:
-        raise FilterError("A filter may have at most 500 characters.")
+    """Read a filter; FilterError for an unknown key or value (with the nearest known one) and for more than one bare word."""
+    if len(text) > LONGEST:
+        raise FilterError(f"A filter may have at most {LONGEST} characters.")
+    if "\x00" in text:
+        raise FilterError("A filter is plain text.")
     try:
         parts = shlex.split(text)
     except ValueError:
         raise FilterError("A quote is not closed.") from None
-    tokens, words, terms, labels = [], [], [], []
+    tokens: list[tuple[str, str]] = []
+    words: list[str] = []
+    terms: list[Term] = []
+    labels: list[str] = []
     for part in parts:
         match = _TOKEN.fullmatch(part)
-        if match is None:
-            words.append(part)
+        if match is None or _is_address(part):
+            if _is_address(part):
+                tokens.append(("ip", part))
+                terms.append((FIELDS["ip"], "=", part))
+            else:
+                words.append(_bare(part))
             continue
         sign, key, value = match.groups()
         if key == "label":
             labels.append(value if not sign else f"!{value}" if "=" not in value else value.replace("=", "!=", 1))
-        elif key in FIELDS:
-            if key == "state" and value not in STATES:
-                raise FilterError(f"“{value}” is no state. States are {', '.join(STATES)}.")
-            terms.append((FIELDS[key], "!=" if sign else "=", value))
         else:
-            near = difflib.get_close_matches(key, [*FIELDS, "label"], 1)
-            hint = f" Did you mean “{near[0]}”?" if near else f" Keys are {', '.join([*FIELDS, 'label'])}."
-            raise FilterError(f"“{key}” is no key to filter by.{hint}")
+            _check(key, value)
+            terms.append((FIELDS[key], "!=" if sign else "=", value))
         tokens.append((f"{sign}{key}", value))
     if len(words) > 1:
         raise FilterError("One bare word at a time: it is looked for as name, address or serial number.")
-    terms += _address(words)
     try:
         selector = LabelSelector.parse(",".join(labels))
     except ApiError as error:
         raise FilterError(f"The label cannot be read: {error.message}") from None
-    return Filter(tuple(tokens), tuple(words), FieldSelector(tuple(terms)), selector)  # type: ignore[arg-type]
+    return Filter(tuple(tokens), tuple(words), FieldSelector(tuple(terms)), selector)
 
 
-def _address(words: list[str]) -> list[tuple[str, str, str]]:
-    """A bare word that is an address is looked for as one."""
+def _bare(part: str) -> str:
+    """A word; a comparison is no word."""
+    compared = _COMPARED.fullmatch(part)
+    if compared:
+        raise FilterError(f"“{part[:60]}” compares, and “{compared[1]}” has no order. Write {compared[1]}:value.")
+    return part
+
+
+def _check(key: str, value: str) -> None:
+    if key not in FIELDS:
+        near = difflib.get_close_matches(key, KEYS, 1)
+        hint = f" Did you mean “{near[0]}”?" if near else f" Keys are {', '.join(KEYS)}."
+        raise FilterError(f"“{key}” is no key to filter by.{hint}")
+    known = VALUES.get(key)
+    if known is not None and value not in known:
+        near = difflib.get_close_matches(value, known, 1)
+        hint = f" Did you mean “{near[0]}”?" if near else ""
+        raise FilterError(f"“{value[:60]}” is no {key}. {key.capitalize()}s are {', '.join(known)}.{hint}")
+
+
+def _is_address(word: str) -> bool:
+    """Whether a bare word is an address: it is looked for as one."""
     try:
-        ipaddress.ip_address(words[0] if words else "")
+        ipaddress.ip_address(word)
     except ValueError:
-        return []
-    return [("spec.ip", "=", words.pop())]
+        return False
+    return True
 
 
 def join(tokens: tuple[tuple[str, str], ...], words: tuple[str, ...]) -> str:
     """The text of a filter."""
-    return " ".join([*(f"{k}:{shlex.quote(v)}" for k, v in tokens), *words])
+    return " ".join([*(f"{k}:{shlex.quote(v)}" for k, v in tokens), *(shlex.quote(w) for w in words)])
+
+
+def with_state(parsed: Filter, state: str) -> str:
+    """The query with this state instead of any other."""
+    kept = tuple(t for t in parsed.tokens if t[0] not in ("state", "-state"))
+    return urlencode({"q": join((*kept, ("state", state)), parsed.words)})

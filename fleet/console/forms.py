@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
-from urllib.parse import quote
+from typing import Final
+from urllib.parse import quote, urlencode
 
 from django.contrib.auth.decorators import login_required
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from fleet.api import audit
@@ -19,12 +22,16 @@ from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import format_time, storage_for
+from fleet.console import queries, words
 from fleet.console.page import Page, respond
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
 from fleet.safety import switch
 
-MANAGER = "fleet-console"
+MANAGER: Final = "fleet-console"
+HOURS: Final = ("1", "4", "24", "168")
+MANY: Final = 20  # acts on more than these ask for their exact count
+_CONFIRMED: Final = ("fleet.dev/confirm-removal", "fleet.dev/accept-diff")
 
 
 def _write(actor: Actor) -> Write:
@@ -52,7 +59,7 @@ def _reason(form: QueryDict) -> str:
 def hold(name: str, actor: Actor, form: QueryDict) -> str:
     """Hold a machine until then."""
     hours = form.get("hours", "4")
-    if hours not in ("1", "4", "24", "168"):
+    if hours not in HOURS:
         raise bad_request("the end of a hold is 1, 4, 24 or 168 hours away")
     until = timezone.now() + timedelta(hours=int(hours))
     spec = {"target": {"machine": name}, "reason": _reason(form), "until": format_time(until), "owner": actor.name}
@@ -61,15 +68,16 @@ def hold(name: str, actor: Actor, form: QueryDict) -> str:
         {"apiVersion": API_VERSION, "kind": "Hold", "metadata": {"generateName": f"{name[:40]}-"}, "spec": spec},
         write=_write(actor),
     )
-    return f"{name} is held until {until:%H:%M} UTC."
+    return f"{name} is held until {until:%-d %b %H:%M} UTC."
 
 
 def release(name: str, actor: Actor, form: QueryDict) -> str:
     """Release every hold that names this machine."""
-    from fleet.console.pages import machine_holds
-
-    for each in machine_holds(name):
-        delete_object("holds", each["metadata"]["name"], write=_write(actor))
+    own = queries.holds_of(name)
+    if not own:
+        raise bad_request(f"no hold names {name}; one that covers more is released under Safety")
+    for each in own:
+        delete_object("holds", each, write=_write(actor))
     return f"{name} is released."
 
 
@@ -78,8 +86,10 @@ def reconcile(name: str, actor: Actor, form: QueryDict) -> str:
     storage = storage_for("machines")
     stored = storage.read(name)
     if stored is None or not actor.may("update", storage.kind, storage.cluster_name(stored.obj)):
-        raise bad_request(
-            f"{actor.name} may not ask for {name} to be reconciled: it takes the role operator in its cluster"
+        raise ApiError(
+            403,
+            "Forbidden",
+            f"{actor.name} may not ask for {name} to be reconciled: it takes the role operator in its cluster",
         )
     work.wake(MACHINE, [stored.id])
     with connection.cursor() as cursor:
@@ -109,6 +119,20 @@ def versions(name: str, actor: Actor, form: QueryDict) -> str:
     return f"Versions of {name} are changed."
 
 
+def confirm(name: str, actor: Actor, form: QueryDict) -> str:
+    """A person's word for a hash that the page showed: accept a difference, confirm a removal."""
+    annotation, value = form.get("annotation", ""), form.get("value", "")
+    if annotation not in _CONFIRMED or not re.fullmatch(r"[0-9a-f]{8,64}", value):
+        raise bad_request("what is confirmed is a hash that Fleet shows")
+
+    def patch(live: Json) -> Json:
+        changed: Json = merge_patch(live, {"metadata": {"annotations": {annotation: value}}})
+        return changed
+
+    patch_object("machines", name, patch, write=_write(actor))
+    return f"Confirmed for {name}: {value}."
+
+
 def restart(name: str, actor: Actor, form: QueryDict) -> str:
     """Restart one unit."""
     return _operation(name, actor, "Restart", units=[form.get("unit", "").strip()], reason=_reason(form))
@@ -131,26 +155,25 @@ def cancel(name: str, actor: Actor, form: QueryDict) -> str:
     return _operation(name, actor, "Cancel", operation=form.get("operation", ""), reason="cancelled from the console")
 
 
-VERBS = {f.__name__: f for f in (hold, release, reconcile, versions, restart, reboot, again, cancel)}
+Act = Callable[[str, Actor, QueryDict], str]
+VERBS: Final[dict[str, Act]] = {
+    f.__name__: f for f in (hold, release, reconcile, versions, confirm, restart, reboot, again, cancel)
+}
+BULK: Final[dict[str, Act]] = {f.__name__: f for f in (hold, release, reconcile)}
+_UNDO: Final = {"hold": "release"}  # acts whose toast offers the way back
 
 
-def _back(path: str, said: str) -> HttpResponse:
-    return HttpResponseRedirect(f"{path}?did={quote(said)}", status=303)
+def _back(path: str, said: str, undo: str = "") -> HttpResponse:
+    query = {"did": said} | ({"undo": undo} if undo else {})
+    joint = "&" if "?" in path else "?"
+    return HttpResponseRedirect(f"{path}{joint}{urlencode(query)}", status=303)
 
 
 def _refused(request: HttpRequest, actor: Actor, error: ApiError, back: str) -> HttpResponse:
     causes = (error.details or {}).get("causes", [])
     sentence = "; ".join(f"{c['field']}: {c['message']}" for c in causes) or error.message
-    return respond(
-        request,
-        actor,
-        Page(
-            "console/refused.html",
-            "Not done",
-            {"sentence": f"{sentence}. Nothing was changed.", "back": back},
-            status=error.code,
-        ),
-    )
+    context = {"sentence": f"{sentence.rstrip('.')}. Nothing was changed.", "back": back}
+    return respond(request, actor, Page("console/refused.html", "Not done", context, status=error.code))
 
 
 @login_required
@@ -158,37 +181,74 @@ def _refused(request: HttpRequest, actor: Actor, error: ApiError, back: str) -> 
 def machine_do(request: HttpRequest, name: str) -> HttpResponse:
     """POST of one verb on one machine."""
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    act = VERBS.get(request.POST.get("verb", ""))
-    path = f"/machines/{name}/why"
+    verb = request.POST.get("verb", "")
+    act = VERBS.get(verb)
+    path = f"/machines/{quote(name)}/why"
     try:
         if act is None:
-            raise bad_request(f"there is no act “{request.POST.get('verb', '')[:40]}”")
-        return _back(path, act(name, actor, request.POST))
+            raise bad_request(f"there is no act “{verb[:40]}”")
+        return _back(path, act(name, actor, request.POST), _UNDO.get(verb, ""))
     except ApiError as error:
         return _refused(request, actor, error, path)
 
 
 @login_required
 @require_POST
+def machines_do(request: HttpRequest) -> HttpResponse:
+    """POST of one verb on the machines that were selected; the first refusal ends it and says how far it came."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    wanted = request.POST.get("back", "")
+    back = wanted if wanted.startswith("/machines") and url_has_allowed_host_and_scheme(wanted, None) else "/machines"
+    names = sorted(set(request.POST.getlist("name")))
+    verb, done = request.POST.get("verb", ""), 0
+    try:
+        act = BULK.get(verb)
+        if act is None or not 0 < len(names) <= queries.MACHINE_PAGE:
+            raise bad_request(f"select 1 to {queries.MACHINE_PAGE} machines, and one of {', '.join(BULK)}")
+        if len(names) > MANY and request.POST.get("count", "").strip() != str(len(names)):
+            raise bad_request(f"type {len(names)}, the number of machines that were selected")
+        for name in names:
+            act(name, actor, request.POST)
+            done += 1
+    except ApiError as error:
+        if not done:
+            return _refused(request, actor, error, back)
+        said = f"{words.count(done, 'machine')} of {len(names)} done, then refused: {error.message}"
+        return _back(back, said[:200])
+    past = {"hold": "held", "release": "released", "reconcile": "looked at now"}[verb]
+    return _back(back, f"{words.count(done, 'machine')} {'is' if done == 1 else 'are'} {past}.")
+
+
+@login_required
+@require_POST
 def safety_do(request: HttpRequest) -> HttpResponse:
-    """The kill switch, from the page."""
+    """The kill switch and the release of a hold, from the page."""
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
     verb = request.POST.get("verb", "")
     try:
-        if ("admin", "") not in actor.bindings:
-            raise ApiError(
-                403,
-                "Forbidden",
-                f"{actor.name} may not move the kill switch: it takes the role admin of the whole fleet",
-            )
+        if verb == "release":
+            name = request.POST.get("hold", "")[:253]
+            delete_object("holds", name, write=_write(actor))
+            return _back("/safety", f"Hold {name} is released.")
+        return _back("/safety", _switch(actor, verb, request.POST))
+    except ApiError as error:
+        return _refused(request, actor, error, "/safety")
+
+
+def _switch(actor: Actor, verb: str, form: QueryDict) -> str:
+    if ("admin", "") not in actor.bindings:
+        raise ApiError(
+            403, "Forbidden", f"{actor.name} may not move the kill switch: it takes the role admin of the whole fleet"
+        )
+    try:
         if verb == "stop":
-            switch.stop(actor.name, _reason(request.POST))
+            switch.stop(actor.name, _reason(form))
         elif verb == "resume":
             switch.resume(actor.name)
         else:
             raise bad_request("the kill switch knows stop and resume")
-    except ApiError as error:
-        return _refused(request, actor, error, "/safety")
+    except switch.SwitchError as error:
+        raise ApiError(503, "ServiceUnavailable", str(error)) from error
     with connection.cursor() as cursor:
-        audit.note(cursor, actor, verb, "KillSwitch", "fleet", {"why": request.POST.get("reason", "")[:300]})
-    return _back("/safety", "All changes are stopped." if verb == "stop" else "Changes are allowed again.")
+        audit.note(cursor, actor, verb, "KillSwitch", "fleet", {"why": form.get("reason", "")[:300]})
+    return "All changes are stopped." if verb == "stop" else "Changes are allowed again."

@@ -1,7 +1,8 @@
-"""`/ws/live?path=…`: the fragments of a page, rendered again when something that it shows has changed.
+"""`/ws/live?path=…&position=…`: the fragments of a page, rendered again when something that it shows has changed.
 
-The page's own builder renders them, so an old page plus its frames is a reloaded page. A connection sends only what differs
-from what it sent before, at most four times a second, and once every two seconds says that it lives.
+The page's own builder renders them, so an old page plus its frames is a reloaded page. A topic is one address seen with one set of
+rights: it is rendered once for all who have it open, at most four times a second and less often when rendering is dear. A
+connection sends what differs from what it sent before, and every two seconds says that it lives.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -28,9 +29,11 @@ from fleet.console.page import Missing, NotAllowed, Page, shared_context
 from fleet.console.urls import LIVE
 from fleet.events.hub import Hub
 
-EVERY_SECONDS = 0.25  # between frames of one connection
-HEARTBEAT_SECONDS = 2.0
-RIGHTS_SECONDS = 5.0
+EVERY_SECONDS: Final = 0.25  # between two renderings of a topic
+SHARE: Final = 5  # a topic renders for at most a fifth of the time
+HEARTBEAT_SECONDS: Final = 2.0
+RIGHTS_SECONDS: Final = 5.0  # a role that was taken away stops frames after at most this long
+REFRESH_SECONDS: Final = 10.0  # what moves without an event (counters, refusals) is this fresh
 NO_RIGHTS, BAD_PATH = 4403, 4404
 
 
@@ -49,12 +52,113 @@ def build(actor: Actor, path: str) -> Page:
     return builder(actor, query)
 
 
+def reader(user_id: int) -> Actor:
+    """Who looks, by the rights of this moment."""
+    close_old_connections()
+    user = get_user_model().objects.filter(pk=user_id, is_active=True).first()
+    actor = actor_of(user, "") if user is not None else None
+    if actor is None or not actor.bindings:
+        raise NotAllowed("the session has no rights any more")
+    return actor
+
+
+def render(actor: Actor, path: str) -> tuple[Page, dict[str, str]]:
+    """Page and fragments."""
+    close_old_connections()
+    page = build(actor, path)
+    return page, page.render_fragments(shared_context(actor))
+
+
+class Topic:
+    """One address seen with one set of rights, rendered while somebody has it open."""
+
+    def __init__(self, hub: Hub, path: str, actor: Actor) -> None:
+        self.hub, self.path, self.actor = hub, path, actor
+        self.position = 0  # what the fragments are at least as new as
+        self.readers = 0
+        self.fragments: dict[str, str] = {}
+        self.digests: dict[str, bytes] = {}
+        self.kinds: frozenset[int] = frozenset()
+        self.failure: Exception | None = None
+        self.ready = asyncio.Event()
+        self.moved = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                cost = await self._render()
+                self.ready.set()
+                await asyncio.sleep(max(EVERY_SECONDS, cost * SHARE))
+                await self._wait_for_change()
+        except (NotAllowed, Missing) as refusal:
+            self.failure = refusal
+        finally:
+            self.ready.set()
+            self._tell()
+
+    async def _render(self) -> float:
+        begun, position = time.monotonic(), self.hub.position
+        page, fragments = await sync_to_async(render, thread_sensitive=False)(self.actor, self.path)
+        self.digests = {i: hashlib.blake2b(h.encode(), digest_size=12).digest() for i, h in fragments.items()}
+        self.kinds, self.fragments, self.position = page.kinds, fragments, position
+        self._tell()
+        return time.monotonic() - begun
+
+    async def _wait_for_change(self) -> None:
+        end = time.monotonic() + REFRESH_SECONDS
+        while not self.behind and (left := end - time.monotonic()) > 0:
+            await self.hub.wait_for_news(left)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something of it has changed since it was rendered."""
+        return self.hub.changed_since(self.kinds, self.position)
+
+    def _tell(self) -> None:
+        self.moved.set()
+        self.moved = asyncio.Event()
+
+
+class Topics:
+    """The topics that somebody has open in this process."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, tuple[tuple[str, str], ...]], Topic] = {}
+
+    @contextlib.asynccontextmanager
+    async def reading(self, path: str, actor: Actor) -> Any:
+        """The topic of that address and those rights, shared."""
+        key = (path, actor.bindings)
+        hub = await running_hub()
+        topic = self._open.get(key)
+        if topic is None or topic.task.done() or topic.hub is not hub:
+            topic = self._open[key] = Topic(hub, path, actor)
+        topic.readers += 1
+        try:
+            yield topic
+        finally:
+            topic.readers -= 1
+            if not topic.readers:
+                if self._open.get(key) is topic:
+                    del self._open[key]
+                topic.task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await topic.task
+
+
+topics = Topics()
+
+
 class LiveConsumer(AsyncWebsocketConsumer):
     """One open page."""
 
     async def connect(self) -> None:
         user = self.scope.get("user")
-        self.path = parse_qs(self.scope.get("query_string", b"").decode()).get("path", ["/"])[0][:2_000]
+        query = parse_qs(self.scope.get("query_string", b"").decode())
+        self.path = query.get("path", ["/"])[0][:2_000]
+        position = query.get("position", ["0"])[0]
+        self.position = int(position) if position.isdigit() and len(position) < 20 else 0
         self.sent: dict[str, bytes] = {}
         self.task: asyncio.Task[None] | None = None
         if user is None or not user.is_authenticated:
@@ -70,55 +174,56 @@ class LiveConsumer(AsyncWebsocketConsumer):
             with contextlib.suppress(asyncio.CancelledError):
                 await self.task
 
-    def _render(self) -> tuple[Page, dict[str, str]]:
-        """Page and fragments by the rights of this moment."""
-        close_old_connections()
-        user = get_user_model().objects.filter(pk=self.user_id, is_active=True).first()
-        actor = actor_of(user, "") if user is not None else None
-        if actor is None or not actor.bindings:
-            raise NotAllowed("the session has no rights any more")
-        page = build(actor, self.path)
-        return page, page.render_fragments(shared_context(actor))
-
     async def _follow(self) -> None:
+        """Follow the topic of this moment's rights; when they change, the topic of the new ones."""
         try:
-            hub = await running_hub()
-            page, fragments = await sync_to_async(self._render, thread_sensitive=False)()
-            await self._send(hub, fragments, first=True)
-            await self._loop(hub, page)
+            while True:
+                actor = await sync_to_async(reader, thread_sensitive=False)(self.user_id)
+                async with topics.reading(self.path, actor) as topic:
+                    await self._read(topic, actor)
         except NotAllowed:
             await self.close(code=NO_RIGHTS)
         except Missing:
             await self.close(code=BAD_PATH)
 
-    async def _loop(self, hub: Hub, page: Page) -> None:
-        position, beat, rights = hub.position, time.monotonic(), time.monotonic()
-        while True:
-            await asyncio.sleep(EVERY_SECONDS)
-            now = time.monotonic()
-            changed = hub.changed_since(page.kinds, position)
-            if changed or now - rights > RIGHTS_SECONDS:
-                position, rights = hub.position, now
-                _, fragments = await sync_to_async(self._render, thread_sensitive=False)()
-                if await self._send(hub, fragments):
-                    beat = now
-            if now - beat > HEARTBEAT_SECONDS and hub.age < 5:
-                beat = now
-                await self.send(text_data=orjson.dumps({"position": hub.position}).decode())
+    async def _read(self, topic: Topic, actor: Actor) -> None:
+        """Send what changes until the rights do."""
+        await topic.ready.wait()
+        await self._catch_up(topic)
+        checked = beat = time.monotonic()
+        while topic.failure is None:
+            moved = topic.moved
+            beat = await self._send(topic, beat)
+            if time.monotonic() - checked > RIGHTS_SECONDS:
+                checked = time.monotonic()
+                now = await sync_to_async(reader, thread_sensitive=False)(self.user_id)
+                if now.bindings != actor.bindings:
+                    return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(moved.wait(), HEARTBEAT_SECONDS)
+        raise topic.failure
 
-    async def _send(self, hub: Hub, fragments: dict[str, str], *, first: bool = False) -> bool:
-        """Send what differs. The first time a page that was just loaded gets everything: it may be older than this connection."""
-        fresh = {i: h for i, h in fragments.items() if self.sent.get(i) != _digest(h)}
-        self.sent |= {i: _digest(h) for i, h in fresh.items()}
-        if not fresh:
-            return False
-        frame: dict[str, Any] = {
-            "position": hub.position,
-            "fragments": [{"id": i, "html": h} for i, h in fresh.items()],
-        }
+    async def _catch_up(self, topic: Topic) -> None:
+        """The page may be newer than this process's view of the log: wait a moment, so that no frame takes it back."""
+        end = time.monotonic() + HEARTBEAT_SECONDS
+        while topic.hub.position < self.position and time.monotonic() < end:
+            await topic.hub.wait_for_news(EVERY_SECONDS)
+        while topic.behind and topic.failure is None and time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(topic.moved.wait(), EVERY_SECONDS)
+
+    async def _send(self, topic: Topic, beat: float) -> float:
+        """What differs from what was sent and what is gone; with nothing new a heartbeat, unless the log cannot be read. When it was sent."""
+        first = not self.sent
+        fresh = [i for i, digest in topic.digests.items() if self.sent.get(i) != digest]
+        gone = [i for i in self.sent if i not in topic.digests]
+        self.sent = dict(topic.digests)
+        frame: dict[str, Any] = {"position": topic.hub.position}
+        now = time.monotonic()
+        if fresh or gone:
+            frame["fragments"] = [{"id": i, "html": topic.fragments[i]} for i in fresh]
+            frame["fragments"] += [{"id": i, "html": ""} for i in gone]
+        elif not first and (now - beat < HEARTBEAT_SECONDS or topic.hub.age > HEARTBEAT_SECONDS * 2):
+            return beat
         await self.send(text_data=orjson.dumps(frame).decode())
-        return True
-
-
-def _digest(html: str) -> bytes:
-    return hashlib.blake2b(html.encode(), digest_size=12).digest()
+        return now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -13,7 +13,8 @@ from django.http import QueryDict
 from fleet.api.rights import Actor
 from fleet.api.storage import storage_for
 from fleet.api.subresources import subresource
-from fleet.console import queries, words
+from fleet.console import queries, records, words
+from fleet.console.diffs import Line, lines
 from fleet.console.page import Fragment, Missing, NotAllowed, Page
 from fleet.control.kinds import HOLD, MACHINE, OPERATION, Json
 
@@ -28,16 +29,6 @@ TABS: Final = (
 )
 _SILENCE: Final = timedelta(hours=3)  # a longer gap between two events is said
 _LAYERS: Final = {"machine": "this machine", "class": "its class", "cluster": "cluster default", "": "nobody"}
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a unified difference."""
-
-    old: str
-    new: str
-    text: str
-    kind: str  # add, del, hunk or "" for context
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +81,7 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     context = _seen(stored.obj, stored.id, actor) | {
         "m": m, "obj": stored.obj, "name": name, "tab": tab, "tabs": TABS,
         "current": next((o for o in operations if o.open), operations[0] if operations else None), "operations": operations,
-        "days": days(queries.events(actor, machine=stored.id, limit=200 if tab == "events" else 30)),
+        "days": days(records.events_of(stored.id, 200 if tab == "events" else 30)),
         "may_write": actor.may("update", storage_for("machines").kind, cluster_name), "may_approve": actor.may_approve(cluster_name),
     }  # fmt: skip
     context["verdict"] = verdict(m, context["current"], context["hold"])
@@ -130,7 +121,15 @@ def _seen(obj: Json, id_: int, actor: Actor) -> dict[str, Any]:
 
 def _planned(plan: Json) -> list[Json]:
     """Names of planned steps (`11-install-package-containerd`) as steps."""
-    verbs = ("install-package", "write-files", "set-units", "restart-units", "stage-package", "remove-package", "health-check")
+    verbs = (
+        "install-package",
+        "write-files",
+        "set-units",
+        "restart-units",
+        "stage-package",
+        "remove-package",
+        "health-check",
+    )
     out = []
     for name in plan.get("steps", []):
         bare = str(name).split("-", 1)[1] if "-" in str(name) else str(name)
@@ -153,25 +152,6 @@ def difference(diff: Json) -> Difference:
         diff.get("kind", ""), diff.get("name", ""), diff.get("wanted") or "none", diff.get("seen") or "none",
         diff.get("disruption", ""), tuple(lines(str(diff.get("diff", "")))),
     )  # fmt: skip
-
-
-def lines(text: str) -> Iterable[Line]:
-    """A unified difference, numbered; what leads each hunk is left out."""
-    old = new = 0
-    for line in text.splitlines()[2:]:
-        if line.startswith("@@"):
-            was, now = line.split("@@")[1].split()[:2]
-            old, new = abs(int(was.split(",")[0])), int(now.split(",")[0])
-            yield Line("", "", line.strip(), "hunk")
-        elif line.startswith("-"):
-            yield Line(str(old), "", f"- {line[1:]}", "del")
-            old += 1
-        elif line.startswith("+"):
-            yield Line("", str(new), f"+ {line[1:]}", "add")
-            new += 1
-        else:
-            yield Line(str(old), str(new), f"  {line[1:]}", "")
-            old, new = old + 1, new + 1
 
 
 _FACTS: Final = (
@@ -228,7 +208,9 @@ def verdict(m: dict[str, Any], current: Done | None, hold: Json | None) -> str:
     if m["state"] == "busy" and current is not None and current.open:
         now = next((s for s in current.stages if s.state in ("now", "wait", "failed")), None)
         at = f", now at {now.name}" if now else ""
-        return f"{current.obj['spec'].get('verb', 'Work')} is under way{at}: {current.done} of {current.total} steps done."
+        return (
+            f"{current.obj['spec'].get('verb', 'Work')} is under way{at}: {current.done} of {current.total} steps done."
+        )
     if m["state"] == "ok" and not m["why"]:
         return "Runs as declared." if phase == "Running" else "Not looked at yet."
     if m["state"] == "off":
@@ -247,7 +229,9 @@ def _blockers(m: dict[str, Any], context: dict[str, Any]) -> list[str]:
     if context["hold"]:
         said.append(f"{context['name']} is held: {_full(context['hold']['reason'])}")
     if m["conditions"].get("Reachable", {}).get("status") != "True":
-        said.append(f"The host does not answer: {m['conditions'].get('Reachable', {}).get('message', 'it was not seen yet.')}")
+        said.append(
+            f"The host does not answer: {m['conditions'].get('Reachable', {}).get('message', 'it was not seen yet.')}"
+        )
     current = context["current"]
     if current is not None and current.open:
         said.append(f"{current.obj['metadata']['name']} runs; this comes after its present step.")

@@ -11,12 +11,12 @@ from urllib.parse import quote
 from django.http import QueryDict
 
 from fleet.api.rights import Actor
-from fleet.console import queries, words
+from fleet.console import queries, records, words
 from fleet.console.page import Fragment, Page
 from fleet.console.words import Word
 from fleet.control.kinds import CLUSTER, HOLD, MACHINE, OPERATION
 
-_LOOKED_AT = 100  # failed machines that are read to group them by cause; the counters know how many there are
+_LOOKED_AT = 100  # machines in need that are read to group them by cause; the counters know how many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,12 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         phases += each
     refused = queries.refusals(actor)
     layers = queries.layers(actor)
-    needs = needs_of(queries.failed(actor, _LOOKED_AT), layers, phases["Failed"])
+    machines, needy = queries.in_need(actor, _LOOKED_AT)
+    needs = needs_of(machines, layers, needy)
     context = {
-        "sentence": sentence(phases, refused, needs, queries.guard(), [r for r in layers if r["state"] != "Stopped"]),
+        "sentence": sentence(
+            phases, needy, refused, needs, queries.guard(), [r for r in layers if r["state"] != "Stopped"]
+        ),
         "total": phases.total(),
         "parts": words.legend(phases),
         "needs": needs,
@@ -52,7 +55,7 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         "operations": queries.open_operations(actor, 5),
         "layers": [r for r in layers if r["state"] != "Stopped"],
         "drifted": queries.drift_count(actor),
-        "events": queries.notable(actor, 12),
+        "events": records.notable(actor, 12),
     }
     fragments = tuple(
         Fragment(f"o-{n}", f"console/_overview_{n}.html")
@@ -62,7 +65,7 @@ def overview(actor: Actor, query: QueryDict) -> Page:
     return Page("console/overview.html", "Overview", context, fragments, kinds, "overview")
 
 
-def needs_of(failed: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], total: int) -> list[Need]:
+def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], total: int) -> list[Need]:
     """Causes, the widest first: stopped layers, then failed machines that share reason and cluster."""
     out = [
         Need(f"Layer {r['name']} has stopped", f"/clusters/{quote(r['name'])}" if r["layer"] == "cluster" else "/packages",
@@ -71,7 +74,7 @@ def needs_of(failed: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]],
         if r["state"] == "Stopped"
     ]  # fmt: skip
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for m in failed:
+    for m in needy:
         stalled = m["conditions"].get("Stalled", {})
         groups.setdefault((stalled.get("reason", ""), m["spec"].get("clusterName", "")), []).append(m)
     for (reason, cluster), machines in sorted(groups.items(), key=lambda g: -len(g[1])):
@@ -81,7 +84,7 @@ def needs_of(failed: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]],
             title, href = first["name"], f"/machines/{quote(first['name'])}/why"
         else:
             title = f"{words.count(len(machines), 'machine')}: {reason or 'failed'}"
-            href = f"/machines?q=state:bad{'+cluster:' + quote(cluster) if cluster else ''}"
+            href = f"/machines?q=phase:{quote(first['status'].get('phase', 'Failed'))}{'+cluster:' + quote(cluster) if cluster else ''}"
         said = first["why"] or "It failed."
         if len(machines) > 1:
             said = f"{first['name']}: {said}"
@@ -97,6 +100,7 @@ def needs_of(failed: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]],
 
 def sentence(
     phases: Counter[str],
+    needy: int,
     refused: list[queries.Refusal],
     needs: list[Need],
     guard: queries.Guard,
@@ -111,7 +115,7 @@ def sentence(
     total = phases.total()
     if not total:
         return [Word("No machine is declared yet.")]
-    said = _needs(phases["Failed"], needs)
+    said = _needs(needy, needs)
     moving = total - phases["Running"] - phases["Failed"] - phases["Retired"] - phases["Pending"]
     if moving:
         said += [Word("; Fleet works on "), Word(words.count(moving, "machine"), "/machines?q=state:busy")]
@@ -128,11 +132,11 @@ def sentence(
     return [*said, Word(f". {well} run as declared.")]
 
 
-def _needs(failed: int, needs: list[Need]) -> list[Word]:
-    if failed:
-        cause = f", {words.count(len(needs), 'cause')}" if 1 < len(needs) < failed else ""
-        verb = "needs" if failed == 1 else "need"
-        return [Word(words.count(failed, "machine"), "/machines?q=state:bad", "bad"), Word(f" {verb} you{cause}")]
+def _needs(needy: int, needs: list[Need]) -> list[Word]:
+    if needy:
+        cause = f", {words.count(len(needs), 'cause')}" if 1 < len(needs) < needy else ""
+        verb = "needs" if needy == 1 else "need"
+        return [Word(words.count(needy, "machine"), "#o-needs", "bad"), Word(f" {verb} you{cause}")]
     if needs:
         return [Word(f"{words.count(len(needs), 'layer')} {'has' if len(needs) == 1 else 'have'} stopped", "", "bad")]
     return [Word("Nothing needs you")]

@@ -19,7 +19,11 @@ from fleet.console import queries
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """An element of the page: its id, its template and what the template is given besides the page's context."""
+    """An element of the page: its id, its template and what the template is given besides the page's context.
+
+    A fragment depends on rights, never on who looks, and holds no form and no input: it is rendered once for all who may
+    see the same, and nothing that somebody types is overwritten.
+    """
 
     id: str
     template: str
@@ -28,7 +32,7 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`kinds`: numbers of the kinds whose changes matter; `names`: of which objects (None = of any)."""
+    """`kinds`: numbers of the kinds whose changes matter."""
 
     template: str
     title: str
@@ -58,12 +62,12 @@ Builder = Callable[..., Page]
 
 
 def shared_context(actor: Actor) -> dict[str, Any]:
-    """What every page and every fragment may use."""
+    """What every page and every fragment may use; it follows from the actor's rights alone."""
     roles = sorted({role for role, _ in actor.bindings})
     return {
-        "actor": actor,
         "roles": ", ".join(roles) or "no role",
         "can_write": bool(set(roles) & {"operator", "admin"}),
+        "can_audit": bool({("admin", ""), ("approver", "")} & set(actor.bindings)),
         "is_admin": ("admin", "") in actor.bindings,
     }
 
@@ -74,6 +78,7 @@ def page_view(builder: Builder) -> Callable[..., HttpResponse]:
     @login_required
     def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+        guard = queries.guard()  # before the page: its position must not be newer than what the page shows
         try:
             if not actor.bindings:
                 raise NotAllowed(
@@ -86,20 +91,22 @@ def page_view(builder: Builder) -> Callable[..., HttpResponse]:
             page = Page("console/refused.html", "Not found", {"sentence": str(missing)}, status=404)
         except ApiError as error:
             page = Page("console/refused.html", "Not done", {"sentence": error.message}, status=error.code)
-        return respond(request, actor, page)
+        return respond(request, actor, page, guard)
 
     return view
 
 
-def respond(request: HttpRequest, actor: Actor, page: Page) -> HttpResponse:
+def respond(request: HttpRequest, actor: Actor, page: Page, guard: queries.Guard | None = None) -> HttpResponse:
     """Render a whole page."""
     theme = request.COOKIES.get("theme", "")
     context = {
         **shared_context(actor),
+        "actor": actor,
         "page": page,
-        "guard": queries.guard(),
+        "guard": guard or queries.guard(),
         "theme": theme if theme in ("light", "dark") else "",
         "toast": request.GET.get("did", "")[:200],
+        "undo": request.GET.get("undo", "")[:20],
         **page.context,
     }
     return render(request, page.template, context, status=page.status)

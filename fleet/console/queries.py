@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,12 +10,13 @@ from typing import Any
 
 import orjson
 from django.db import connection
+from django.utils import timezone
 
 from fleet.api.rights import Actor
-from fleet.api.selectors import FieldSelector
 from fleet.api.storage import ListQuery, cluster_ids, storage_for
 from fleet.console import words
 from fleet.control.kinds import Json
+from machines.conditions import BIT
 from machines.schema import state_of
 
 MACHINE_PAGE = 100
@@ -61,10 +63,22 @@ def drift_count(actor: Actor) -> int:
     )
 
 
-def failed(actor: Actor, limit: int = 100) -> list[dict[str, Any]]:
-    """Machines that need a person, by name."""
-    query = ListQuery(fields=FieldSelector((("status.phase", "=", "Failed"),)), limit=limit, clusters=actor.clusters)
-    return [with_state(o) for o in storage_for("machines").page(query).objects]
+_STALLED = 1 << BIT["Stalled"]
+
+
+def in_need(actor: Actor, limit: int = 100) -> tuple[list[dict[str, Any]], int]:
+    """Machines that need a person (Failed, or Stalled in any phase), and how many there are, counted up to 10,000."""
+    where, parameters = _scoped(actor, "cluster_id")
+    found = rows(
+        f"""WITH n AS MATERIALIZED (
+          (SELECT id, name FROM machine_state WHERE phase <> 'Running' AND phase = 'Failed' AND {where} LIMIT 10000)
+          UNION (SELECT id, name FROM machine_state WHERE drift <> 0 AND cond_true & %s <> 0 AND phase NOT IN ('Decommissioning', 'Retired') AND {where} LIMIT 10000))
+        SELECT id, (SELECT count(*) FROM n) AS total FROM n ORDER BY name LIMIT %s""",
+        [*parameters, _STALLED, *parameters, limit],
+    )
+    objects = storage_for("machines").by_ids([r["id"] for r in found])
+    shown = [with_state(objects[r["id"]]) for r in found if r["id"] in objects]
+    return shown, int(found[0]["total"]) if found else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,87 +173,89 @@ def machine_extra(machine_id: int) -> Json:
 def holds_of(name: str) -> list[str]:
     """Names of the holds that name this machine."""
     found = rows(
-        "SELECT name FROM safety_hold WHERE deleted_at IS NULL AND spec #>> '{target,machine}' = %s ORDER BY name", [name]
+        "SELECT name FROM safety_hold WHERE deleted_at IS NULL AND spec #>> '{target,machine}' = %s ORDER BY name",
+        [name],
     )
     return [r["name"] for r in found]
 
 
-def events(
-    actor: Actor, *, machine: int = 0, before: int = 0, text: str = "", limit: int = 100
-) -> list[dict[str, Any]]:
-    """Events, newest first."""
-    where, parameters = ["true"], list[Any]()
-    ids = scope_ids(actor)
-    if ids is not None:
-        where.append("(cluster_id = 0 OR cluster_id = ANY (%s))")
-        parameters.append(ids)
-    if machine:
-        where.append(
-            "((kind = 1 AND object_id = %s) OR (kind = 3 AND object_id = ANY (ARRAY(SELECT id FROM machines_operation WHERE machine_id = %s ORDER BY id DESC LIMIT 200))))"
+def cluster_numbers(names: list[str]) -> dict[str, int]:
+    """Ids of clusters by name."""
+    return {r["name"]: r["id"] for r in rows("SELECT id, name FROM clusters_cluster WHERE name = ANY (%s)", [names])}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many machines of a place may be unavailable, and how many are."""
+
+    dim: str
+    name: str
+    cap: int
+    total: int
+    gone: int
+    policy: str
+
+    @property
+    def tone(self) -> str:
+        """Ink, amber from 80 % on, red at the limit."""
+        return "s-bad" if self.gone >= self.cap else "s-warn" if self.gone >= self.cap * 0.8 else "s-ink"
+
+    @property
+    def width(self) -> int:
+        """Of 200; the limit's mark stands at 160, so that overshoot has room."""
+        return min(200, round(160 * self.gone / self.cap)) if self.cap else (200 if self.gone else 0)
+
+    @property
+    def said(self) -> str:
+        """ "566 of 600 · 2.8 % of 20,000"."""
+        share = self.gone / self.total * 100 if self.total else 0
+        return f"{self.gone:,} of {self.cap:,} · {share:.1f} % of {self.total:,}"
+
+
+def budgets(cluster_numbers: list[int] | None, limit: int = 100) -> list[Budget]:
+    """Budgets of these clusters (None: all) and of what lies in them, the fullest first."""
+    found = rows(
+        """SELECT l.dim, l.name, l.cap, l.total, l.gone, l.policy FROM safety_limits(ARRAY(
+          SELECT k.machine_id FROM clusters_cluster c, LATERAL (SELECT machine_id FROM capacity WHERE cluster_id = c.id AND in_service LIMIT 1) k
+          WHERE %s::bigint[] IS NULL OR c.id = ANY (%s::bigint[]))) l WHERE l.dim <> 'cluster' OR l.name <> ''""",
+        [cluster_numbers, cluster_numbers],
+    )
+    shown = [Budget(**r) for r in found]
+    return sorted(shown, key=lambda b: (-b.gone / (b.cap or 0.5), b.name))[:limit]
+
+
+_VERSIONS_SECONDS = 15.0
+_versions: tuple[float, dict[tuple[str, str], int], datetime] | None = None
+
+
+def versions_seen() -> tuple[dict[tuple[str, str], int], datetime]:
+    """Machines by (package, version) seen, and when they were counted: one pass over the fleet, kept for a while."""
+    global _versions
+    if _versions is None or time.monotonic() - _versions[0] > _VERSIONS_SECONDS:
+        found = rows(
+            """SELECT v.key AS name, v.value AS version, sum(u.n)::bigint AS n FROM (SELECT seen_id, count(*) AS n FROM machine_state GROUP BY 1) u
+            JOIN seen_set q ON q.id = u.seen_id, jsonb_each_text(coalesce(q.body -> 'versions', '{}')) v GROUP BY 1, 2"""
         )
-        parameters += [machine, machine]
-    if before:
-        where.append("pos < %s")
-        parameters.append(before)
-    if text:
-        where.append("(type ILIKE %s OR data ->> 'name' ILIKE %s OR data ->> 'message' ILIKE %s)")
-        parameters += [f"%{text}%"] * 3
+        _versions = (time.monotonic(), {(r["name"], r["version"]): int(r["n"]) for r in found}, timezone.now())
+    return _versions[1], _versions[2]
+
+
+def holds(actor: Actor, limit: int = 100) -> list[Json]:
+    """Holds, those that end first at the top; a hold shown may be released by who may write its cluster."""
+    storage = storage_for("holds")
+    objects = storage.page(ListQuery(limit=limit, clusters=actor.clusters)).objects
+    objects.sort(key=lambda o: str(o["spec"].get("until", "")))
+    return objects
+
+
+def open_permits(actor: Actor, limit: int = 100) -> list[Json]:
+    """Permits that still count, newest first."""
+    where, parameters = _scoped(actor, "cluster_id")
     found = rows(
-        f"SELECT pos, n, at, kind, severity, type, source, data FROM event WHERE {' AND '.join(where)} ORDER BY pos DESC, n LIMIT %s",
-        [*parameters, limit],
+        f"SELECT id FROM permit WHERE released_at IS NULL AND {where} ORDER BY id DESC LIMIT %s", [*parameters, limit]
     )
-    return [_told(row) for row in found]
-
-
-_TOLD = {
-    "operation.succeeded": "Done: all steps, and a new look at the host shows what was wanted.",
-    "machine.drifted/NoDrift": "Nothing differs any more.",
-    "machine.held/NotHeld": "Not held any more.",
-    "machine.stalled/NotStalled": "Needs nobody any more.",
-}
-
-
-def _said(what: str, data: dict[str, Any]) -> str:
-    """The event's sentence; where it only repeats a condition, one that people would say."""
-    known = _TOLD.get(f"{what}/{data.get('reason', '')}") or (_TOLD.get(what) if not data.get("message") else None)
-    return known or str(data.get("message") or "")
-
-
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    data = orjson.loads(row["data"]) if isinstance(row["data"], str) else row["data"] or {}
-    what = row["type"].removeprefix("dev.fleet.")
-    message = _said(what, data) or (f"Went from {data['from']} to {data['to']}." if "from" in data else what)
-    tone = ("off", "warn", "bad")[min(int(row["severity"]), 2)]
-    if data.get("to") in ("Running", "Succeeded"):
-        tone = "ok"
-    return {
-        **row,
-        "data": data,
-        "what": what,
-        "message": message,
-        "tone": tone,
-        "name": data.get("name", ""),
-        "by": data.get("by") or (row["source"] or "").strip("/"),
-        "person": bool(data.get("by")) and not str(data["by"]).startswith("system:"),
-        "ended": what.startswith("operation.") and what.endswith(("failed", "cancelled")) or what.startswith("layer"),
-    }
-
-
-def notable(actor: Actor, limit: int, look: int = 400) -> list[dict[str, Any]]:
-    """Of the last events those that people want to hear of: what went wrong, what people did, what ended."""
-    return [e for e in events(actor, limit=look) if e["severity"] > 0 or e["person"] or e["ended"]][:limit]
-
-
-def audit(before: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-    """Audit rows, newest first."""
-    found = rows(
-        "SELECT pos, n, at, actor, address, verb, kind, name, cluster, before, after FROM audit WHERE (%s = 0 OR pos < %s) ORDER BY pos DESC, n DESC LIMIT %s",
-        [before, before, limit],
-    )
-    for row in found:
-        for part in ("before", "after"):
-            row[part] = orjson.loads(row[part]) if isinstance(row[part], str) else row[part]
-    return found
+    objects = storage_for("permits").by_ids([r["id"] for r in found])
+    return [objects[r["id"]] for r in found if r["id"] in objects]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +266,8 @@ class Guard:
     why: str
     by: str
     holds: int
+    overdue: int = 0
+    position: int = 0  # everything up to it is in what is read afterwards
 
     @property
     def tone(self) -> str:
@@ -259,15 +277,18 @@ class Guard:
     def text(self) -> str:
         if self.stopped:
             return "All changes stopped"
-        return f"{self.holds} hold{'s' if self.holds != 1 else ''}" if self.holds else "No holds"
+        if self.overdue:
+            return f"{words.count(self.holds, 'hold')}, {self.overdue} overdue"
+        return words.count(self.holds, "hold") if self.holds else "No holds"
 
 
 def guard() -> Guard:
     """One query."""
     row = rows(
-        "SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by, (SELECT count(*) FROM safety_hold WHERE deleted_at IS NULL) AS holds FROM ledger WHERE id = 1"
+        """SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by, h.holds, h.overdue, fleet_horizon() - 1 AS position
+        FROM ledger, (SELECT count(*) AS holds, count(*) FILTER (WHERE status ->> 'phase' = 'Overdue') AS overdue FROM safety_hold WHERE deleted_at IS NULL) h WHERE id = 1"""
     )[0]
-    return Guard(row["stopped"], row["why"], row["by"], int(row["holds"]))
+    return Guard(**row)
 
 
 def with_state(obj: Json) -> Json:
@@ -279,10 +300,18 @@ def with_state(obj: Json) -> Json:
         "name": obj["metadata"]["name"],
         "state": status.get("state") or state_of(obj),
         "why": first_no(conditions),
+        "since": _since(conditions),
+        "versions": sorted(status.get("versions", {}).items()),
         "spec": obj["spec"],
         "status": status,
         "conditions": conditions,
     }
+
+
+def _since(conditions: dict[str, Json]) -> str:
+    """Since when it is as it is: the last move of Ready, of what stops it, or of a hold."""
+    moved = [conditions[t].get("lastTransitionTime", "") for t in ("Ready", "Stalled", "Held") if t in conditions]
+    return max(moved, default="")
 
 
 def first_no(conditions: dict[str, Json]) -> str:

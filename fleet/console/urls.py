@@ -6,6 +6,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
 from fleet.console import forms, pages
+from fleet.console.kit import kit
 from fleet.console.page import page_view
 
 urlpatterns = [
@@ -17,6 +18,7 @@ urlpatterns = [
     path("clusters", page_view(pages.clusters), name="clusters"),
     path("clusters/<str:name>", page_view(pages.cluster), name="cluster"),
     path("machines", page_view(pages.machines), name="machines"),
+    path("do/machines", forms.machines_do, name="machines-do"),
     path("machines/<str:name>/do", forms.machine_do, name="machine-do"),
     path("machines/<str:name>", page_view(pages.machine), name="machine"),
     path("machines/<str:name>/<str:tab>", page_view(pages.machine), name="machine-tab"),
@@ -25,6 +27,7 @@ urlpatterns = [
     path("safety/do", forms.safety_do, name="safety-do"),
     path("events", page_view(pages.events), name="events"),
     path("audit", page_view(pages.audit), name="audit"),
+    path("kit", page_view(kit), name="kit"),
 ]
 
 # What a live connection may follow: the same builders by the same addresses.

@@ -66,7 +66,7 @@ LEGEND: Final[tuple[tuple[str, str, str], ...]] = (
     ("Repairing", "s-repair", "Under repair"),
     ("Probation", "s-repair", "On probation"),
     ("Failed", "s-failed", "Need a person"),
-    ("Pending", "s-unknown", "Not looked at yet"),
+    ("Pending", "s-unknown", "Never seen"),
     ("Decommissioning", "s-off", "Leaving"),
     ("Retired", "s-off", "Retired"),
 )

@@ -1,17 +1,21 @@
-// Live fragments: the server sends {id, html}; the element of that id is replaced. Nothing under the pointer moves:
-// while a dialog is open or a field inside the fragment has the focus, frames wait.
-const chip = document.querySelector(".fresh");
+// Live fragments: the server sends {position, fragments: [{id, html}]}; the element of that id is made like it, in place.
+// While a dialog or menu is open, rows are selected or the page is frozen (`.`), frames wait and the newest of each wins.
+import { morph } from "./morph.js";
+
+const chip = document.querySelector(".fresh span");
 const note = document.querySelector("#delayed");
 const newer = document.querySelector("#newer");
 const waiting = new Map();
+const unseen = new Set();
+const SLOWEST = 10000;
 let heard = performance.now();
-let wait = 500;
-let unseen = 0;
+let pause = 500;
+let frozen = false;
 let flashes = [];
+let lost = 0;
+let socket = null;
 
-function busy(element) {
-  return document.querySelector("dialog[open]") || element.contains(document.activeElement) && document.activeElement.matches("input, textarea, select");
-}
+const busy = () => frozen || document.querySelector("dialog[open], details.menu-list[open], tr[aria-selected=true]") !== null;
 
 function flash(element) {
   const now = performance.now();
@@ -19,55 +23,83 @@ function flash(element) {
   if (flashes.length >= 12) return;
   flashes.push(now);
   element.classList.add("flash");
+  setTimeout(() => { element.classList.remove("flash"); if (!element.className) element.removeAttribute("class"); }, 1700);
 }
 
 function put(id, html) {
   const old = document.getElementById(id);
-  if (!old) {
-    if (id.startsWith("row-") && newer) {
-      unseen += 1;
-      newer.hidden = false;
-      newer.textContent = `${unseen} newer`;
-    }
-    return;
-  }
-  if (busy(old)) return void waiting.set(id, html);
-  waiting.delete(id);
-  const holder = document.createElement(old.tagName === "TR" ? "tbody" : "div");
+  if (!old) return void gather(id, html);
+  if (!html) return void old.classList.add("gone");
+  const holder = document.createElement("template");
   holder.innerHTML = html;
-  const fresh = holder.firstElementChild;
-  if (!fresh) return void old.classList.add("gone");
-  const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-  const open = [...old.querySelectorAll("details[open]")].map((d) => d.id).filter(Boolean);
-  if (old.classList.contains("cursor")) fresh.classList.add("cursor");
-  old.replaceWith(fresh);
-  for (const each of open) document.getElementById(each)?.setAttribute("open", "");
-  if (focused) fresh.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
-  if (fresh.dataset.state !== undefined && fresh.dataset.state !== old.dataset.state) flash(fresh);
+  const fresh = holder.content.firstElementChild;
+  if (!fresh) return;
+  const state = old.dataset.state;
+  old.classList.remove("gone");
+  morph(old, fresh);
+  if (state !== undefined && state !== old.dataset.state) flash(old);
+}
+
+// New rows wait behind a chip: nothing moves under the pointer.
+function gather(id, html) {
+  if (!newer || !html || !id.startsWith("row-")) return;
+  unseen.add(id);
+  newer.hidden = false;
+  newer.textContent = `${unseen.size} newer`;
+}
+
+function receive(frame) {
+  heard = performance.now();
+  pause = 500;
+  document.body.dataset.position = frame.position;
+  for (const { id, html } of frame.fragments ?? []) waiting.set(id, html);
+  drain();
+}
+
+function drain() {
+  if (busy()) return;
+  for (const [id, html] of waiting) put(id, html);
+  waiting.clear();
 }
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/ws/live?path=${encodeURIComponent(location.pathname + location.search)}`);
-  socket.onmessage = (event) => {
-    heard = performance.now();
-    wait = 500;
-    const frame = JSON.parse(event.data);
-    for (const { id, html } of frame.fragments || []) put(id, html);
-  };
+  const query = new URLSearchParams({ path: location.pathname + location.search, position: document.body.dataset.position });
+  socket = new WebSocket(`${scheme}://${location.host}/ws/live?${query}`);
+  socket.onmessage = (event) => receive(JSON.parse(event.data));
   socket.onclose = (event) => {
-    if (event.code === 4403) return; // rights are gone: the next click asks for a log in
-    setTimeout(connect, document.hidden ? 5000 : wait);
-    wait = Math.min(wait * 2, 10000);
+    socket = null;
+    if (event.code === 4403) return void location.reload(); // rights are gone: the page says which
+    if (event.code === 4404) return; // the object is gone: the page stays as it was
+    if (document.hidden) return; // on return it connects again
+    lost = setTimeout(connect, pause);
+    pause = Math.min(pause * 2, SLOWEST);
   };
+}
+
+// A hidden page costs nothing: after half a minute it lets go and on return it gets what it missed.
+let hiding = 0;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(hiding);
+  if (document.hidden) hiding = setTimeout(() => socket?.close(), 30000);
+  else if (!socket) {
+    clearTimeout(lost);
+    heard = performance.now();
+    connect();
+  }
+});
+
+function say(text) {
+  if (chip.textContent !== text) chip.textContent = text;
 }
 
 function tick() {
   const age = (performance.now() - heard) / 1000;
   document.body.classList.toggle("delayed", age > 5);
-  chip.firstElementChild.textContent = age > 5 ? `Delayed by ${Math.round(age)} s` : "Live";
+  if (age > 5) say(`Delayed by ${Math.round(age)} s`);
+  else say(frozen ? "Frozen" : waiting.size ? `${waiting.size} waiting` : "Live");
   note.hidden = age < 15;
-  for (const [id, html] of waiting) put(id, html);
+  drain();
   for (const time of document.querySelectorAll("time[data-at]")) {
     const text = ago(Date.now() / 1000 - Number(time.dataset.at));
     if (time.textContent !== text) time.textContent = text;
@@ -81,8 +113,7 @@ function ago(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
-if (chip && document.body.dataset.live !== undefined) {
-  connect();
-  setInterval(tick, 1000);
-  newer?.addEventListener("click", () => location.reload());
-}
+connect();
+setInterval(tick, 1000);
+newer?.addEventListener("click", () => location.reload());
+document.addEventListener("fleet:freeze", () => { frozen = !frozen; tick(); });

@@ -1,4 +1,4 @@
-// Every page: menu, theme, keys, dialogs, copy. No state but the address and one cookie.
+// Every page: menu, theme, keys, dialogs, copy, toast. No state but the address, one cookie and what this browser remembers of keys.
 const $ = (s, from = document) => from.querySelector(s);
 const root = document.documentElement;
 
@@ -14,17 +14,43 @@ $("#theme")?.addEventListener("click", () => {
   document.cookie = `theme=${next}; path=/; max-age=31536000; samesite=lax`;
 });
 
+function open(dialog, from) {
+  if (!dialog?.showModal) return;
+  // data-set-<field> fills a field of the dialog: what is acted on travels with the button.
+  for (const [key, value] of Object.entries(from?.dataset ?? {})) {
+    if (key.startsWith("set")) dialog.querySelector(`[name=${key.slice(3).toLowerCase()}]`).value = value;
+  }
+  from?.closest("details")?.removeAttribute("open");
+  dialog.dispatchEvent(new CustomEvent("fleet:open", { detail: from }));
+  dialog.showModal();
+}
+
+async function copy(button) {
+  const text = button.dataset.copy;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Plain http has no clipboard: mark the text, so that Ctrl-C takes it.
+    getSelection().selectAllChildren(button.previousElementSibling);
+    return;
+  }
+  const was = button.getAttribute("aria-label");
+  button.setAttribute("aria-label", "Copied");
+  button.classList.add("done");
+  setTimeout(() => { button.setAttribute("aria-label", was); button.classList.remove("done"); }, 1500);
+}
+
 // Delegated, so that it also works on what a live frame brings.
-document.addEventListener("click", async (event) => {
+document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-open]");
-  if (opener) return void $(opener.dataset.open)?.showModal();
+  if (opener) return void open($(opener.dataset.open), opener);
   const closer = event.target.closest("[data-close]");
   if (closer) return void closer.closest("dialog").close();
+  if (event.target.closest("[data-dismiss]")) return void $("#toast").remove();
   const copier = event.target.closest("[data-copy]");
-  if (copier) {
-    await navigator.clipboard?.writeText(copier.dataset.copy);
-    copier.setAttribute("aria-label", "Copied");
-  }
+  if (copier) return void copy(copier);
+  for (const menu of document.querySelectorAll("details.menu-list[open]")) if (!menu.contains(event.target)) menu.open = false;
+  if (event.target.tagName === "DIALOG") event.target.close(); // the backdrop
 });
 
 // A destructive button stays off until the exact count is typed.
@@ -33,20 +59,46 @@ document.addEventListener("input", (event) => {
   if (field) $(field.dataset.arms).disabled = field.value.replace(/[\s,._]/g, "") !== field.dataset.must;
 });
 
+// A form goes once, whatever a person does to its button.
+document.addEventListener("submit", (event) => {
+  if (event.target.method !== "post") return;
+  if (event.target.dataset.sent) return void event.preventDefault();
+  event.target.dataset.sent = "1";
+});
+addEventListener("pageshow", () => { for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent; });
+
+const toast = $("#toast");
+if (toast) {
+  // The address keeps no toast: a reload or a shared link does not say it again.
+  const address = new URL(location.href);
+  address.searchParams.delete("did");
+  address.searchParams.delete("undo");
+  history.replaceState(history.state, "", address);
+  const leave = () => (toast.matches(":hover, :focus-within") ? setTimeout(leave, 2000) : toast.remove());
+  setTimeout(leave, 8000);
+}
+
 const wanted = new URL(location.href).searchParams.get("do");
-if (wanted) document.getElementById(`do-${wanted}`)?.showModal?.();
+if (wanted && /^[a-z]+$/.test(wanted)) open(document.getElementById(`do-${wanted}`));
+
+const single = $("#single-keys");
+if (single) {
+  single.checked = localStorage.getItem("single-keys") !== "off";
+  single.addEventListener("change", () => localStorage.setItem("single-keys", single.checked ? "on" : "off"));
+}
 
 const PLACES = { o: "/", c: "/clusters", m: "/machines", p: "/packages", s: "/safety", e: "/events", a: "/audit" };
 let pending = "";
 
 function moveRow(step) {
-  const rows = [...document.querySelectorAll("[data-rows] > *")];
+  const rows = [...document.querySelectorAll("[data-rows] > *:not(.group)")];
   if (!rows.length) return;
   const at = rows.findIndex((r) => r.classList.contains("cursor"));
   rows[at]?.classList.remove("cursor");
-  const row = rows[Math.max(0, Math.min(rows.length - 1, at + step))];
+  const row = rows[at < 0 ? 0 : Math.max(0, Math.min(rows.length - 1, at + step))];
   row.classList.add("cursor");
-  $("a", row)?.focus();
+  row.scrollIntoView({ block: "nearest" });
+  $("a", row)?.focus({ preventScroll: true });
 }
 
 function moveTab(step) {
@@ -55,26 +107,38 @@ function moveTab(step) {
   tabs[at + step]?.click();
 }
 
+const KEYS = {
+  j: () => moveRow(1),
+  k: () => moveRow(-1),
+  "]": () => moveTab(1),
+  "[": () => moveTab(-1),
+  h: () => $("[data-key=hold]")?.click(),
+  w: () => $(".tabs a[href$='/why']")?.click(),
+  x: () => $(".cursor input[type=checkbox]")?.click(),
+  y: () => $("[data-copy]")?.click(),
+  ".": () => document.dispatchEvent(new CustomEvent("fleet:freeze")),
+};
+
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input, textarea, select, [contenteditable]") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (document.querySelector("dialog[open]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const menu = $("details.menu-list[open]");
+  if (event.key === "Escape" && menu) {
+    menu.open = false;
+    $("summary", menu).focus();
+    return;
+  }
+  if (event.target.matches("input:not([type=checkbox]), textarea, select, [contenteditable]") || $("dialog[open]")) return;
   const key = event.key;
+  if (key === "?") return void open($("#keys"));
+  if (single && !single.checked) return;
   if (pending === "g") {
     pending = "";
     if (PLACES[key]) location.href = PLACES[key];
-    return;
-  }
-  if (key === "g") {
+  } else if (key === "g") {
     pending = "g";
     setTimeout(() => { pending = ""; }, 900);
   } else if (key === "/") {
-    const field = $(".filter input") || $(".find input");
-    if (field) { event.preventDefault(); field.focus(); }
-  } else if (key === "?") $("#keys")?.showModal();
-  else if (key === "j") moveRow(1);
-  else if (key === "k") moveRow(-1);
-  else if (key === "]") moveTab(1);
-  else if (key === "[") moveTab(-1);
-  else if (key === "h") $("[data-key=hold]")?.click();
-  else if (key === "y") $("[data-copy]")?.click();
+    const field = $(".filter input:not([type=hidden])") || $(".find input");
+    if (field) { event.preventDefault(); field.focus(); field.select(); }
+  } else KEYS[key]?.();
 });

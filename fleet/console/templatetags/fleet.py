@@ -6,42 +6,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-import yaml
 from django import template
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-register = template.Library()
+from fleet.console import diffs
+from fleet.console.words import ANSWERS, NEGATIVE, PHASES, STATES, Part
+from fleet.safety.schema import describe_target
 
-# state of a machine: (word, status colour and icon, swatch of bars)
-STATES: dict[str, tuple[str, str, str]] = {
-    "ok": ("Running", "ok", "s-open"),
-    "busy": ("In work", "busy", "s-busy"),
-    "warn": ("Drifted or in repair", "warn", "s-repair"),
-    "gate": ("Closed by a gate", "warn", "s-closed"),
-    "held": ("Held", "held", "s-held"),
-    "bad": ("Needs a person", "bad", "s-failed"),
-    "unknown": ("No news", "unknown", "s-unknown"),
-    "off": ("Off", "off", "s-off"),
-}
-PHASES = {
-    "Succeeded": "ok",
-    "Running": "busy",
-    "Pending": "held",
-    "Failed": "bad",
-    "Cancelled": "off",
-    "Degraded": "warn",
-    "Provisioning": "busy",
-}
-ANSWERS = {
-    "holds": ("ok", "holds"),
-    "no": ("bad", "stops here"),
-    "unknown": ("unknown", "unknown"),
-    "notAsked": ("later", "not asked"),
-}
+register = template.Library()
 
 
 @register.simple_tag
@@ -75,21 +50,67 @@ def phase_pill(phase: str) -> SafeString:
 
 
 @register.simple_tag
+def cluster_pill(phase: str | None) -> SafeString:
+    """The pill of a cluster: one that runs is well."""
+    return pill("ok", "Running") if phase == "Running" else pill(PHASES.get(phase or "", "unknown"), phase or "Pending")
+
+
+STEPS = {"done": ("ok", "done"), "failed": ("bad", "failed"), "now": ("busy", "under way"), "wait": ("held", "waits")}
+
+
+@register.simple_tag
+def step_icon(state: str) -> SafeString:
+    """The icon of a step."""
+    name, label = STEPS.get(state, ("later", "later"))
+    return icon(name, label, "off" if name == "later" else name)
+
+
+@register.simple_tag
+def owner_class(number: int) -> str:
+    """Who wants an Operation, in a word."""
+    return ("for drift", "for a layer", "for a repair", "for a person")[min(max(int(number), 0), 3)]
+
+
+@register.simple_tag
+def rung_action(action: dict[str, Any], may_write: bool, may_approve: bool) -> SafeString:
+    """What a person may do about the rung that stops; nothing where the role does not reach."""
+    if "annotation" in action:
+        if not may_approve:
+            return format_html(
+                '<span class="sub">An approver says: {}={}</span>', action["annotation"], action["value"]
+            )
+        text = "Accept the difference…" if action["annotation"].endswith("accept-diff") else "Confirm the removal…"
+        return format_html(
+            '<button type="button" class="btn go" data-open="#do-confirm" data-set-annotation="{}" data-set-value="{}">{}</button>',
+            action["annotation"],
+            action["value"],
+            text,
+        )
+    if not may_write:
+        return mark_safe("")
+    if action["verb"] == "cancel":
+        return format_html('<button type="button" class="btn" data-open="#do-cancel">{}…</button>', action["text"])
+    return format_html('<button class="btn" form="f-{}">{}</button>', action["verb"], action["text"])
+
+
+@register.simple_tag
+def hold_target(hold: dict[str, Any]) -> SafeString:
+    """What a hold covers, as a link where there is a page."""
+    target = hold["spec"].get("target", {})
+    if "machine" in target:
+        return format_html('<a class="mono" href="/machines/{0}/why">{0}</a>', target["machine"])
+    if "cluster" in target:
+        return format_html('<a class="mono" href="/clusters/{0}">{0}</a>', target["cluster"])
+    return format_html("{}", describe_target(target))
+
+
+@register.simple_tag
 def condition_icon(status: str, type_: str = "") -> SafeString:
     """How a condition stands. Stalled, Drifted, Held, Reconciling, RemovalHeld are bad or busy when True."""
-    negative = {
-        "Stalled": "bad",
-        "Drifted": "warn",
-        "Held": "held",
-        "Reconciling": "busy",
-        "RemovalHeld": "held",
-        "UpdateAvailable": "busy",
-        "Pinned": "held",
-    }
     if status == "Unknown":
         return icon("unknown", "Unknown", "unknown")
-    if type_ in negative:
-        return icon(negative[type_], status, negative[type_]) if status == "True" else icon("ok", status, "ok")
+    if type_ in NEGATIVE:
+        return icon(NEGATIVE[type_], status, NEGATIVE[type_]) if status == "True" else icon("ok", status, "ok")
     return icon("ok", status, "ok") if status == "True" else icon("bad", status, "bad")
 
 
@@ -139,6 +160,26 @@ def ago(value: Any) -> SafeString:
     )
 
 
+@register.simple_tag
+def until(value: Any) -> str:
+    """When something ends, or ended."""
+    moment = _moment(value)
+    if moment is None:
+        return ""
+    left = (moment - timezone.now()).total_seconds()
+    return f"ended {moment:%-d %b %H:%M}" if left <= 0 else f"ends {moment:%-d %b %H:%M}"
+
+
+@register.simple_tag
+def took(start: Any, end: Any) -> str:
+    """How long a step took, or when it was decided."""
+    begun, ended = _moment(start), _moment(end)
+    if begun and ended:
+        return age_text((ended - begun).total_seconds())
+    moment = begun or ended
+    return moment.strftime("%H:%M:%S") if moment else ""
+
+
 @register.filter
 def clock(value: Any) -> str:
     """Hours and minutes, UTC."""
@@ -155,7 +196,14 @@ def thin(value: Any) -> str:
 @register.filter
 def as_yaml(value: Any) -> str:
     """An object as people read it."""
-    return yaml.safe_dump(orjson.loads(orjson.dumps(value)), sort_keys=False, allow_unicode=True, width=110)
+    return diffs.as_yaml(value)
+
+
+@register.filter
+def counted(n: int, forms: str) -> str:
+    """`3|counted:"differs,differ"` = "3 differ"."""
+    one, many = forms.split(",")
+    return f"{n:,} {one if n == 1 else many}"
 
 
 @register.filter
@@ -165,19 +213,20 @@ def get(value: Any, key: str) -> Any:
 
 
 @register.simple_tag
-def stacked(parts: Sequence[tuple[str, int, str]], label: str) -> SafeString:
-    """A stacked bar of (swatch class, count, word); small parts stay visible."""
-    total = sum(n for _, n, _ in parts) or 1
-    shown = [(swatch, max(4.0, n / total * 1000)) for swatch, n, _ in parts if n]
+def stacked(parts: Sequence[Part], label: str) -> SafeString:
+    """A stacked bar; small parts stay visible, and the numbers are read out."""
+    total = sum(p.n for p in parts) or 1
+    shown = [(p.swatch, max(4.0, p.n / total * 1000)) for p in parts if p.n]
     scale = 1000 / sum(w for _, w in shown) if shown else 1.0
     rects, at = [], 0.0
     for swatch, width in shown:
         rects.append((swatch, f"{at:.1f}", f"{max(1.0, width * scale - 2):.1f}"))
         at += width * scale
     inner = format_html_join("", '<rect class="{}" x="{}" width="{}" height="14"/>', rects)
+    said = f"{label}: {', '.join(f'{p.n:,} {p.word}' for p in parts) or 'none'}"
     return format_html(
         '<svg class="bar" viewBox="0 0 1000 14" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>',
-        label,
+        said,
         inner,
     )
 
