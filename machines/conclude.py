@@ -307,10 +307,12 @@ def next_look(
         judged.plan is not None and not judged.blocked[0] and not judged.halt[0] and not memory.failed[0]
     ):
         return 0.2, False
-    return REST_SECONDS * random.uniform(0.9, 1.1), True
+    return REST_SECONDS, True
 
 
-def conclude(row: Row, judged: Judgement, outcome: Outcome, now: datetime) -> Record:
+def conclude(
+    row: Row, judged: Judgement, outcome: Outcome, now: datetime, rest_seconds: float = REST_SECONDS
+) -> Record:
     """The record of the pass."""
     memory = remember(judged, outcome)
     found = conditions(row, judged, outcome, memory)
@@ -318,6 +320,8 @@ def conclude(row: Row, judged: Judgement, outcome: Outcome, now: datetime) -> Re
     failed = not judged.seen or (outcome.move is not None and outcome.move.ended == "Failed")
     attempts = row.attempts + 1 if failed else 0
     seconds, resting = next_look(row, judged, outcome, memory, phase, attempts)
+    if resting:
+        seconds = rest_seconds * random.uniform(0.9, 1.1)
     observed = judged.chosen.hash if judged.met else 0
     if not judged.seen and not row.drift & 2:
         observed = row.desired_hash  # not seen is no news

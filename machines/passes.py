@@ -38,6 +38,7 @@ class Context:
     installation: str
     incarnation: int
     clock: Callable[[], datetime] = _now
+    rest_seconds: float = 600.0  # a machine at rest is looked at again this often, with jitter
     point: Callable[[int], Awaitable[None]] = no_fault
 
 

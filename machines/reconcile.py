@@ -187,7 +187,9 @@ async def _record(passes: list[Pass], context: Context) -> None:
     retired: list[str] = []
     used: list[tuple[str, tuple[str, ...]]] = []
     for each in passes:
-        record = guarded(each, lambda each=each: _concluded(each, now)) if each.error is None else None  # type: ignore[misc]
+        record = (
+            guarded(each, lambda each=each: _concluded(each, now, context.rest_seconds)) if each.error is None else None
+        )  # type: ignore[misc]
         records.append(record if record is not None else _failed(each))
         if record is not None and each.judged is not None and each.judged.words_used:
             used.append((each.row.name, each.judged.words_used))
@@ -201,12 +203,12 @@ async def _record(passes: list[Pass], context: Context) -> None:
         await _in_thread(lambda: let_go(retired))
 
 
-def _concluded(each: Pass, now: datetime) -> Record | None:
+def _concluded(each: Pass, now: datetime, rest_seconds: float) -> Record | None:
     if each.judged is None:
         return None
     ended = each.outcome.move is not None and each.outcome.move.ended
     outcome = replace(each.outcome, operation=None) if ended else each.outcome
-    return conclude(each.row, each.judged, outcome, now)
+    return conclude(each.row, each.judged, outcome, now, rest_seconds)
 
 
 def _failed(each: Pass) -> Record:

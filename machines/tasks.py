@@ -64,7 +64,15 @@ async def _guarded(seat: Seat, rows: list[Row], claims: dict[int, Claim]) -> Non
 async def _reconcile(seat: Seat, rows: list[Row]) -> None:
     identity = await position.identity(seat.conn)
     hosts = seat.kept.setdefault("hosts", KeptHosts())
-    await reconcile(rows, Context(seat.conn, seat.me, hosts, identity.installation, identity.incarnation))
+    context = Context(
+        seat.conn,
+        seat.me,
+        hosts,
+        identity.installation,
+        identity.incarnation,
+        rest_seconds=settings.FLEET_OBSERVE_SECONDS,
+    )
+    await reconcile(rows, context)
 
 
 class KeptHosts(dict[str, Hosts]):

@@ -159,7 +159,7 @@ def test_five_hosts_reach_their_final_state_and_come_back_to_it(lab: Lab, fleet:
     fleet.wait_ready(*names)
     for name, host in hosts.items():
         assert version_of(host) == "1.0"
-        assert host.text("cat /etc/pouch/pouch.conf") == f"host={name}\nlevel=info\n"
+        assert host.text("cat /etc/pouch/pouch.conf") == f"host={name}\nlevel=info"
         assert host.text("stat -c %a /etc/pouch/pouch.conf").strip() == "640"
         assert host.text("cat /proc/sys/net/ipv4/ip_forward").strip() == "1"
         assert host.text("systemctl is-active pouch.service tool.service").split() == ["active", "active"]
@@ -180,7 +180,7 @@ def test_five_hosts_reach_their_final_state_and_come_back_to_it(lab: Lab, fleet:
     hosts["d4"].ssh("dpkg --remove pouch")
     hosts["r1"].ssh("echo 0 > /proc/sys/net/ipv4/ip_forward")
     fleet.until(
-        lambda: hosts["d1"].text("cat /etc/pouch/pouch.conf") == "host=d1\nlevel=info\n", "the file is put back", "d1"
+        lambda: hosts["d1"].text("cat /etc/pouch/pouch.conf") == "host=d1\nlevel=info", "the file is put back", "d1"
     )
     fleet.until(
         lambda: hosts["d2"].text("systemctl is-active pouch.service || true").strip() == "active",
