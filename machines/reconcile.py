@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from django.db import connection
 
@@ -187,9 +188,8 @@ async def _record(passes: list[Pass], context: Context) -> None:
     retired: list[str] = []
     used: list[tuple[str, tuple[str, ...]]] = []
     for each in passes:
-        record = (
-            guarded(each, lambda each=each: _concluded(each, now, context.rest_seconds)) if each.error is None else None
-        )  # type: ignore[misc]
+        ending = partial(_concluded, each, now, context.rest_seconds)
+        record = guarded(each, ending) if each.error is None else None
         records.append(record if record is not None else _failed(each))
         if record is not None and each.judged is not None and each.judged.words_used:
             used.append((each.row.name, each.judged.words_used))
