@@ -1,0 +1,16 @@
+"""Safety's objects, to look at."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from fleet.control.admin import ReadOnly, ReadOnlyObject
+from fleet.safety.models import Hold, Permit, SafetyPolicy
+
+admin.site.register([Hold, SafetyPolicy], ReadOnlyObject)
+
+
+@admin.register(Permit)
+class PermitAdmin(ReadOnly):
+    list_display = ("id", "verb", "owner", "machine_id", "granted_at", "expires_at", "released_at")
+    ordering = ("-id",)
