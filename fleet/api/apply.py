@@ -1,115 +1,89 @@
-"""Server-side apply and the tracking of who owns which field (structured merge, as Kubernetes does it)."""
+"""Server-side apply and the tracking of who owns which field, as Kubernetes does them.
+
+A port of structured-merge-diff (merge/update.go) and of the managers that apimachinery wraps around it (managedfields/internal):
+`before-first-apply`, the cap of updaters, and the step from `kubectl apply` to `kubectl apply --server-side`.
+"""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+import orjson
+
 from fleet.api.errors import apply_conflict, bad_request
-from fleet.api.fieldsets import (
-    Path,
-    all_paths,
-    applied_paths,
-    children,
-    decode,
-    encode,
-    is_granular,
-    key_of,
-    list_type,
-    ownable,
-    show,
-    tree,
+from fleet.api.fieldsets import OWNED_METADATA, Path, in_order, ownable, show, tree
+from fleet.api.owners import (
+    BEFORE_FIRST_APPLY,
+    Entry,
+    Identity,
+    cap_updaters,
+    entry_of,
+    is_reset,
+    read_entries,
+    stamp,
+    write_entries,
 )
-from fleet.control.kinds import API_VERSION, Json, Kind
+from fleet.api.structure import ABSENT, compare, field_set, merge, remove, same, with_parents, without_nulls
+from fleet.api.table import LAST_APPLIED
+from fleet.control.kinds import Json, Kind
 
-Identity = tuple[str, str, str]  # manager, operation, subresource
-
-
-@dataclass(slots=True)
-class Entry:
-    """One manager's fields."""
-
-    manager: str
-    operation: str
-    subresource: str
-    time: str
-    paths: set[Path] = field(default_factory=set)
-
-    @property
-    def identity(self) -> Identity:
-        return (self.manager, self.operation, self.subresource)
-
-    def json(self) -> Json:
-        out: Json = {"manager": self.manager, "operation": self.operation, "apiVersion": API_VERSION, "time": self.time}
-        out |= {"fieldsType": "FieldsV1", "fieldsV1": encode(self.paths)}
-        if self.subresource:
-            out["subresource"] = self.subresource
-        return out
-
-    def who(self) -> str:
-        text = f'"{self.manager}"'
-        if self.subresource:
-            text += f' with subresource "{self.subresource}"'
-        return text + (f" using {API_VERSION}" if self.operation == "Update" else "")
-
-
-def read_entries(value: Any) -> list[Entry]:
-    """Entries of `metadata.managedFields`; 400 when malformed. `[{}]` means: forget all."""
-    if value is None or value == [] or value == [{}]:
-        return []
-    if not isinstance(value, list):
-        raise bad_request("metadata.managedFields must be a list")
-    out = []
-    for item in value:
-        if not isinstance(item, dict) or item.get("operation") not in ("Apply", "Update"):
-            raise bad_request("metadata.managedFields[].operation must be Apply or Update")
-        if item.get("fieldsType", "FieldsV1") != "FieldsV1":
-            raise bad_request("metadata.managedFields[].fieldsType must be FieldsV1")
-        manager, sub, time = (item.get(k, "") for k in ("manager", "subresource", "time"))
-        if not all(isinstance(x, str) for x in (manager, sub, time)):
-            raise bad_request("metadata.managedFields[]: manager, subresource and time must be strings")
-        out.append(Entry(manager, item["operation"], sub, time, decode(item.get("fieldsV1", {}))))
-    return out
-
-
-def _write(entries: list[Entry]) -> list[Json]:
-    kept = [e for e in entries if e.paths]
-    kept.sort(key=lambda e: (e.subresource, 0 if e.operation == "Apply" else 1, e.time, e.manager))
-    return [e.json() for e in kept]
-
-
-def _stamp(now: datetime) -> str:
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+MAX_ANNOTATIONS = 256 * 1024
+_METADATA_PATH: Path = ("f:metadata",)  # never owned as such
 
 
 def track_update(
     kind: Kind, old: Json | None, new: Json, manager: str, now: datetime, subresource: str | None = None
 ) -> list[Json]:
-    """managedFields after a create, replace or patch: what was added or changed goes to `manager`, what is gone leaves everybody."""
-    given = new.get("metadata", {}).get("managedFields")
-    stored = (old or {}).get("metadata", {}).get("managedFields")
-    entries = read_entries(given if old is not None and given is not None and given != stored else stored)
+    """managedFields after a create, replace or patch: what was added or changed goes to `manager`, what is gone leaves everybody.
+
+    An object whose owners were forgotten stays without until somebody applies.
+    """
+    entries = _entries_of_update(old, new, subresource)
+    if old is not None and not entries:
+        return []
     schema = tree(kind, subresource)
-    before = all_paths(schema, ownable(old or {}, subresource))
-    after = all_paths(schema, ownable(new, subresource))
-    removed = before.keys() - after.keys()
-    taken = {p for p, v in after.items() if p not in before or before[p] != v}
-    mine: Identity = (manager, "Update", subresource or "")
+    difference = compare(schema, ownable(old or {}, subresource), ownable(new, subresource))
+    return write_entries(
+        cap_updaters(_updated(entries, difference, (manager, "Update", subresource or ""), stamp(now)))
+    )
+
+
+def _entries_of_update(old: Json | None, new: Json, subresource: str | None) -> list[Entry]:
+    """The owners as the write sees them: clients may rewrite them (kubectl's migration does) or forget them all."""
+    given = (new.get("metadata") or {}).get("managedFields")
+    stored = ((old or {}).get("metadata") or {}).get("managedFields")
+    if old is None:
+        return []
+    if not subresource and given is not None:
+        if is_reset(given):
+            return []
+        try:
+            entries = read_entries(given)
+        except ValueError:
+            entries = []
+        if entries:
+            return entries
+    return _stored(stored)
+
+
+def _stored(value: Any) -> list[Entry]:
+    try:
+        return read_entries(value)
+    except ValueError:
+        return []
+
+
+def _updated(entries: list[Entry], difference: Any, mine: Identity, time: str) -> list[Entry]:
+    taken = difference.taken - {_METADATA_PATH}
     for entry in entries:
-        entry.paths -= removed
-        if entry.identity != mine:
-            entry.paths -= {p for p in taken if p in before}
+        entry.paths -= difference.taken | difference.removed
     if taken:
-        own = next((e for e in entries if e.identity == mine), None)
-        if own is None:
-            own = Entry(*mine, time="")
-            entries.append(own)
-        if not taken <= own.paths or any(p in before for p in taken):
-            own.time = _stamp(now)
+        own = entry_of(entries, mine)
         own.paths |= taken
-    return _write(entries)
+        own.time = time
+    return entries
 
 
 def server_side_apply(
@@ -122,115 +96,112 @@ def server_side_apply(
     subresource: str | None = None,
 ) -> Json:
     """The object after `manager` applied `config`. Raises ApiError 409 with the owners of contested fields unless `force`."""
-    if config.get("metadata", {}).get("managedFields") not in (None, []):
+    if (config.get("metadata") or {}).get("managedFields") is not None:
         raise bad_request("metadata.managedFields must be nil")
     schema = tree(kind, subresource)
-    wanted = ownable(config, subresource)
-    wanted_paths = applied_paths(schema, wanted)
-    base = ownable(live or {}, subresource)
-    entries = _entries_of(kind, live, now)
-    mine: Identity = (manager, "Apply", subresource or "")
-    own = next((e for e in entries if e.identity == mine), None)
-    others = [e for e in entries if e.identity != mine]
-
-    merged = _merge(schema, copy.deepcopy(base), wanted)
-    dropped = (own.paths if own else set()) - wanted_paths
-    merged = _remove(schema, merged, dropped, others, wanted_paths)
-
-    before, after = all_paths(schema, base), all_paths(schema, merged)
-    changed = {p for p, v in after.items() if p not in before or before[p] != v}
-    contested = [(e, p) for e in others for p in sorted(changed & e.paths) if p in wanted_paths]
-    if contested and not force:
-        raise apply_conflict([(e.who(), show(p)) for e, p in contested])
-    for entry, path in contested:
-        entry.paths.discard(path)
-    removed = before.keys() - after.keys()
-    for entry in others:
-        entry.paths -= removed
-    if own is None:
-        own = Entry(*mine, time=_stamp(now))
-    elif own.paths != wanted_paths or changed or removed:
-        own.time = _stamp(now)
-    own.paths = wanted_paths
-    return _result(live, config, merged, _write([*others, own]), subresource)
-
-
-def _entries_of(kind: Kind, live: Json | None, now: datetime) -> list[Entry]:
-    entries = read_entries((live or {}).get("metadata", {}).get("managedFields"))
-    if live is not None and not entries:
-        # Nobody is on record: what is there was there before the first apply, and conflicts as such.
-        paths = set(all_paths(tree(kind), ownable(live)))
-        if paths:
-            entries = [Entry("before-first-apply", "Update", "", _stamp(now), paths)]
-    return entries
-
-
-def _result(live: Json | None, config: Json, merged: Json, managed: list[Json], subresource: str | None) -> Json:
-    out: Json = (
-        copy.deepcopy(live)
-        if live is not None
-        else {"apiVersion": config.get("apiVersion"), "kind": config.get("kind")}
-    )
-    if subresource == "status":
-        out["status"] = merged.get("status", {})
-    else:
-        kept = {
-            k: v
-            for k, v in out.get("metadata", {}).items()
-            if k not in ("labels", "annotations", "finalizers", "ownerReferences")
-        }
-        if live is None:
-            kept = {"name": config.get("metadata", {}).get("name", "")}
-        out["metadata"] = kept | merged.get("metadata", {})
-        if "spec" in merged or "spec" in out:
-            out["spec"] = merged.get("spec", {})
-    out["metadata"]["managedFields"] = managed
+    entries = _entries_before_apply(kind, live, now)
+    before, wanted = ownable(live or {}, subresource), ownable(config, subresource)
+    own = entry_of(entries, (manager, "Apply", subresource or ""))
+    last = set(own.paths)
+    own.paths = field_set(schema, wanted) - {_METADATA_PATH}
+    merged = merge(schema, before, wanted)
+    after = _pruned(schema, {} if merged is ABSENT else merged, entries, last)
+    difference = compare(schema, before, after)
+    contested = [(e, difference.taken & e.paths) for e in entries if e is not own]
+    conflicts = [(e, in_order(paths)) for e, paths in contested if paths]
+    if conflicts and not force:
+        _refuse(kind, live, manager, [(e, p) for e, paths in conflicts for p in paths])
+    for entry, paths in contested:
+        entry.paths -= paths | difference.removed
+    if live is None or not same(before, after):
+        own.time = stamp(now)
+    out = _result(live, config, after, subresource)
+    out["metadata"]["managedFields"] = write_entries(entries)
+    if manager == "kubectl" and not subresource:
+        _renew_last_applied(out, config)
     return out
 
 
-def _merge(schema: Json, live: Any, config: Any) -> Any:
-    """`live` with `config` laid over it, by the granularity of the schema."""
-    if not is_granular(schema, config) or type(live) is not type(config) or not is_granular(schema, live):
-        return copy.deepcopy(config)
-    if isinstance(config, dict):
-        properties, extra = schema.get("properties", {}), schema.get("additionalProperties")
-        for key, child in config.items():
-            inner = properties.get(key, extra if isinstance(extra, dict) else {})
-            live[key] = _merge(inner, live[key], child) if key in live else copy.deepcopy(child)
-        return live
-    if list_type(schema) == "set":
-        return live + [copy.deepcopy(v) for v in config if v not in live]
-    keys = schema["x-kubernetes-list-map-keys"]
-    place = {key_of(item, keys): i for i, item in enumerate(live)}
-    for item in config:
-        index = place.get(key_of(item, keys))
-        if index is None:
-            live.append(copy.deepcopy(item))
-        else:
-            live[index] = _merge(schema.get("items", {}), live[index], item)
-    return live
+def _entries_before_apply(kind: Kind, live: Json | None, now: datetime) -> list[Entry]:
+    entries = _stored((live or {}).get("metadata", {}).get("managedFields"))
+    if live is not None and not entries:
+        # Nobody is on record: what is there was there before the first apply, and conflicts as such.
+        there = compare(tree(kind), {}, ownable(live))
+        entries = _updated([], there, (BEFORE_FIRST_APPLY, "Update", ""), stamp(now))
+    return entries
 
 
-def _remove(schema: Json, value: Any, dropped: set[Path], others: list[Entry], wanted: set[Path]) -> Any:
-    """Take out what only this manager owned and no longer applies; containers that become empty go too."""
-    owned_by_others = {p[:n] for e in others for p in e.paths for n in range(1, len(p) + 1)}
-    kept = {p[:n] for p in wanted for n in range(1, len(p) + 1)}
-    gone = {p for p in dropped if p not in owned_by_others and p not in kept}
-    return _without(schema, value, gone, owned_by_others | kept) if gone else value
+def _pruned(schema: Json, merged: Json, entries: list[Entry], last: set[Path]) -> Json:
+    """Take out what this manager applied last time, not this time, and nobody else owns."""
+    if not last:
+        return merged
+    owned = with_parents(schema, set().union(*(e.paths for e in entries)))
+    dropped = with_parents(schema, last)
+    whole = field_set(schema, merged)
+    pruned = remove(schema, merged, dropped) or {}
+    # Back comes what anybody owns, or owned nobody at all: only what this manager dropped may go.
+    pruned = (
+        remove(schema, merged, with_parents(schema, whole) - with_parents(schema, field_set(schema, pruned)) - owned)
+        or {}
+    )
+    left = with_parents(schema, field_set(schema, pruned))
+    left = remove(schema, merged, (with_parents(schema, whole) - left) & dropped) or {}
+    return without_nulls(schema, left)
 
 
-def _without(schema: Json, value: Any, gone: set[Path], keep: set[Path], path: Path = ()) -> Any:
-    if not is_granular(schema, value):
-        return value
-    left: list[tuple[str, Any]] = []
-    for element, inner, child in children(schema, value):
-        here = (*path, element)
-        if here in gone:
-            continue
-        below = _without(inner, child, gone, keep, here)
-        emptied = below in ({}, []) and child not in ({}, []) and here not in keep
-        if not emptied:
-            left.append((element, below))
-    if isinstance(value, dict):
-        return {element[2:]: child for element, child in left}
-    return [child for _, child in left]
+def _refuse(kind: Kind, live: Json | None, manager: str, conflicts: list[tuple[Entry, Path]]) -> None:
+    """409, but for fields that `kubectl apply` wrote and nobody changed since: kubectl may take those over."""
+    if manager == "kubectl":
+        allowed = _last_applied_fields(kind, live or {})
+        conflicts = [(e, p) for e, p in conflicts if p not in allowed]
+    if conflicts:
+        conflicts.sort(key=lambda c: _identifier(c[0]))  # stable: paths stay in order
+        raise apply_conflict([(e.who(), show(p)) for e, p in conflicts])
+
+
+def _identifier(entry: Entry) -> str:
+    """Kubernetes sorts managers by the JSON of their identity."""
+    return f"{entry.manager}\0{entry.operation}\0{entry.subresource}"
+
+
+def _last_applied_fields(kind: Kind, live: Json) -> set[Path]:
+    """Fields of the annotation of client-side apply that still are as it says."""
+    text = (live.get("metadata", {}).get("annotations") or {}).get(LAST_APPLIED) or ""
+    try:
+        applied = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return set()
+    if not isinstance(applied, dict) or applied.get("apiVersion") != live.get("apiVersion"):
+        return set()
+    schema, wanted = tree(kind), ownable(applied)
+    difference = compare(schema, wanted, ownable(live))
+    return field_set(schema, wanted) - difference.taken - difference.removed
+
+
+def _renew_last_applied(out: Json, config: Json) -> None:
+    """Keep the annotation of client-side apply in step, so that people can go back and forth."""
+    annotations = out["metadata"].get("annotations", {})
+    if not annotations.get(LAST_APPLIED):
+        return
+    applied = copy.deepcopy(config)
+    if "annotations" in applied.get("metadata", {}):
+        applied["metadata"]["annotations"].pop(LAST_APPLIED, None)
+    annotations[LAST_APPLIED] = orjson.dumps(applied, option=orjson.OPT_SORT_KEYS).decode() + "\n"
+    if sum(len(k) + len(v) for k, v in annotations.items()) > MAX_ANNOTATIONS:
+        del annotations[LAST_APPLIED]
+
+
+def _result(live: Json | None, config: Json, after: Json, subresource: str | None) -> Json:
+    """The live object with its owned part exchanged."""
+    out: Json = copy.deepcopy(live) if live is not None else {k: config.get(k) for k in ("apiVersion", "kind")}
+    if subresource == "status":
+        out["status"] = after.get("status") or {}
+        return out
+    meta = out.get("metadata") or {"name": (config.get("metadata") or {}).get("name", "")}
+    kept = {k: v for k, v in meta.items() if k not in OWNED_METADATA}
+    out["metadata"] = kept | (after.get("metadata") or {})
+    if after.get("spec") is not None:
+        out["spec"] = after["spec"]
+    else:
+        out.pop("spec", None)
+    return out

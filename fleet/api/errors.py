@@ -84,8 +84,9 @@ def apply_conflict(conflicts: Sequence[tuple[str, str]]) -> ApiError:
 
 
 def invalid(kind: Kind, name: str, problems: Sequence[Problem]) -> ApiError:
-    causes = [{"reason": p.reason, "message": p.message, "field": p.field} for p in problems]
-    texts = [f"{p.field}: {_prefix(p)}{p.message}" for p in problems]
+    # kubectl prints the causes, so each says by itself what kind of mistake it is.
+    causes = [{"reason": p.reason, "message": _prefix(p) + p.message, "field": p.field} for p in problems]
+    texts = [f"{c['field']}: {c['message']}" for c in causes]
     text = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
     details: Json = {"name": name, "group": GROUP, "kind": kind.kind, "causes": causes}
     return ApiError(422, "Invalid", f'{kind.kind}.{GROUP} "{name}" is invalid: {text}', details)
@@ -108,9 +109,10 @@ def _prefix(problem: Problem) -> str:
 
 def options_invalid(options: str, field: str, message: str, reason: str = "FieldValueInvalid") -> ApiError:
     """A bad query parameter of a write: kind PatchOptions, CreateOptions, ..."""
-    causes = [{"reason": reason, "message": message, "field": field}]
-    details: Json = {"group": "meta.k8s.io", "kind": options, "causes": causes}
-    text = f'{options}.meta.k8s.io "" is invalid: {field}: {_PREFIXES.get(reason, "")}{message}'
+    message = _PREFIXES.get(reason, "") + message
+    details: Json = {"group": "meta.k8s.io", "kind": options}
+    details["causes"] = [{"reason": reason, "message": message, "field": field}]
+    text = f'{options}.meta.k8s.io "" is invalid: {field}: {message}'
     return ApiError(422, "Invalid", text, details)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import orjson
 
-from fleet.api.errors import bad_request
 from fleet.control.kinds import Json, Kind
 
 Path = tuple[str, ...]
+MAX_DEPTH = 64
+
+Trie = dict[str, Any]  # fieldsV1: element -> trie; {} = a member, "." = a member that has children
 
 _STRING = {"type": "string"}
 METADATA: Json = {
@@ -24,15 +26,9 @@ METADATA: Json = {
         "labels": {"type": "object", "additionalProperties": _STRING},
         "annotations": {"type": "object", "additionalProperties": _STRING},
         "finalizers": {"type": "array", "items": _STRING, "x-kubernetes-list-type": "set"},
-        "ownerReferences": {
-            "type": "array",
-            "items": {"type": "object"},
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["uid"],
-        },
     },
 }
-_OWNED_METADATA = tuple(METADATA["properties"])
+OWNED_METADATA = tuple(METADATA["properties"])
 
 
 def tree(kind: Kind, subresource: str | None = None) -> Json:
@@ -43,14 +39,12 @@ def tree(kind: Kind, subresource: str | None = None) -> Json:
 
 
 def ownable(obj: Json, subresource: str | None = None) -> Json:
-    """The part of an object that `tree` describes."""
+    """The part of an object that `tree` describes; not copied."""
     if subresource == "status":
-        return {"status": obj["status"]} if obj.get("status") else {}
-    out: Json = {}
-    meta = {k: v for k, v in obj.get("metadata", {}).items() if k in _OWNED_METADATA and v not in (None, "")}
-    if meta:
-        out["metadata"] = meta
-    if "spec" in obj:
+        return {"status": obj["status"]} if obj.get("status") is not None else {}
+    meta = {k: v for k, v in (obj.get("metadata") or {}).items() if k in OWNED_METADATA and v not in (None, "")}
+    out: Json = {"metadata": meta} if meta else {}
+    if obj.get("spec") is not None:
         out["spec"] = obj["spec"]
     return out
 
@@ -66,99 +60,74 @@ def value_of(item: Any) -> str:
     return "v:" + json.dumps(item, separators=(",", ":"), ensure_ascii=False)
 
 
-def list_type(schema: Json) -> str:
-    kind = schema.get("x-kubernetes-list-type", "atomic")
-    return str(kind)
-
-
-def is_granular(schema: Json, value: Any) -> bool:
-    """Whether children of this value are owned one by one."""
-    if isinstance(value, dict):
-        return schema.get("x-kubernetes-map-type") != "atomic" and (
-            "properties" in schema or "additionalProperties" in schema
-        )
-    return isinstance(value, list) and list_type(schema) in ("map", "set")
-
-
-def children(schema: Json, value: Any) -> Iterable[tuple[str, Json, Any]]:
-    """(element, schema, value) of each child of a granular value."""
-    if isinstance(value, dict):
-        properties, extra = schema.get("properties", {}), schema.get("additionalProperties")
-        for key, child in value.items():
-            inner = properties.get(key, extra if isinstance(extra, dict) else {})
-            yield f"f:{key}", inner, child
-    elif list_type(schema) == "map":
-        for child in value:
-            yield key_of(child, schema["x-kubernetes-list-map-keys"]), schema.get("items", {}), child
-    else:
-        for child in value:
-            yield value_of(child), {}, child
-
-
-def applied_paths(schema: Json, value: Any, path: Path = ()) -> set[Path]:
-    """What an apply configuration owns: leaves, list items, empty containers."""
-    if not is_granular(schema, value):
-        return {path} if path else set()
-    out: set[Path] = set()
-    for element, inner, child in children(schema, value):
-        here = (*path, element)
-        out |= applied_paths(inner, child, here)
-        if element[0] in "kv" or child in ({}, [], None):
-            out.add(here)
-    return out
-
-
-def all_paths(schema: Json, value: Any, path: Path = ()) -> dict[Path, Any]:
-    """Every path with its leaf value; containers stand with a marker. `metadata` itself is never owned."""
-    out: dict[Path, Any] = {}
-    if not is_granular(schema, value):
-        if path:
-            out[path] = ("leaf", value)
-        return out
-    if path and path != ("f:metadata",):
-        out[path] = ("container",)
-    for element, inner, child in children(schema, value):
-        out.update(all_paths(inner, child, (*path, element)))
-    return out
-
-
-def encode(paths: Iterable[Path]) -> Json:
-    """The trie of fieldsV1."""
-    root: Json = {}
-    ordered = sorted(paths)
-    for path in ordered:
+def encode(paths: Iterable[Path]) -> Trie:
+    """The trie of fieldsV1, keys in the order that Kubernetes writes."""
+    root: Trie = {}
+    for path in sorted(
+        paths, key=len, reverse=True
+    ):  # the longest first: a node that has children already needs its "."
         node = root
         for element in path:
             node = node.setdefault(element, {})
-    for path in ordered:
-        node = root
-        for element in path:
-            node = node[element]
-        if any(k != "." for k in node):
+        if node:
             node["."] = {}
     return _sorted(root)
 
 
-def _sorted(node: Json) -> Json:
-    return {k: _sorted(node[k]) for k in sorted(node)}
+def _sorted(node: Trie) -> Trie:
+    return {k: _sorted(node[k]) for k in sorted(node, key=_rank)}
+
+
+def _rank(element: str) -> tuple[int, str]:
+    """Fields before keys before values, each by its text."""
+    return (".fkvi".find(element[0]), element)
 
 
 def decode(trie: Any, path: Path = ()) -> set[Path]:
-    """Paths of a fieldsV1 trie; 400 for what is none."""
-    if not isinstance(trie, dict):
-        raise bad_request("metadata.managedFields[].fieldsV1 must be an object of objects")
+    """Paths of a fieldsV1 trie; ValueError for what is none."""
+    if not isinstance(trie, dict) or len(path) > MAX_DEPTH:
+        raise ValueError("fieldsV1 must be an object of objects")
     out: set[Path] = set()
     for element, inner in trie.items():
         if element == ".":
             out.add(path)
             continue
-        if element[:2] not in ("f:", "k:", "v:", "i:") or len(path) > 64:
-            raise bad_request(f"metadata.managedFields[].fieldsV1: {element!r} is no path element")
-        here = (*path, element)
-        if inner:
-            out |= decode(inner, here)
-        else:
-            out.add(here)
+        here = (*path, _checked(element))
+        out |= decode(inner, here) if inner else {here}
+    return out
+
+
+def _checked(element: str) -> str:
+    """An element in the one way of writing it: a key is compact JSON with its names sorted."""
+    mark, text = element[:2], element[2:]
+    if mark == "f:":
+        return element
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise ValueError(f"{element[:100]!r} is no path element") from None
+    if mark == "k:" and isinstance(value, dict):
+        return key_of(value, value)
+    if mark == "v:":
+        return value_of(value)
+    if mark == "i:" and isinstance(value, int):
+        return element
+    raise ValueError(f"{element[:100]!r} is no path element")
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """As Kubernetes tells them: at each level first what is owned there, then what lies deeper."""
+    out: list[Path] = []
+
+    def walk(trie: Trie, path: Path) -> None:
+        for element, inner in trie.items():
+            if element != "." and (not inner or "." in inner):
+                out.append((*path, element))
+        for element, inner in trie.items():
+            if element != "." and inner:
+                walk(inner, (*path, element))
+
+    walk(encode(paths), ())
     return out
 
 
@@ -170,9 +139,10 @@ def show(path: Path) -> str:
         if mark == "f:":
             out += f".{text}"
         elif mark == "k:":
-            out += (
-                "[" + ",".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in orjson.loads(text).items()) + "]"
-            )
-        else:
+            keys = orjson.loads(text).items()
+            out += "[" + ",".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in keys) + "]"
+        elif mark == "v:":
             out += f"[={text}]"
+        else:
+            out += f"[{text}]"
     return out

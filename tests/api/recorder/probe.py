@@ -69,7 +69,7 @@ def address(plural: str, name: str = "", sub: str = "", **query: str) -> str:
     """Path and query of a request."""
     path = "/".join(p for p in (BASE, plural, name, sub) if p)
     if query:
-        path += "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in query.items())
+        path += "?" + "&".join(f"{k}={quote(v, safe='$')}" for k, v in query.items())
     return path
 
 
@@ -96,6 +96,7 @@ _MASKED = {
     "deletionTimestamp": "<time>",
     "time": "<time>",
 }
+_AGE = re.compile(r"^\d+s$")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -107,6 +108,8 @@ def mask(value: Any, key: str = "") -> Any:
         if isinstance(value.get("generateName"), str) and isinstance(value.get("name"), str):
             out["name"] = value["generateName"] + "<generated>"
         return out
+    if key == "cells":
+        return [_AGE.sub("<age>", cell) if isinstance(cell, str) else cell for cell in value]
     if isinstance(value, list):
         items = [mask(v) for v in value]
         # Owners are sorted by time, so their order is an accident of seconds.
