@@ -83,7 +83,7 @@ admin.site.unregister([User, Group])
 
 
 @admin.register(User)
-class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
+class PersonAdmin(UserAdmin, Audited):  # type: ignore[type-arg]
     """A user and the roles it has."""
 
     form = UserChangeForm
@@ -94,7 +94,7 @@ class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="Roles")
     def roles(self, user: User) -> str:
-        bound = [f"{b.role}{f' of {b.cluster}' if b.cluster else ''}" for b in user.role_bindings.all()]  # type: ignore[attr-defined]
+        bound = [f"{b.role}{f' of {b.cluster}' if b.cluster else ''}" for b in user.role_bindings.all()]
         return ", ".join(sorted(bound)) or "none"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
@@ -103,7 +103,7 @@ class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
     def save_related(self, request: HttpRequest, form: Any, formsets: Sequence[BaseFormSet[Any]], change: bool) -> None:
         """Roles given and taken, one row each."""
         before = _roles(form.instance)
-        super().save_related(request, form, formsets, change)  # type: ignore[arg-type]
+        super().save_related(request, form, formsets, change)
         after = _roles(form.instance)
         for verb, moved in (("grant", after - before), ("revoke", before - after)):
             for role, cluster in sorted(moved):
@@ -122,7 +122,7 @@ def _roles(user: Any) -> set[tuple[str, str]]:
 
 
 @admin.register(Group)
-class TeamAdmin(Audited, GroupAdmin):
+class TeamAdmin(GroupAdmin, Audited):
     """A group of users; Fleet's own rights are roles, not groups."""
 
 

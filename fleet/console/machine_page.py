@@ -215,6 +215,10 @@ def verdict(m: dict[str, Any], current: Done | None, hold: Json | None) -> str:
         return "Runs as declared." if phase == "Running" else "Not looked at yet."
     if m["state"] == "off":
         return "Leaves the fleet." if phase == "Decommissioning" else "Left the fleet."
+    if stalled.get("status") == "True":
+        return f"{_full(m['why'])} Next: {words.next_step(stalled.get('reason', ''))}."
+    if m["state"] in ("busy", "warn") and m["why"]:
+        return f"{_full(m['why'])} Fleet tries again by itself."
     return _full(m["why"]) or f"{words.STATES[m['state']][0]}."
 
 

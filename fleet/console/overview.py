@@ -31,6 +31,7 @@ class Need:
     where: str
     n: int
     tone: str = "bad"
+    layer: bool = False
 
 
 def overview(actor: Actor, query: QueryDict) -> Page:
@@ -69,7 +70,7 @@ def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], 
     """Causes, the widest first: stopped layers, then failed machines that share reason and cluster."""
     out = [
         Need(f"Layer {r['name']} has stopped", f"/clusters/{quote(r['name'])}" if r["layer"] == "cluster" else "/packages",
-             r["message"] or f"{r['failed_machine']} failed.", "look at the machine that failed, then correct the layer", r["updated_at"], "", 1)
+             r["message"] or f"{r['failed_machine']} failed.", "look at the machine that failed, then correct the layer", r["updated_at"], "", 1, layer=True)
         for r in layers
         if r["state"] == "Stopped"
     ]  # fmt: skip
@@ -89,7 +90,7 @@ def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], 
         if len(machines) > 1:
             said = f"{first['name']}: {said}"
         out.append(Need(title, href, said, words.next_step(reason), since, cluster, len(machines)))
-    seen = sum(n.n for n in out)
+    seen = sum(n.n for n in out if not n.layer)
     if total > max(seen, _LOOKED_AT):
         rest = total - seen
         out.append(
@@ -133,10 +134,20 @@ def sentence(
 
 
 def _needs(needy: int, needs: list[Need]) -> list[Word]:
+    stopped = [n for n in needs if n.layer]
+    said: list[Word] = []
+    if stopped:
+        said = [
+            Word(words.count(len(stopped), "layer"), stopped[0].href, "bad"),
+            Word(f" {'has' if len(stopped) == 1 else 'have'} stopped"),
+        ]
     if needy:
-        cause = f", {words.count(len(needs), 'cause')}" if 1 < len(needs) < needy else ""
-        verb = "needs" if needy == 1 else "need"
-        return [Word(words.count(needy, "machine"), "#o-needs", "bad"), Word(f" {verb} you{cause}")]
-    if needs:
-        return [Word(f"{words.count(len(needs), 'layer')} {'has' if len(needs) == 1 else 'have'} stopped", "", "bad")]
-    return [Word("Nothing needs you")]
+        causes = len(needs) - len(stopped)
+        cause = f", {words.count(causes, 'cause')}" if 1 < causes < needy else ""
+        if said:
+            said.append(Word(" and "))
+        said += [
+            Word(words.count(needy, "machine"), "#o-needs", "bad"),
+            Word(f" {'needs' if needy == 1 else 'need'} you{cause}"),
+        ]
+    return said or [Word("Nothing needs you")]

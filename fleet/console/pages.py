@@ -52,13 +52,14 @@ def clusters(actor: Actor, query: QueryDict) -> Page:
     objects = storage_for("clusters").page(ListQuery(limit=500, clusters=actor.clusters)).objects
     ids = queries.cluster_numbers([o["metadata"]["name"] for o in objects])
     shown = [_row(o, by_cluster.get(ids.get(o["metadata"]["name"], -1), Counter())) for o in objects]
-    shown.sort(key=lambda c: (-c.failed, -(c.total - c.running), c.name))
     rolling = {r["name"]: r for r in queries.layers(actor) if r["layer"] == "cluster"}
+    stopped = {name for name, r in rolling.items() if r["state"] == "Stopped"}
+    shown.sort(key=lambda c: (c.name not in stopped, -c.failed, -(c.total - c.running), c.name))
     context = {
         "clusters": shown,
         "rolling": rolling,
         "outside": by_cluster.get(0, Counter()).total(),
-        "sentence": _clusters_sentence(shown),
+        "sentence": _clusters_sentence(shown, stopped),
     }
     fragments = (
         Fragment("o-sentence", "console/_overview_sentence.html"),
@@ -70,16 +71,20 @@ def clusters(actor: Actor, query: QueryDict) -> Page:
     return Page("console/clusters.html", "Clusters", context, fragments, frozenset({MACHINE, CLUSTER}), "clusters")
 
 
-def _clusters_sentence(shown: list[ClusterRow]) -> list[Word]:
-    troubled = [c for c in shown if c.failed]
+def _clusters_sentence(shown: list[ClusterRow], stopped: set[str]) -> list[Word]:
+    troubled = [c for c in shown if c.failed or c.name in stopped]
     if not troubled:
         well = sum(c.total == c.running for c in shown)
         return [Word(f"No cluster needs you; {well:,} of {words.count(len(shown), 'cluster')} run wholly as declared.")]
     worst = troubled[0]
-    rest = f", {words.count(len(troubled) - 1, 'more')}".replace("mores", "more") if len(troubled) > 1 else ""
+    why = ["its layer has stopped"] if worst.name in stopped else []
+    why += [f"{words.count(worst.failed, 'machine')} of {worst.total:,} failed"] if worst.failed else []
+    rest = (
+        f"; {len(troubled) - 1:,} more {'needs' if len(troubled) == 2 else 'need'} you too" if len(troubled) > 1 else ""
+    )
     return [
         Word(worst.name, f"/clusters/{quote(worst.name)}", "bad"),
-        Word(f" needs you most: {words.count(worst.failed, 'machine')} of {worst.total:,} failed{rest}."),
+        Word(f" needs you{' most' if rest else ''}: {' and '.join(why)}{rest}."),
     ]
 
 

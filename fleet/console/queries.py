@@ -329,8 +329,8 @@ def first_no(conditions: dict[str, Json]) -> str:
     ):
         found = conditions.get(type_)
         if found and found["status"] == bad:
-            return str(found.get("message") or found.get("reason", ""))
+            return words.plainly(str(found.get("message") or found.get("reason", "")))
     ready = conditions.get("Ready")
     if ready is None:
         return "Not looked at yet."
-    return "" if ready["status"] == "True" else str(ready.get("message", ""))
+    return "" if ready["status"] == "True" else words.plainly(str(ready.get("message", "")))

@@ -8,7 +8,7 @@ import orjson
 from django.db import connection
 
 from fleet.api.rights import Actor
-from fleet.console import diffs
+from fleet.console import diffs, words
 from fleet.console.queries import rows, scope_ids
 
 _EVENT = "SELECT pos, n, at, kind, severity, type, source, data FROM event WHERE"
@@ -56,7 +56,7 @@ _TOLD = {
 def _said(what: str, data: dict[str, Any]) -> str:
     """The event's sentence; where it only repeats a condition, one that people would say."""
     known = _TOLD.get(f"{what}/{data.get('reason', '')}") or (_TOLD.get(what) if not data.get("message") else None)
-    return known or str(data.get("message") or "")
+    return known or words.plainly(str(data.get("message") or ""))
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -216,16 +217,44 @@ def step_state(step: dict[str, str]) -> str:
 def _stage(name: str, steps: list[dict[str, str]]) -> Stage:
     states = [step_state(s) for s in steps]
     done = states.count("done")
-    state = (
-        "failed"
-        if "failed" in states
-        else "done"
-        if done == len(states)
-        else "now"
-        if "now" in states or done
-        else "later"
-    )
+    rest = "done" if done == len(states) else "now" if done else "later"
+    state = next((known for known in ("failed", "wait", "now") if known in states), rest)
     many = f"{done} of {len(steps)}" if len(steps) > 1 else ""
     told = next((s for s in steps if step_state(s) in ("failed", "wait", "now")), steps[-1])
     reason = "" if told.get("reason") in ("Done", "Waiting", "Begun", None) else str(told.get("reason"))
     return Stage(name, state, many if state in ("now", "later") or not reason else reason, len(steps))
+
+
+_STEP_WORDS: Final[dict[str, str]] = {
+    "stage-package": "Fetch",
+    "install-package": "Install",
+    "remove-package": "Remove",
+    "write-files": "Write files of",
+    "set-units": "Set units of",
+    "restart-units": "Restart units of",
+    "health-check": "Health check of",
+    "load-modules": "Load kernel modules",
+    "set-sysctls": "Set sysctls",
+    "set-boot-parameters": "Set boot parameters",
+    "configure-pending": "Repair the package database",
+    "remove-files": "Remove files",
+    "forget-host": "Forget the host",
+    "post-check": "Look at the result",
+    "pre-check": "Pre-check",
+    "permit": "Permit",
+    "reboot": "Reboot",
+    "drain": "Drain",
+}
+_STEP = re.compile(rf"(?:\S+-\d+: )?(?:step )?\d\d-({'|'.join(_STEP_WORDS)})(?:-(\S+?))?(?: runs\.|: (.*))", re.DOTALL)
+
+
+def plainly(text: str) -> str:
+    """A sentence about a step (`x-12: 06-install-package-kubelet: kubelet: it failed`) as people say it: Install kubelet: it failed."""
+    match = _STEP.fullmatch(text.strip())
+    if match is None:
+        return text
+    verb, subject, said = match.groups()
+    what = " ".join(filter(None, (_STEP_WORDS[verb], subject)))
+    if said is None:
+        return f"{what} is under way."
+    return f"{what}: {said.removeprefix(f'{subject}: ')}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -21,7 +21,7 @@ class ReadOnly(Base):
 
     show_full_result_count = False
     list_per_page = 50
-    actions = None
+    actions: Any = None
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -36,10 +36,10 @@ class ReadOnly(Base):
 class ReadOnlyObject(ReadOnly):
     """A kind: found by the beginning of its name; what Fleet keeps for itself is left out."""
 
-    list_display = ("name", "generation", "created_at", "deleted_at")
+    list_display: Any = ("name", "generation", "created_at", "deleted_at")
     search_fields = ("^name",)
     ordering = ("name",)
-    exclude = ("managed_fields",)
+    exclude: ClassVar[Any] = ("managed_fields",)
 
 
 @admin.register(Installation)

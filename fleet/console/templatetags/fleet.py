@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from fleet.console import diffs
+from fleet.console import diffs, words
 from fleet.console.words import ANSWERS, NEGATIVE, PHASES, STATES, Part
 from fleet.safety.schema import describe_target
 
@@ -197,6 +197,12 @@ def thin(value: Any) -> str:
 def as_yaml(value: Any) -> str:
     """An object as people read it."""
     return diffs.as_yaml(value)
+
+
+@register.filter
+def plainly(text: str) -> str:
+    """A sentence about a step as people say it."""
+    return words.plainly(text)
 
 
 @register.filter
