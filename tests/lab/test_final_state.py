@@ -220,7 +220,7 @@ def test_five_hosts_reach_their_final_state_and_come_back_to_it(lab: Lab, fleet:
     # kill -9 of the worker at five moments of an upgrade, and a reboot in the middle of a step
     fleet.apply(pouch(lab, "1.3", postinst="sleep 8"))
     fleet.kubectl("patch", "machine", "d2", "--type=merge", "-p", '{"spec":{"versions":{"pouch":"1.3"}}}')
-    for moment in ("stage-package", "permit", "install-package", "write-files", "post-check"):
+    for moment in ("stage-package", "permit", "install-package", "write-files", "set-units"):
         fleet.until(lambda moment=moment: _reached(fleet, "d2", moment), f"the step {moment} is reached", "d2")  # type: ignore[misc]
         loop.kill_worker()
     fleet.until(lambda: version_of(hosts["d2"]) == "1.3", "the upgrade ends in spite of five kills", "d2")
@@ -265,7 +265,9 @@ def _reached(fleet: Cluster, name: str, verb: str) -> bool:
         fleet.kubectl("get", "operations", f"--field-selector=spec.machine={name}", "-o", "json").stdout
     )["items"]
     newest = max(items, key=lambda o: o["metadata"]["creationTimestamp"])
-    return any(verb in s["name"] and s.get("startTime") for s in newest["status"].get("steps", []))
+    return any(
+        verb in s["name"] and (s.get("startTime") or s.get("endTime")) for s in newest["status"].get("steps", [])
+    )
 
 
 @pytest.mark.parametrize("fault", ["wrong-checksum", "missing"])
