@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from fleet.api.errors import apply_conflict, bad_request
+from fleet.api.errors import apply_conflict, bad_request, conflict, invalid
 from fleet.api.fieldsets import OWNED_METADATA, Path, in_order, ownable, show, tree
 from fleet.api.owners import (
     BEFORE_FIRST_APPLY,
@@ -27,7 +27,7 @@ from fleet.api.owners import (
 )
 from fleet.api.structure import ABSENT, compare, field_set, merge, remove, same, with_parents, without_nulls
 from fleet.api.table import LAST_APPLIED
-from fleet.control.kinds import Json, Kind
+from fleet.control.kinds import Json, Kind, Problem
 
 MAX_ANNOTATIONS = 256 * 1024
 _METADATA_PATH: Path = ("f:metadata",)  # never owned as such
@@ -98,6 +98,7 @@ def server_side_apply(
     """The object after `manager` applied `config`. Raises ApiError 409 with the owners of contested fields unless `force`."""
     if (config.get("metadata") or {}).get("managedFields") is not None:
         raise bad_request("metadata.managedFields must be nil")
+    _check_uid(kind, live, config)
     schema = tree(kind, subresource)
     entries = _entries_before_apply(kind, live, now)
     before, wanted = ownable(live or {}, subresource), ownable(config, subresource)
@@ -120,6 +121,17 @@ def server_side_apply(
     if manager == "kubectl" and not subresource:
         _renew_last_applied(out, config)
     return out
+
+
+def _check_uid(kind: Kind, live: Json | None, config: Json) -> None:
+    """A uid in the configuration means: this very object, no other of the same name."""
+    meta = config.get("metadata") or {}
+    uid, name = meta.get("uid"), str(meta.get("name") or (live or {}).get("metadata", {}).get("name", ""))
+    if uid and live is None:
+        why = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        raise conflict(kind, name, why)
+    if uid and uid != (live or {}).get("metadata", {}).get("uid", uid):
+        raise invalid(kind, name, [Problem("metadata.uid", f'"{uid}": field is immutable')])
 
 
 def _entries_before_apply(kind: Kind, live: Json | None, now: datetime) -> list[Entry]:

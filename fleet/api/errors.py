@@ -85,10 +85,10 @@ def apply_conflict(conflicts: Sequence[tuple[str, str]]) -> ApiError:
 
 def invalid(kind: Kind, name: str, problems: Sequence[Problem]) -> ApiError:
     # kubectl prints the causes, so each says by itself what kind of mistake it is.
-    causes = [{"reason": p.reason, "message": _prefix(p) + p.message, "field": p.field} for p in problems]
+    causes = [{"reason": p.reason, "message": _sentence(p), "field": p.field} for p in problems]
     texts = [f"{c['field']}: {c['message']}" for c in causes]
     text = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
-    details: Json = {"name": name, "group": GROUP, "kind": kind.kind, "causes": causes}
+    details: Json = ({"name": name} if name else {}) | {"group": GROUP, "kind": kind.kind, "causes": causes}
     return ApiError(422, "Invalid", f'{kind.kind}.{GROUP} "{name}" is invalid: {text}', details)
 
 
@@ -100,11 +100,13 @@ _PREFIXES = {
     "FieldValueDuplicate": "Duplicate value: ",
     "FieldValueForbidden": "Forbidden: ",
     "FieldValueTooLong": "Too long: ",
+    "FieldValueTooMany": "Too many: ",
 }
 
 
-def _prefix(problem: Problem) -> str:
-    return _PREFIXES.get(problem.reason, "")
+def _sentence(problem: Problem) -> str:
+    prefix = _PREFIXES.get(problem.reason, "")
+    return prefix + problem.message if problem.message else prefix.rstrip(": ")
 
 
 def options_invalid(options: str, field: str, message: str, reason: str = "FieldValueInvalid") -> ApiError:
@@ -121,7 +123,7 @@ def bad_request(message: str) -> ApiError:
 
 
 def strict(kind: Kind, unknown: Iterable[str], duplicates: Iterable[str]) -> ApiError:
-    found = [f'unknown field "{p}"' for p in unknown] + [f'duplicate field "{p}"' for p in duplicates]
+    found = [f'unknown field "{p}"' for p in sorted(unknown)] + [f'duplicate field "{p}"' for p in duplicates]
     what = f'{kind.kind} in version "{VERSION}" cannot be handled as a {kind.kind}'
     return bad_request(f"{what}: strict decoding error: {', '.join(found)}")
 

@@ -22,7 +22,6 @@ _STRING = {"type": "string"}
 METADATA: Json = {
     "type": "object",
     "properties": {
-        "generateName": _STRING,
         "labels": {"type": "object", "additionalProperties": _STRING},
         "annotations": {"type": "object", "additionalProperties": _STRING},
         "finalizers": {"type": "array", "items": _STRING, "x-kubernetes-list-type": "set"},

@@ -49,7 +49,8 @@ def json_patch(document: Any, operations: Any) -> Any:
     result, copied = copy.deepcopy(document), 0
     for number, operation in enumerate(operations):
         if not isinstance(operation, dict) or not isinstance(operation.get("path"), str):
-            raise bad_request(f"operation {number} of the JSON patch is no object with a path")
+            text = f"operation {number} of the JSON patch is no object with a path"
+            raise ApiError(422, "Invalid", f"the server rejected our request due to an error in our request: {text}")
         what = f"operation {number} ({str(operation.get('op'))[:20]} {operation['path'][:200]})"
         try:
             copied += _copied_bytes(result, operation)

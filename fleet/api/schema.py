@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
-from fleet.control.kinds import API_VERSION, Json, Kind, Problem
+import orjson
+
+from fleet.api.errors import bad_request
+from fleet.control.kinds import API_VERSION, VERSION, Json, Kind, Problem
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -53,14 +57,39 @@ def prune(kind: Kind, obj: Json) -> tuple[Json, list[str]]:
         if key in ("spec", "status"):
             if value is not None:
                 out[key] = _prune(kind.spec if key == "spec" else kind.status, value, key, unknown)
-        elif key == "metadata" and isinstance(value, dict):
-            out[key] = {k: v for k, v in value.items() if k in _META_FIELDS and v is not None}
-            unknown += [f"metadata.{k}" for k in value if k not in _META_FIELDS]
-        elif key in ("apiVersion", "kind", "metadata"):
+        elif key == "metadata" and value is not None:
+            out[key] = _prune_metadata(kind, value, unknown)
+        elif key == "metadata":
+            continue
+        elif key in ("apiVersion", "kind"):
             out[key] = value
         else:
             unknown.append(key)
     return out, unknown
+
+
+def _prune_metadata(kind: Kind, value: Any, unknown: list[str]) -> Json:
+    """Metadata of the right types; anything else cannot be read at all, so it is a 400 and not a 422."""
+
+    def refuse(path: str, expected: str, found: Any) -> None:
+        what = _NAMES.get(type(found), "null")
+        why = f"{path} must be of type {expected}, not {what}"
+        raise bad_request(f'{kind.kind} in version "{VERSION}" cannot be handled as a {kind.kind}: {why}')
+
+    if not isinstance(value, dict):
+        refuse("metadata", "object", value)
+    out = {k: v for k, v in value.items() if k in _META_FIELDS and v is not None}
+    unknown += [f"metadata.{k}" for k in value if k not in _META_FIELDS]
+    for key, expected in _META_TYPES.items():
+        if key in out and (not isinstance(out[key], expected) or isinstance(out[key], bool)):
+            refuse(f"metadata.{key}", _type_name(expected), out[key])
+    for key in ("labels", "annotations"):
+        for name, text in out.get(key, {}).items():
+            if text is not None and not isinstance(text, str):
+                refuse(f"metadata.{key}[{name}]", "string", text)
+        if key in out:  # null is the empty text here, as Kubernetes reads it
+            out[key] = {name: text or "" for name, text in out[key].items()}
+    return out
 
 
 def _prune(schema: Json, value: Any, path: str, unknown: list[str]) -> Any:
@@ -116,7 +145,7 @@ def api_version_is_right(obj: Json) -> bool:
 
 
 def _show(value: Any) -> str:
-    text = f'"{value}"' if isinstance(value, str) else str(value)
+    text = f'"{value}"' if isinstance(value, str) else orjson.dumps(value).decode()
     return text if len(text) <= 200 else text[:200] + "…"
 
 
@@ -140,21 +169,37 @@ def _metadata(meta: Any) -> list[Problem]:
     if not name and prefix and (len(prefix) > 247 or not NAME.fullmatch(prefix.rstrip("-.") or "-")):
         problems.append(Problem("metadata.generateName", f"{_show(prefix)}: {_NAME_RULE}"))
     problems += _labels(meta.get("labels", {})) + _annotations(meta.get("annotations", {}))
-    for index, finalizer in enumerate(meta.get("finalizers", [])):
+    for finalizer in meta.get("finalizers", []):
         if not isinstance(finalizer, str) or not is_qualified_name(finalizer):
-            problems.append(
-                Problem(
-                    f"metadata.finalizers[{index}]",
-                    f"{_show(finalizer)}: must be a qualified name such as example.com/name",
-                )
-            )
+            problems.append(Problem("metadata.finalizers", f"{_show(finalizer)}: {_key_rule(str(finalizer))}"))
     return problems
 
 
+_SUBDOMAIN = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _NAME_RULE = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
-    "and must start and end with an alphanumeric character (e.g. 'example.com')"
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
+    f"end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
 )
+_KEY_RULE = (
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric "
+    "character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+)
+_VALUE_RULE = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
+
+
+def _key_rule(key: str) -> str:
+    """What is wrong with a key that is no qualified name."""
+    prefix, slash, _ = key.rpartition("/")
+    return f"prefix part {_NAME_RULE}" if slash and not NAME.fullmatch(prefix) else _KEY_RULE
+
+
+def _value_rule(value: str) -> str:
+    return "must be no more than 63 bytes" if len(value) > 63 else _VALUE_RULE
 
 
 def _type_name(expected: type | tuple[type, ...]) -> str:
@@ -176,19 +221,9 @@ def _labels(labels: dict[str, Any]) -> list[Problem]:
     problems = []
     for key, value in labels.items():
         if not is_qualified_name(key):
-            problems.append(
-                Problem(
-                    "metadata.labels",
-                    f"{_show(key)}: name part must consist of alphanumeric characters, '-', '_' or '.'",
-                )
-            )
-        elif not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
-            problems.append(
-                Problem(
-                    "metadata.labels",
-                    f"{_show(value)}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'",
-                )
-            )
+            problems.append(Problem("metadata.labels", f"{_show(key)}: {_key_rule(key)}"))
+        elif not isinstance(value, str) or not is_label_value(value):
+            problems.append(Problem("metadata.labels", f"{_show(value)}: {_value_rule(str(value))}"))
     return problems
 
 
@@ -197,18 +232,13 @@ def _annotations(annotations: dict[str, Any]) -> list[Problem]:
     size = 0
     for key, value in annotations.items():
         if not is_qualified_name(key.lower()):
-            problems.append(
-                Problem(
-                    "metadata.annotations",
-                    f"{_show(key)}: name part must consist of alphanumeric characters, '-', '_' or '.'",
-                )
-            )
+            problems.append(Problem("metadata.annotations", f"{_show(key)}: {_key_rule(key.lower())}"))
         elif not isinstance(value, str):
             problems.append(Problem(f"metadata.annotations[{key}]", "must be a string", "FieldValueTypeInvalid"))
         else:
-            size += len(key) + len(value)
+            size += len(key.encode()) + len(value.encode())
     if size > 256 * 1024:
-        problems.append(Problem("metadata.annotations", "must have at most 262144 bytes", "FieldValueTooLong"))
+        problems.append(Problem("metadata.annotations", "may not be more than 262144 bytes", "FieldValueTooLong"))
     return problems
 
 
@@ -224,13 +254,9 @@ def _check(schema: Json, value: Any, path: str, problems: list[Problem]) -> None
         }
     expected = schema.get("type")
     if expected and not options and not _type_fits(expected, value):
-        what = _NAMES.get(type(value), "null")
+        what = _show(_NAMES.get(type(value), "null"))
         problems.append(
-            Problem(
-                path,
-                f"{_show(value) if not isinstance(value, dict | list) else what}: {path} in body must be of type {expected}: {_show(what)}",
-                "FieldValueTypeInvalid",
-            )
+            Problem(path, f"{what}: {path} in body must be of type {expected}: {what}", "FieldValueTypeInvalid")
         )
         return
     if isinstance(value, dict):
@@ -269,7 +295,11 @@ def _check_object(schema: Json, value: Json, path: str, problems: list[Problem])
             problems.append(Problem(f"{path}.{key}", "", "FieldValueRequired"))
     if len(value) > schema.get("maxProperties", 10_000):
         problems.append(
-            Problem(path, f"must have at most {schema.get('maxProperties', 10_000)} items", "FieldValueTooMany")
+            Problem(
+                path,
+                f"{len(value)}: must have at most {schema.get('maxProperties', 10_000)} items",
+                "FieldValueTooMany",
+            )
         )
     keys = schema.get("x-fleet-keys")
     extra = schema.get("additionalProperties")
@@ -286,7 +316,11 @@ def _check_object(schema: Json, value: Json, path: str, problems: list[Problem])
 
 def _check_list(schema: Json, value: list[Any], path: str, problems: list[Problem]) -> None:
     if len(value) > schema.get("maxItems", 10_000):
-        problems.append(Problem(path, f"must have at most {schema.get('maxItems', 10_000)} items", "FieldValueTooMany"))
+        problems.append(
+            Problem(
+                path, f"{len(value)}: must have at most {schema.get('maxItems', 10_000)} items", "FieldValueTooMany"
+            )
+        )
         return
     if len(value) < schema.get("minItems", 0):
         problems.append(Problem(path, f"must have at least {schema['minItems']} items"))
@@ -306,27 +340,38 @@ def _check_list(schema: Json, value: list[Any], path: str, problems: list[Proble
             return
         if key in seen:
             shown = {k: child.get(k) for k in schema["x-kubernetes-list-map-keys"]} if kind == "map" else child
-            problems.append(
-                Problem(
-                    f"{path}[{index}]",
-                    _show(shown) if not isinstance(shown, dict) else str(shown).replace("'", '"'),
-                    "FieldValueDuplicate",
-                )
-            )
+            problems.append(Problem(f"{path}[{index}]", _show(shown), "FieldValueDuplicate"))
         seen.add(key)
 
 
 def _check_string(schema: Json, value: str, path: str, problems: list[Problem]) -> None:
     limit = schema.get("maxLength", 65_536)
     if len(value) > limit:
-        problems.append(Problem(path, f"may not be longer than {limit}", "FieldValueTooLong"))
+        problems.append(Problem(path, f"may not be more than {limit} bytes", "FieldValueTooLong"))
     elif len(value) < schema.get("minLength", 0):
         problems.append(
             Problem(path, f"{_show(value)}: {path} in body should be at least {schema['minLength']} chars long")
         )
+    elif schema.get("format") == "date-time" and not _is_date_time(value):
+        text = f"{_show(value)}: {path} in body must be of type date-time: {_show(value)}"
+        problems.append(Problem(path, text, "FieldValueTypeInvalid"))
     elif "pattern" in schema and not re.fullmatch(schema["pattern"], value):
-        why = schema.get("x-fleet-pattern-means", f"must match {schema['pattern']}")
+        why = schema.get("x-fleet-pattern-means", f"{path} in body should match '{schema['pattern']}'")
         problems.append(Problem(path, f"{_show(value)}: {why}"))
+
+
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _is_date_time(value: str) -> bool:
+    """RFC 3339 with a real date."""
+    if not _DATE_TIME.fullmatch(value):
+        return False
+    try:
+        datetime.fromisoformat(value.upper())
+    except ValueError:
+        return False
+    return True
 
 
 def _check_number(schema: Json, value: float, path: str, problems: list[Problem]) -> None:

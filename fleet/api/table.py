@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from fleet.api.errors import bad_request
 from fleet.control.kinds import Json, Kind
 
+INCLUDES = ("", "Metadata", "Object", "None")
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -82,7 +84,9 @@ def table(
     now: datetime,
     columns: bool = True,
 ) -> Json:
-    """A Table of these objects."""
+    """A Table of these objects. 400 when `include` is not Metadata, Object or None."""
+    if include not in INCLUDES:
+        raise bad_request(f"includeObject: Invalid value: {include[:50]!r}: must be Metadata, Object or None")
     meta: Json = {"resourceVersion": resource_version}
     if continue_:
         meta["continue"] = continue_

@@ -36,11 +36,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Steps in a row; `differs` says why Fleet answers otherwise on purpose, where it does."""
+    """Steps in a row."""
 
     name: str
     steps: tuple[Step, ...]
-    differs: str = ""
 
     @property
     def object_name(self) -> str:

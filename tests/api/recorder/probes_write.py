@@ -20,8 +20,8 @@ _RICH = {
 _MADE = create(rack(_RICH, labels={"a": "1"}))
 
 
-def _put(name: str, body: Any, differs: str = "", **query: str) -> Probe:
-    return Probe(f"replace {name}", (_MADE, put(body, **query)), differs)
+def _put(name: str, body: Any, **query: str) -> Probe:
+    return Probe(f"replace {name}", (_MADE, put(body, **query)))
 
 
 def _now(spec: Any = None, status: Any = None, **meta: Any) -> Any:
@@ -57,8 +57,8 @@ REPLACE = (
 )  # fmt: skip
 
 
-def _patch(name: str, body: Any, differs: str = "", **query: Any) -> Probe:
-    return Probe(f"patch {name}", (_MADE, patch(body, **query), get()), differs)
+def _patch(name: str, body: Any, **query: Any) -> Probe:
+    return Probe(f"patch {name}", (_MADE, patch(body, **query), get()))
 
 
 _STRATEGIC = "application/strategic-merge-patch+json"
