@@ -23,7 +23,7 @@ from django.http import QueryDict
 
 from fleet.api.authentication import actor_of
 from fleet.api.rights import Actor
-from fleet.api.watch import running_hub
+from fleet.api.running import running_hub
 from fleet.console import pages
 from fleet.console.page import Missing, NotAllowed, Page, shared_context
 from fleet.console.urls import LIVE

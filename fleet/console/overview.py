@@ -34,6 +34,25 @@ class Need:
     layer: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What is under way, in numbers: machines in work, layers that roll out, changes that wait for a permit."""
+
+    working: int = 0
+    rolling: int = 0
+    waiting: int = 0
+
+    @property
+    def parts(self) -> list[list[Word]]:
+        """What Fleet does, as parts of a sentence."""
+        found: list[list[Word]] = []
+        if self.working:
+            found.append([Word("works on "), Word(words.count(self.working, "machine"), "/machines?q=state:busy")])
+        if self.rolling:
+            found.append([Word("rolls out "), Word(words.count(self.rolling, "layer"), "/clusters")])
+        return found
+
+
 def overview(actor: Actor, query: QueryDict) -> Page:
     """Who needs me, what runs, what is refused."""
     phases: Counter[str] = Counter()
@@ -41,21 +60,22 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         phases += each
     refused = queries.refusals(actor)
     layers = queries.layers(actor)
-    machines, needy = queries.in_need(actor, _LOOKED_AT)
+    machines, needy, drifted = queries.in_need(actor, _LOOKED_AT)
     needs = needs_of(machines, layers, needy)
+    work = queries.work_in_hand(actor)
+    rolling = [r for r in layers if r["state"] != "Stopped"]
+    doing = Doing(sum(w["n"] for w in work), len(rolling), sum(r.n for r in refused))
     context = {
-        "sentence": sentence(
-            phases, needy, refused, needs, queries.guard(), [r for r in layers if r["state"] != "Stopped"]
-        ),
+        "sentence": sentence(phases, needy, needs, queries.guard(), doing),
         "total": phases.total(),
         "parts": words.legend(phases),
         "needs": needs,
         "refused": refused,
         "waiting": sum(r.n for r in refused),
-        "work": queries.work_in_hand(actor),
+        "work": work,
         "operations": queries.open_operations(actor, 5),
-        "layers": [r for r in layers if r["state"] != "Stopped"],
-        "drifted": queries.drift_count(actor),
+        "layers": rolling,
+        "drifted": drifted,
         "events": records.notable(actor, 12),
     }
     fragments = tuple(
@@ -70,7 +90,7 @@ def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], 
     """Causes, the widest first: stopped layers, then failed machines that share reason and cluster."""
     out = [
         Need(f"Layer {r['name']} has stopped", f"/clusters/{quote(r['name'])}" if r["layer"] == "cluster" else "/packages",
-             r["message"] or f"{r['failed_machine']} failed.", "look at the machine that failed, then correct the layer", r["updated_at"], "", 1, layer=True)
+             words.plainly(r["message"]) or f"{r['failed_machine']} failed.", "look at the machine that failed, then correct the layer", r["updated_at"], "", 1, layer=True)
         for r in layers
         if r["state"] == "Stopped"
     ]  # fmt: skip
@@ -99,14 +119,7 @@ def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], 
     return out
 
 
-def sentence(
-    phases: Counter[str],
-    needy: int,
-    refused: list[queries.Refusal],
-    needs: list[Need],
-    guard: queries.Guard,
-    rolling: list[dict[str, Any]],
-) -> list[Word]:
+def sentence(phases: Counter[str], needy: int, needs: list[Need], guard: queries.Guard, doing: Doing) -> list[Word]:
     """What is wrong, what Fleet does about it, what it refuses."""
     if guard.stopped:
         return [
@@ -117,17 +130,14 @@ def sentence(
     if not total:
         return [Word("No machine is declared yet.")]
     said = _needs(needy, needs)
-    moving = total - phases["Running"] - phases["Failed"] - phases["Retired"] - phases["Pending"]
-    if moving:
-        said += [Word("; Fleet works on "), Word(words.count(moving, "machine"), "/machines?q=state:busy")]
-    if rolling:
-        said += [Word(" and rolls out "), Word(words.count(len(rolling), "layer"), "/clusters")]
-    waiting = sum(r.n for r in refused)
-    if waiting:
+    for number, part in enumerate(doing.parts):
+        said += [Word("; Fleet " if number == 0 else " and "), *part]
+    if doing.waiting:
+        waits = "waits" if doing.waiting == 1 else "wait"
         said += [
-            Word(", " if rolling else " and "),
-            Word(words.count(waiting, "change"), "/safety", "held"),
-            Word(f" {'waits' if waiting == 1 else 'wait'} for a permit"),
+            Word("; "),
+            Word(words.count(doing.waiting, "change"), "/safety", "held"),
+            Word(f" {waits} for a permit"),
         ]
     well = "All" if phases["Running"] == total else f"{phases['Running']:,} of {total:,}"
     return [*said, Word(f". {well} run as declared.")]

@@ -52,33 +52,26 @@ def phase_counts(actor: Actor) -> dict[int, Counter[str]]:
     return out
 
 
-def drift_count(actor: Actor) -> int:
-    """Machines whose accepted set is not met, from the partial index, counted up to 10,000."""
-    where, parameters = _scoped(actor, "cluster_id")
-    return int(
-        rows(
-            f"SELECT count(*) AS n FROM (SELECT 1 FROM machine_state WHERE drift <> 0 AND {where} LIMIT 10000) q",
-            parameters,
-        )[0]["n"]
-    )
-
-
 _STALLED = 1 << BIT["Stalled"]
 
 
-def in_need(actor: Actor, limit: int = 100) -> tuple[list[dict[str, Any]], int]:
-    """Machines that need a person (Failed, or Stalled in any phase), and how many there are, counted up to 10,000."""
+def in_need(actor: Actor, limit: int = 100) -> tuple[list[dict[str, Any]], int, int]:
+    """Machines that need a person (Failed, or Stalled in any phase), how many there are, and how many are not yet as
+    declared; from partial indexes, both counted up to 10,000."""
     where, parameters = _scoped(actor, "cluster_id")
     found = rows(
         f"""WITH n AS MATERIALIZED (
           (SELECT id, name FROM machine_state WHERE phase <> 'Running' AND phase = 'Failed' AND {where} LIMIT 10000)
           UNION (SELECT id, name FROM machine_state WHERE drift <> 0 AND cond_true & %s <> 0 AND phase NOT IN ('Decommissioning', 'Retired') AND {where} LIMIT 10000))
-        SELECT id, (SELECT count(*) FROM n) AS total FROM n ORDER BY name LIMIT %s""",
-        [*parameters, _STALLED, *parameters, limit],
+        SELECT n.id, t.total, d.drifted FROM (SELECT count(*) AS total FROM n) t
+        CROSS JOIN (SELECT count(*) AS drifted FROM (SELECT 1 FROM machine_state WHERE drift <> 0 AND {where} LIMIT 10000) x) d
+        LEFT JOIN n ON true ORDER BY n.name LIMIT %s""",
+        [*parameters, _STALLED, *parameters, *parameters, limit],
     )
-    objects = storage_for("machines").by_ids([r["id"] for r in found])
-    shown = [with_state(objects[r["id"]]) for r in found if r["id"] in objects]
-    return shown, int(found[0]["total"]) if found else 0
+    ids = [r["id"] for r in found if r["id"] is not None]
+    objects = storage_for("machines").by_ids(ids) if ids else {}
+    shown = [with_state(objects[id_]) for id_ in ids if id_ in objects]
+    return shown, int(found[0]["total"]), int(found[0]["drifted"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,16 +245,17 @@ _STEP_WORDS: Final[dict[str, str]] = {
     "reboot": "Reboot",
     "drain": "Drain",
 }
-_STEP = re.compile(rf"(?:\S+-\d+: )?(?:step )?\d\d-({'|'.join(_STEP_WORDS)})(?:-(\S+?))?(?: runs\.|: (.*))", re.DOTALL)
+_VERBS = "|".join(_STEP_WORDS)
+_RUNS = re.compile(rf"(?:\S+-\d+: )?(?:step )?\d\d-({_VERBS})(?:-(\S+?))? runs\.")
+_SAYS = re.compile(rf"(?:\S+-\d+: )?\b\d\d-({_VERBS})(?:-([^\s:]+))?: (?:\2: )?")
 
 
 def plainly(text: str) -> str:
     """A sentence about a step (`x-12: 06-install-package-kubelet: kubelet: it failed`) as people say it: Install kubelet: it failed."""
-    match = _STEP.fullmatch(text.strip())
-    if match is None:
-        return text
-    verb, subject, said = match.groups()
-    what = " ".join(filter(None, (_STEP_WORDS[verb], subject)))
-    if said is None:
-        return f"{what} is under way."
-    return f"{what}: {said.removeprefix(f'{subject}: ')}"
+    runs = _RUNS.fullmatch(text.strip())
+    return f"{_step_words(runs)} is under way." if runs else _SAYS.sub(lambda m: f"{_step_words(m)}: ", text)
+
+
+def _step_words(match: re.Match[str]) -> str:
+    verb, subject = match.groups()
+    return " ".join(filter(None, (_STEP_WORDS[verb], subject)))

@@ -12,9 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from fleet.api.storage import storage_for
 
 Browser = Callable[[str], Client]
-PAGES = ["/", "/clusters", "/clusters/a", "/machines", "/machines/a1", "/packages", "/safety", "/events"]
+PAGES = ["/", "/kit", "/clusters", "/clusters/a", "/machines", "/machines/a1", "/packages", "/safety", "/events"]
 TABS = [f"/machines/a1/{tab}" for tab in ("why", "plan", "packages", "conditions", "facts", "events", "yaml")]
-BUDGET = 20  # with session, user, roles and guard, which every page asks for
+BUDGET = 12  # with session, user, roles and guard, which every page asks for
 
 
 @pytest.mark.parametrize("path", PAGES + TABS + ["/audit"])

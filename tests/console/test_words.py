@@ -10,8 +10,8 @@ import pytest
 
 from fleet.console import filters, machine_page, words
 from fleet.console.diffs import lines, of_objects
-from fleet.console.overview import needs_of, sentence
-from fleet.console.queries import Budget, Guard, Refusal
+from fleet.console.overview import Doing, needs_of, sentence
+from fleet.console.queries import Budget, Guard
 
 FREE = Guard(False, "", "", 0)
 
@@ -23,6 +23,7 @@ FREE = Guard(False, "", "", 0)
         ("06-install-package-kubelet: kubelet: script returned 1.", "Install kubelet: script returned 1."),
         ("23-reboot runs.", "Reboot is under way."),
         ("02-permit: Hold x covers it", "Permit: Hold x covers it"),
+        ("a1 failed: 01-stage-package-npd: No space left.", "a1 failed: Fetch npd: No space left."),
         ("No route to 10.0.0.1:22.", "No route to 10.0.0.1:22."),
     ],
 )
@@ -51,7 +52,9 @@ def test_a_refused_permit_waits_and_a_failed_step_has_failed() -> None:
 
 
 def _said(**phases: int) -> str:
-    return "".join(w.text for w in sentence(Counter(phases), phases.get("Failed", 0), [], [], FREE, []))
+    return "".join(
+        w.text for w in sentence(Counter(phases), phases.get("Failed", 0), [], FREE, Doing(phases.get("Updating", 0)))
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,17 +72,16 @@ def test_the_sentence_of_the_overview_follows_from_the_counters(phases: dict[str
 
 def test_a_stopped_fleet_says_so_before_all_else() -> None:
     stopped = Guard(True, "bad kernel", "olga", 0)
-    said = "".join(w.text for w in sentence(Counter(Failed=9), 9, [], [], stopped, []))
+    said = "".join(w.text for w in sentence(Counter(Failed=9), 9, [], stopped, Doing()))
     assert said == "All changes are stopped by olga: bad kernel. Fleet only looks."
 
 
-def test_what_is_refused_is_counted_in_changes() -> None:
-    refused = [
-        Refusal("Held", "a", 2, datetime.now(UTC), "x"),
-        Refusal("ClusterBudget", "a", 1, datetime.now(UTC), "x"),
-    ]
-    said = "".join(w.text for w in sentence(Counter(Running=1), 0, refused, [], FREE, []))
-    assert "3 changes wait for a permit" in said
+def test_what_is_refused_and_rolled_out_is_in_the_sentence() -> None:
+    said = "".join(w.text for w in sentence(Counter(Running=1), 0, [], FREE, Doing(2, 1, 3)))
+    assert (
+        said
+        == "Nothing needs you; Fleet works on 2 machines and rolls out 1 layer; 3 changes wait for a permit. All run as declared."
+    )
 
 
 def _needy(name: str, reason: str, cluster: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from fleet.console import diffs, words
 from fleet.console.words import ANSWERS, NEGATIVE, PHASES, STATES, Part
+from fleet.control.kinds import API_VERSION
 from fleet.safety.schema import describe_target
 
 register = template.Library()
@@ -235,6 +237,20 @@ def stacked(parts: Sequence[Part], label: str) -> SafeString:
         said,
         inner,
     )
+
+
+@register.inclusion_tag("console/_command.html")
+def operation_command(machine: str, verb: str, key: str = "", value: str = "") -> dict[str, str]:
+    """The line that asks for an Operation by hand."""
+    spec = {"machine": machine, "verb": verb} | ({key: value} if key else {}) | {"reason": "…"}
+    spec = spec | ({"units": ["…"]} if verb == "Restart" else {})
+    obj = {
+        "apiVersion": API_VERSION,
+        "kind": "Operation",
+        "metadata": {"generateName": f"{verb.lower()}-"},
+        "spec": spec,
+    }
+    return {"text": f"kubectl create -f - <<< '{json.dumps(obj, ensure_ascii=False)}'"}
 
 
 @register.inclusion_tag("console/_command.html")
