@@ -25,6 +25,7 @@ from fleet.api.owners import (
     stamp,
     write_entries,
 )
+from fleet.api.schema import shape_problems
 from fleet.api.structure import ABSENT, compare, field_set, merge, remove, same, with_parents, without_nulls
 from fleet.api.table import LAST_APPLIED
 from fleet.control.kinds import Json, Kind, Problem
@@ -99,6 +100,9 @@ def server_side_apply(
     if (config.get("metadata") or {}).get("managedFields") is not None:
         raise bad_request("metadata.managedFields must be nil")
     _check_uid(kind, live, config)
+    wrong = shape_problems(kind, config)
+    if wrong:  # merged by the shape that the schema says, such a value would vanish without a word
+        raise invalid(kind, str((config.get("metadata") or {}).get("name") or ""), wrong)
     schema = tree(kind, subresource)
     entries = _entries_before_apply(kind, live, now)
     before, wanted = ownable(live or {}, subresource), ownable(config, subresource)

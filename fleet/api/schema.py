@@ -132,6 +132,15 @@ def validate(kind: Kind, obj: Json, old: Json | None = None) -> list[Problem]:
     return problems
 
 
+def shape_problems(kind: Kind, config: Json) -> list[Problem]:
+    """What keeps an applied configuration from being merged: wrong types and items that stand twice. It may be partial."""
+    problems: list[Problem] = []
+    for part, schema in (("spec", kind.spec), ("status", kind.status)):
+        if part in config:
+            _check(schema, config[part], part, problems)
+    return [p for p in problems if p.reason in ("FieldValueTypeInvalid", "FieldValueDuplicate")]
+
+
 def identity(kind: Kind, obj: Any) -> list[Problem]:
     """Wrong kind in the body (wrong apiVersion is the caller's 400)."""
     if obj.get("kind") not in (None, "", kind.kind):

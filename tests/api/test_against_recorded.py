@@ -105,7 +105,10 @@ def _filled(body: str, probe: Probe) -> Any:
 def _replay(probe: Probe, step: Step, live: Json | None) -> Json | None:
     """The object after the step by the pure functions; None for what they do not decide."""
     media, query = step.headers.get("Content-Type", ""), parse_qs(urlsplit(step.path).query)
-    kind, manager = _kind_of(step), query.get("fieldManager", ["recorder"])[0]
+    kind, manager = (
+        _kind_of(step),
+        query.get("fieldManager", [step.headers.get("User-Agent", "recorder").split("/")[0]])[0],
+    )
     sub = "status" if "/status" in step.path else None
     config = _filled(step.body, probe)
     if media == "application/apply-patch+yaml":
@@ -130,7 +133,7 @@ REPLAYED = [
     for name, probe in BY_NAME.items()
     for index, step in enumerate(probe.steps)
     if step.method == "PATCH"
-    and name not in DIFFERENT
+    and name not in LISTED
     and answers(name)[index].code in (200, 201)
     and step.body.startswith(("{", "["))
     and "<generated>" not in json.dumps(answers(name)[index].body)
