@@ -53,6 +53,7 @@ MIDDLEWARE = [
     "axes.middleware.AxesMiddleware",
 ]
 APPEND_SLASH = False
+DATA_UPLOAD_MAX_MEMORY_SIZE = 3 * 1024 * 1024  # as much as the API reads
 ROOT_URLCONF = "fleet.urls"
 ASGI_APPLICATION = "fleet.asgi.application"
 WSGI_APPLICATION = "fleet.wsgi.application"

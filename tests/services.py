@@ -84,5 +84,5 @@ def reset_database() -> None:
         cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
         cursor.execute("SET session_replication_role = DEFAULT")
         cursor.execute(
-            "INSERT INTO installation (id) VALUES (1); UPDATE installation SET kept_from = fleet_horizon(); INSERT INTO ledger (id) VALUES (1); INSERT INTO seen_set (digest, body) VALUES ('\\x00', '{}')"
+            "INSERT INTO installation (id) VALUES (1); UPDATE installation SET kept_from = fleet_horizon(), events_from = fleet_horizon(); INSERT INTO ledger (id) VALUES (1); INSERT INTO seen_set (digest, body) VALUES ('\\x00', '{}')"
         )

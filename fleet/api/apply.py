@@ -156,13 +156,11 @@ def _pruned(schema: Json, merged: Json, entries: list[Entry], last: set[Path]) -
     whole = field_set(schema, merged)
     pruned = remove(schema, merged, dropped) or {}
     # Back comes what anybody owns, or owned nobody at all: only what this manager dropped may go.
-    pruned = (
-        remove(schema, merged, with_parents(schema, whole) - with_parents(schema, field_set(schema, pruned)) - owned)
-        or {}
-    )
+    unowned = with_parents(schema, whole) - with_parents(schema, field_set(schema, pruned)) - owned
+    pruned = remove(schema, merged, unowned) or {}
     left = with_parents(schema, field_set(schema, pruned))
-    left = remove(schema, merged, (with_parents(schema, whole) - left) & dropped) or {}
-    return without_nulls(schema, left)
+    out: Json = without_nulls(schema, remove(schema, merged, (with_parents(schema, whole) - left) & dropped) or {})
+    return out
 
 
 def _refuse(kind: Kind, live: Json | None, manager: str, conflicts: list[tuple[Entry, Path]]) -> None:

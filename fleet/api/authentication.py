@@ -7,10 +7,13 @@ import secrets
 import threading
 import time
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
-from django.contrib.auth import get_user_model
+from django.conf import settings
+from django.contrib.auth import get_user, get_user_model
 from django.contrib.auth.models import AbstractBaseUser
+from django.db import InterfaceError, OperationalError, close_old_connections
 from django.http import HttpRequest
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils import timezone
@@ -106,6 +109,33 @@ def request_actor(request: HttpRequest) -> Actor:
     if request.method not in SAFE_METHODS:
         _check_csrf(request)
     return actor_of(user, address)
+
+
+def session_actor(session_key: str | None, address: str) -> Actor | None:
+    """The actor of a browser's session as the database has it now; None when it was ended, expired or its user disabled."""
+    if not session_key:
+        return None
+    asking = HttpRequest()
+    asking.session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
+    user = get_user(asking)
+    return actor_of(user, address) if user.is_authenticated and user.is_active else None
+
+
+def still_the_same(request: HttpRequest, before: Actor) -> bool:
+    """Whether an open stream's token or session still holds, with the same rights. A database that is away took none."""
+    close_old_connections()
+    header = request.headers.get("Authorization", "")
+    try:
+        now = (
+            bearer_actor(header, before.address)
+            if header
+            else session_actor(request.session.session_key, before.address)
+        )
+    except ApiError:
+        return False
+    except (OperationalError, InterfaceError):
+        return True
+    return now is not None and now.bindings == before.bindings
 
 
 def refuse_impersonation(request: HttpRequest) -> None:

@@ -1,26 +1,89 @@
-"""core/v1 Events, so that `kubectl describe` and `kubectl events` show what happened to an object."""
+"""core/v1 Events, so that `kubectl describe`, `kubectl events` and `get events -w` show what happened to an object."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+import orjson
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from fleet.api import errors, listing, negotiation
 from fleet.api.authentication import request_actor
+from fleet.api.event_sight import sight_of
 from fleet.api.rights import Actor
-from fleet.api.storage import cluster_ids, format_time, storage_for
-from fleet.api.table import age
-from fleet.control.kinds import API_VERSION, Json, Kind, kinds
+from fleet.api.storage import format_time, storage_for
+from fleet.api.table import age, parse_time
+from fleet.control.kinds import API_VERSION, Json, kinds
+from fleet.events.log import EventRow, Sight, row_of
 
+# Fields that clients select by, and where they stand in the Event.
 _FIELDS = {
     "involvedObject.uid", "involvedObject.name", "involvedObject.namespace", "involvedObject.kind", "involvedObject.apiVersion",
     "involvedObject.fieldPath", "involvedObject.resourceVersion", "metadata.name", "metadata.namespace", "reason", "type", "source", "reportingComponent",
 }  # fmt: skip
+_PINNED = ("involvedObject.kind", "involvedObject.name", "involvedObject.uid", "metadata.name", "type")  # also in SQL
 MOST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """What a client asks for: terms (path, wanted equal, value), and what it may see."""
+
+    terms: tuple[tuple[str, bool, str], ...] = ()
+    sight: Sight | None = None
+    # The object of involvedObject.{kind, name}, as it is now: its number of kind and row ids; None = not pinned.
+    target: tuple[int, tuple[int, ...]] | None = None
+    pinned: Mapping[str, str] = field(default_factory=dict)
+
+    def allows(self, row: EventRow) -> bool:
+        """For rows that are in memory; the same as the SQL."""
+        if self.sight is not None and not self.sight.allows(row):
+            return False
+        if self.target is not None and (row.kind != self.target[0] or row.object_id not in self.target[1]):
+            return False
+        event = event_of(row)
+        return all((_text(event, path) == value) == equal for path, equal, value in self.terms if not self._told(path))
+
+    def _told(self, path: str) -> bool:
+        """uid, kind and name of a pinned object are in its row ids already."""
+        return path == "involvedObject.uid" or (self.target is not None and path.startswith("involvedObject."))
+
+
+def read_event_query(request: HttpRequest, actor: Actor) -> EventQuery:
+    """400 for fields that Events do not have."""
+    terms: list[tuple[str, bool, str]] = []
+    text = request.GET.get("fieldSelector", "")
+    if "\x00" in text or len(text) > 4_096:
+        raise errors.bad_request("invalid field selector")
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        match = re.fullmatch(r"([A-Za-z.]+)(==|=|!=)(.*)", part, re.DOTALL)
+        if match is None or match[1] not in _FIELDS:
+            raise errors.bad_request(f"field label not supported: {part[:100]}")
+        # describe asks for the empty namespace and the empty uid of what it knows by name: that pins nothing.
+        if match[3] or match[2] == "!=":
+            terms.append((match[1], match[2] != "!=", match[3]))
+    pinned = {path: value for path, equal, value in terms if equal and path in _PINNED}
+    return EventQuery(tuple(terms), sight_of(actor), _target(pinned), pinned)
+
+
+def _target(pinned: Mapping[str, str]) -> tuple[int, tuple[int, ...]] | None:
+    name, uid = pinned.get("involvedObject.name"), pinned.get("involvedObject.uid")
+    kind = next((k for k in kinds().values() if k.kind == pinned.get("involvedObject.kind")), None)
+    if kind is None or name is None:
+        if uid:
+            raise errors.bad_request("involvedObject.uid needs involvedObject.kind and involvedObject.name beside it")
+        return None
+    storage = storage_for(kind.plural)
+    if not uid:
+        return kind.number, tuple(storage.ids_of([name]))
+    stored = storage.read(name)
+    return kind.number, (stored.id,) if stored is not None and stored.obj["metadata"]["uid"] == uid else ()
 
 
 def events_view(request: HttpRequest) -> HttpResponse:
@@ -31,83 +94,78 @@ def events_view(request: HttpRequest) -> HttpResponse:
     if request.method not in ("GET", "HEAD"):
         raise errors.method_not_allowed(request.method or "")
     accepted = negotiation.accept(request.headers.get("Accept", ""))
-    wanted = _parse(request.GET.get("fieldSelector", ""))
     limit = min(listing.number(request, "limit", MOST) or MOST, MOST)
-    rows, rv = _rows(wanted, actor, limit)
-    items = [_event(row) for row in rows]
-    items = [
-        e for e in items if all(_text(e, p) == v for p, v in wanted.items() if p in ("type", "reason", "metadata.name"))
-    ]
-    meta = {"resourceVersion": str(rv)}
-    if accepted.form == "table":
-        return respond(_table(items, meta), accepted)
-    return respond({"kind": "EventList", "apiVersion": "v1", "metadata": meta, "items": items}, accepted)
+    rows, rv = newest_events(read_event_query(request, actor), limit)
+    return respond(shown_list([event_of(r) for r in rows], rv, accepted.form), accepted)
 
 
-def _parse(text: str) -> dict[str, str]:
-    wanted: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        match = re.fullmatch(r"([A-Za-z.]+)(==|=|!=)(.*)", part.strip())
-        if match is None or match[1] not in _FIELDS:
-            raise errors.bad_request(f"field label not supported: {part[:100]}")
-        if match[2] != "!=" and match[3]:
-            wanted[match[1]] = match[3]
-    return wanted
-
-
-def _rows(wanted: dict[str, str], actor: Actor, limit: int) -> tuple[list[Any], int]:
-    where: list[str] = ["true"]
-    params: list[Any] = []
-    kind = next((k for k in kinds().values() if k.kind == wanted.get("involvedObject.kind")), None)
-    if "involvedObject.kind" in wanted:
-        if kind is None:
-            return [], 0
-        where.append("kind = %s")
-        params.append(kind.number)
-    if kind is not None and "involvedObject.name" in wanted:
-        ids = storage_for(kind.plural).ids_of([wanted["involvedObject.name"]])
-        where.append("object_id = ANY (%s)")
-        params.append(ids)
-    elif "involvedObject.name" in wanted:
-        where.append("data ->> 'name' = %s")
-        params.append(wanted["involvedObject.name"])
-    if actor.clusters is not None:
-        where.append("cluster_id = ANY (%s)")
-        params.append([0, *cluster_ids(actor.clusters).values()])
+def newest_events(query: EventQuery, limit: int) -> tuple[list[EventRow], int]:
+    """The newest events, newest first, and the position of the list."""
+    where, params = _where(query)
+    found: list[EventRow] = []
+    before = 1 << 62
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT pos, n, at, object_id, kind, severity, type, source, data, fleet_horizon() - 1 FROM event WHERE {' AND '.join(where)} ORDER BY pos DESC LIMIT %s",
-            [*params, limit],
-        )
-        rows = cursor.fetchall()
-    return rows, int(rows[0][9]) if rows else 0
+        cursor.execute("SELECT fleet_horizon() - 1")
+        rv = int(cursor.fetchone()[0])
+        while len(found) < limit:
+            cursor.execute(
+                "SELECT pos, n, at, object_id, cluster_id, kind, severity, type, source, data FROM event "
+                f"WHERE {where} AND pos < %s AND pos <= %s ORDER BY pos DESC, n DESC LIMIT %s",
+                [*params, before, rv, limit],
+            )
+            rows = [row_of(r) for r in cursor.fetchall()]
+            found += [r for r in rows if query.allows(r)]
+            if len(rows) < limit or all(p in _PINNED for p, _, _ in query.terms):
+                break
+            before = rows[-1].pos
+    return found[:limit], rv
 
 
-def _event(row: Any) -> Json:
-    import orjson
+def _where(query: EventQuery) -> tuple[str, list[Any]]:
+    where, params = ["true"], list[Any]()
+    if query.sight is not None:
+        where.append("(cluster_id = ANY (%s) OR (cluster_id = 0 AND kind = ANY (%s)))")
+        params += [list(query.sight.clusters), list(query.sight.fleet_wide_kinds)]
+    if query.target is not None:
+        where.append("kind = %s AND object_id = ANY (%s)")
+        params += [query.target[0], list(query.target[1])]
+    elif "involvedObject.kind" in query.pinned:
+        where.append("kind = %s")
+        params.append(next((k.number for k in kinds().values() if k.kind == query.pinned["involvedObject.kind"]), -1))
+    elif "involvedObject.name" in query.pinned:
+        where.append("data ->> 'name' = %s")
+        params.append(query.pinned["involvedObject.name"])
+    if query.pinned.get("type") in ("Normal", "Warning"):
+        where.append("severity = 0" if query.pinned["type"] == "Normal" else "severity > 0")
+    if match := re.fullmatch(r".*\.([0-9a-f]{1,15})\.\d+", query.pinned.get("metadata.name", "")):
+        where.append("pos = %s")
+        params.append(int(match[1], 16))
+    return " AND ".join(where), params
 
-    pos, n, at, object_id, number, severity, type_, source, data, _ = row
-    data = orjson.loads(data) if isinstance(data, str) else data or {}
-    kind: Kind | None = next((k for k in kinds().values() if k.number == number), None)
-    when = format_time(at)
-    name = data.get("name", str(object_id))
+
+def event_of(row: EventRow) -> Json:
+    """The row as a core/v1 Event."""
+    data = row.data
+    kind = next((k for k in kinds().values() if k.number == row.kind), None)
+    when = format_time(row.at)
+    name = row.name or str(row.object_id)
     return {
         "kind": "Event",
         "apiVersion": "v1",
         "metadata": {
-            "name": f"{name}.{pos:x}.{n}",
+            "name": f"{name}.{row.pos:x}.{row.n}",
             "namespace": "default",
-            "resourceVersion": str(pos),
+            "resourceVersion": str(row.pos),
             "creationTimestamp": when,
         },
         "involvedObject": {"kind": kind.kind if kind else "", "name": name, "apiVersion": API_VERSION},
-        "reason": data.get("reason", type_.rsplit(".", 1)[-1].capitalize()),
-        "message": data.get("message") or _sentence(type_, data),
-        "source": {"component": f"fleet{source or ''}"},
+        "reason": data.get("reason") or row.type.rsplit(".", 1)[-1].capitalize(),
+        "message": data.get("message") or _sentence(row.type, data),
+        "source": {"component": f"fleet{row.source}"},
         "firstTimestamp": when,
         "lastTimestamp": when,
         "count": 1,
-        "type": "Normal" if severity == 0 else "Warning",
+        "type": "Normal" if row.severity == 0 else "Warning",
         "reportingComponent": "fleet.dev",
         "reportingInstance": "",
     }
@@ -120,21 +178,24 @@ def _sentence(type_: str, data: Json) -> str:
 
 
 def _text(event: Json, path: str) -> str:
-    return str(event["metadata"]["name"] if path == "metadata.name" else event.get(path, ""))
+    if path == "source":
+        return str(event["source"]["component"])
+    value: Any = event
+    for part in path.split("."):
+        value = value.get(part, "") if isinstance(value, dict) else ""
+    return str(value)
 
 
-def _table(items: list[Json], meta: Json) -> Json:
-    now = timezone.now()
-    from fleet.api.table import parse_time
+def shown_list(items: list[Json], rv: int, form: str) -> Json:
+    """Events as EventList or Table."""
+    if form == "table":
+        return event_table(items, rv, timezone.now())
+    return {"kind": "EventList", "apiVersion": "v1", "metadata": {"resourceVersion": str(rv)}, "items": items}
 
-    names = [
-        ("Last Seen", "string"),
-        ("Type", "string"),
-        ("Reason", "string"),
-        ("Object", "string"),
-        ("Message", "string"),
-    ]
-    columns = [{"name": n, "type": t, "format": "", "description": n, "priority": 0} for n, t in names]
+
+def event_table(items: list[Json], rv: int, now: datetime, *, columns: bool = True) -> Json:
+    """What `kubectl get events` prints."""
+    names = ("Last Seen", "Type", "Reason", "Object", "Message")
     rows = [
         {
             "cells": [
@@ -148,10 +209,18 @@ def _table(items: list[Json], meta: Json) -> Json:
         }
         for e in items
     ]
+    definitions = [{"name": n, "type": "string", "format": "", "description": n, "priority": 0} for n in names]
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": meta,
-        "columnDefinitions": columns,
+        "metadata": {"resourceVersion": str(rv)},
+        "columnDefinitions": definitions if columns else None,
         "rows": rows,
     }
+
+
+def event_line(type_: str, row: EventRow, form: str, *, columns: bool) -> bytes:
+    """One line of a watch."""
+    event = event_of(row)
+    shown = event_table([event], row.pos, timezone.now(), columns=columns) if form == "table" else event
+    return orjson.dumps({"type": type_, "object": shown}) + b"\n"

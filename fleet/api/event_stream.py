@@ -1,28 +1,34 @@
-"""The websocket behind `/ws/events`."""
+"""The websocket behind `/ws/events`: CloudEvents as JSON, resumable by position, filtered, bounded by the reader's rights."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from urllib.parse import parse_qs
 
+import psycopg
 from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.contrib.auth import get_user_model
+from django.db import Error as DatabaseError
 from django.db import close_old_connections
+from psycopg_pool import PoolTimeout
 
-from fleet.api.authentication import actor_of, bearer_actor
+from fleet.api.authentication import bearer_actor, session_actor
 from fleet.api.errors import ApiError
+from fleet.api.event_sight import sight_of
 from fleet.api.rights import Actor
+from fleet.api.running import running_hub, running_tail
 from fleet.api.storage import cluster_ids
-from fleet.api.watch import running_hub
-from fleet.control.db import Connection, connect
+from fleet.control.db import pool
 from fleet.control.kinds import by_kind
-from fleet.events.ws import EventFilter, read_events
+from fleet.events.log import SEVERITIES, EventFilter, cloud_event
+from fleet.events.tail import EventTail
 
-RIGHTS_SECONDS, HEARTBEAT_SECONDS = 5.0, 10.0
-NO_RIGHTS, BAD_REQUEST, TOO_OLD = 4403, 4400, 4410
+log = logging.getLogger("fleet.events")
+RIGHTS_SECONDS, HEARTBEAT_SECONDS, START_SECONDS = 5.0, 10.0, 5.0
+TRY_AGAIN, BAD_REQUEST, NO_RIGHTS, TOO_OLD = 1013, 4400, 4403, 4410
 
 
 class EventsConsumer(AsyncWebsocketConsumer):
@@ -34,12 +40,16 @@ class EventsConsumer(AsyncWebsocketConsumer):
         self.query = {
             k: v[0] for k, v in parse_qs(self.scope.get("query_string", b"").decode(errors="replace")).items()
         }
-        actor = await sync_to_async(self._actor, thread_sensitive=False)()
+        try:
+            actor = await sync_to_async(self._actor, thread_sensitive=False)()
+        except DatabaseError:
+            await self.close(code=TRY_AGAIN)
+            return
         if actor is None or not actor.bindings:
             await self.close(code=NO_RIGHTS)
             return
         await self.accept()
-        self.task = asyncio.create_task(self._follow(actor))
+        self.task = asyncio.create_task(self._run(actor))
 
     async def disconnect(self, code: int) -> None:
         if self.task is not None:
@@ -50,38 +60,47 @@ class EventsConsumer(AsyncWebsocketConsumer):
     def _actor(self) -> Actor | None:
         close_old_connections()
         headers = dict(self.scope.get("headers", []))
+        address = (self.scope.get("client") or ("",))[0]
+        if b"authorization" not in headers:
+            return session_actor(self.scope["session"].session_key, address)
         try:
-            if b"authorization" in headers:
-                return bearer_actor(headers[b"authorization"].decode(errors="replace"), "")
+            return bearer_actor(headers[b"authorization"].decode(errors="replace"), address)
         except ApiError:
             return None
-        user = self.scope.get("user")
-        if user is None or not user.is_authenticated:
-            return None
-        fresh = get_user_model().objects.filter(pk=user.pk, is_active=True).first()
-        return actor_of(fresh, "") if fresh is not None else None
 
     def _filter(self, actor: Actor) -> EventFilter:
-        """400 as a close code and a sentence for what cannot be read."""
-        kind = by_kind(self.query["kind"]) if self.query.get("kind") else None
-        if self.query.get("kind") and kind is None:
-            raise ValueError(f"there is no kind {self.query['kind'][:50]}")
-        severity = {"": 0, "normal": 0, "warning": 1, "error": 2}.get(self.query.get("severity", ""))
-        if severity is None:
-            raise ValueError("severity is normal, warning or error")
-        clusters: tuple[int, ...] | None = None
-        names = {self.query["cluster"]} if self.query.get("cluster") else None
-        if actor.clusters is not None:
-            names = set(actor.clusters) if names is None else names & actor.clusters
-        if names is not None:
-            clusters = tuple(cluster_ids(names).values())
+        """ValueError with a sentence for what cannot be read."""
+        asked = self.query
+        kind = by_kind(asked["kind"]) if asked.get("kind") else None
+        if asked.get("kind") and kind is None:
+            raise ValueError(f"there is no kind {asked['kind'][:50]}")
+        if asked.get("severity", "normal") not in SEVERITIES:
+            raise ValueError(f"severity is one of {', '.join(SEVERITIES)}")
+        if any("\x00" in value for value in asked.values()):
+            raise ValueError("a filter holds a NUL character")
+        cluster = None
+        if asked.get("cluster"):
+            # -1 = a cluster that is not there (yet): nothing until it is; looked up again with the rights.
+            cluster = cluster_ids([asked["cluster"]]).get(asked["cluster"], -1)
         return EventFilter(
-            kind.number if kind else None,
-            self.query.get("name", "")[:253],
-            self.query.get("type", "")[:100].replace("%", ""),
-            severity,
-            clusters,
+            kind=kind.number if kind else None,
+            name=asked.get("name", "")[:253],
+            type=asked.get("type", "")[:100],
+            severity=SEVERITIES.index(asked.get("severity", "normal")),
+            cluster=cluster,
+            sight=sight_of(actor),
         )
+
+    async def _run(self, actor: Actor) -> None:
+        """Follow; whatever ends it closes the connection with a code that says whether to come again."""
+        try:
+            await self._follow(actor)
+        except (DatabaseError, psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
+            log.info("an event stream ends: %s", type(error).__name__)
+            await self._refuse(TRY_AGAIN, "Fleet's database does not answer; come again with the last position")
+        except Exception:
+            log.exception("an event stream stumbled")
+            await self._refuse(1011, "an error on the server; its log says more")
 
     async def _follow(self, actor: Actor) -> None:
         after = self.query.get("after", "")
@@ -91,36 +110,38 @@ class EventsConsumer(AsyncWebsocketConsumer):
             wanted = await sync_to_async(self._filter, thread_sensitive=False)(actor)
         except ValueError as error:
             return await self._refuse(BAD_REQUEST, str(error))
-        hub = await running_hub()
+        hub = await asyncio.wait_for(running_hub(), START_SECONDS)
+        tail = await running_tail()
         position = int(after) if after else hub.position
-        if after and position < hub.oldest:
-            return await self._refuse(
-                TOO_OLD, f"position {position} is older than what is kept ({hub.oldest}); start without after"
-            )
-        connection = await connect()
-        try:
-            await self._pump(connection, position, wanted, actor)
-        finally:
-            await connection.close()
+        if position > hub.position and position >= await self._horizon():
+            return await self._refuse(TOO_OLD, f"position {position} was never reached here; start without after")
+        if position < hub.oldest_event:
+            text = f"position {position} is older than what is kept ({hub.oldest_event}); start without after"
+            return await self._refuse(TOO_OLD, text)
+        with tail.following():
+            return await self._pump(tail, position, wanted, actor)
 
-    async def _pump(self, connection: Connection, position: int, wanted: EventFilter, actor: Actor) -> None:
-        hub = await running_hub()
+    async def _horizon(self) -> int:
+        async with (await pool()).connection(timeout=START_SECONDS) as connection:
+            row = await (await connection.execute("SELECT fleet_horizon()")).fetchone()
+        return int(row[0]) if row else 0
+
+    async def _pump(self, tail: EventTail, position: int, wanted: EventFilter, actor: Actor) -> None:
         rights = beat = time.monotonic()
         while True:
-            events, position = await read_events(connection, position, wanted)
+            events, position = await tail.next(position, wanted, 1.0)
             for event in events:
-                await self.send(text_data=event.decode())
+                await self.send(text_data=cloud_event(event).decode())
             now = time.monotonic()
             if now - rights > RIGHTS_SECONDS:
                 rights = now
                 again = await sync_to_async(self._actor, thread_sensitive=False)()
                 if again is None or again.bindings != actor.bindings:
                     return await self._refuse(NO_RIGHTS, "the rights of this connection have changed")
+                wanted = await sync_to_async(self._filter, thread_sensitive=False)(actor)
             if now - beat > HEARTBEAT_SECONDS:
                 beat = now
                 await self.send(text_data=f'{{"position":"{position}"}}')
-            if not events:
-                await hub.wait_for_news(0.25)
 
     async def _refuse(self, code: int, sentence: str) -> None:
         await self.close(code=code, reason=sentence)

@@ -67,7 +67,7 @@ def _construct_map(loader: _Loader, node: Any) -> Any:
 
 
 def _construct_float(loader: _Loader, node: Any) -> float:
-    value = float(yaml.constructor.SafeConstructor.construct_yaml_float(loader, node))  # type: ignore[no-untyped-call]
+    value = float(yaml.constructor.SafeConstructor.construct_yaml_float(loader, node))
     if value != value or value in (float("inf"), float("-inf")):
         raise yaml.YAMLError(f"{node.value} is no number in JSON")
     return value

@@ -52,6 +52,11 @@ class Actor:
             return True
         return kind.writers == "operator" and "operator" in roles and verb != "deletecollection"
 
+    def may_somewhere(self, verb: str, kind: Kind, subresource: str = "") -> bool:
+        """Whether there is any cluster (or none) where the verb is allowed."""
+        scopes = {scope for _, scope in self.bindings} if kind.cluster_field else {None}
+        return self.is_system or any(self.may(verb, kind, scope, subresource) for scope in scopes)
+
     def may_approve(self, cluster: str | None) -> bool:
         """Confirm removals, accept diffs, abandon, release."""
         return self.is_system or bool(self.roles_in(cluster) & {"approver", "admin"})

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.contrib.auth.views import redirect_to_login
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -15,8 +16,10 @@ from django.urls import path, re_path
 from django.views.decorators.csrf import csrf_exempt
 
 from fleet.api import discovery, errors, negotiation, openapi, reviews, subresources
+from fleet.api.authentication import request_actor
 from fleet.api.core_events import events_view
-from fleet.api.views import group_view, guarded, page_not_found, respond, squeeze
+from fleet.api.event_watch import event_watch_view
+from fleet.api.views import group_view, guarded, page_not_found, respond, squeeze, wants_watch
 from fleet.control.kinds import GROUP, VERSION, Json, kinds
 
 View = Callable[..., HttpResponseBase]
@@ -38,11 +41,17 @@ def _readable(request: HttpRequest) -> None:
         raise errors.method_not_allowed(request.method or "")
 
 
+def _known_reader(request: HttpRequest) -> None:
+    """Discovery is for whoever has credentials, with or without a role."""
+    request_actor(request)
+    _readable(request)
+
+
 def document(build: Callable[[], Json]) -> Callable[..., Any]:
     """A static answer that every authenticated client may read."""
 
     def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
-        _readable(request)
+        _known_reader(request)
         return respond(build(**kwargs), negotiation.accept(request.headers.get("Accept", "")))
 
     return threaded(view)
@@ -50,7 +59,7 @@ def document(build: Callable[[], Json]) -> Callable[..., Any]:
 
 def _discovery(request: HttpRequest, core: bool) -> HttpResponse:
     """/api and /apis: aggregated when the client can read that, with an ETag."""
-    _readable(request)
+    _known_reader(request)
     accepted = negotiation.accept(request.headers.get("Accept", ""), discovery=True)
     if accepted.form.startswith("discovery"):
         body = discovery.aggregated(
@@ -69,7 +78,7 @@ def _discovery(request: HttpRequest, core: bool) -> HttpResponse:
 
 
 def _openapi_root(request: HttpRequest) -> HttpResponse:
-    _readable(request)
+    _known_reader(request)
     tag = discovery.etag(_openapi_document()).strip('"')
     where = f"/openapi/v3/apis/{GROUP}/{VERSION}"
     return respond(
@@ -83,7 +92,7 @@ def _openapi_document() -> Json:
 
 
 def _openapi(request: HttpRequest) -> HttpResponse:
-    _readable(request)
+    _known_reader(request)
     body = _openapi_document()
     response = squeeze(request, respond(body, negotiation.Accepted("json")))
     response["ETag"] = discovery.etag(body)
@@ -110,13 +119,23 @@ def _version(request: HttpRequest) -> HttpResponse:
     return respond(discovery.version(), negotiation.Accepted("json"))
 
 
+@csrf_exempt
+async def _events(request: HttpRequest) -> HttpResponseBase:
+    """Lists run in a thread, watches stream."""
+    if wants_watch(request):
+        return await event_watch_view(request)
+    return await sync_to_async(guarded(events_view), thread_sensitive=False)(request)
+
+
 def _nothing(request: HttpRequest, **kwargs: Any) -> HttpResponse:
     return page_not_found()
 
 
-def _docs(request: HttpRequest) -> HttpResponse:
-    """The browsable OpenAPI page."""
+def _docs(request: HttpRequest) -> HttpResponseBase:
+    """The browsable OpenAPI page, for people who are logged in: it sends requests as they."""
     _readable(request)
+    if not request.user.is_authenticated:
+        return redirect_to_login(request.path)
     return render(request, "api/docs.html")
 
 
@@ -138,7 +157,7 @@ urlpatterns = [
     re_path(r"^api/?$", threaded(lambda request: _discovery(request, core=True)), name="api-core"),
     re_path(r"^apis/?$", threaded(lambda request: _discovery(request, core=False)), name="api-groups"),
     re_path(r"^api/v1/?$", document(discovery.core_resources), name="api-core-v1"),
-    re_path(r"^api/v1/(?:namespaces/[^/]+/)?events/?$", threaded(events_view), name="api-events"),
+    re_path(r"^api/v1/(?:namespaces/[^/]+/)?events/?$", _events, name="api-events"),
     path("openapi/v3", threaded(_openapi_root), name="openapi-root"),
     path(f"openapi/v3/apis/{GROUP}/{VERSION}", threaded(_openapi), name="openapi"),
     *_reviews,
@@ -155,6 +174,6 @@ urlpatterns = [
         document(lambda: discovery.resource_list(kinds().values(), subresources.names())),
         name="api-resources",
     ),
-    re_path(rf"^apis/{GROUP}/{VERSION}/(?P<rest>.+)$", group_view, name="api-objects"),
-    re_path(r"^(?:apis|api|openapi)/.*$", threaded(_nothing), name="api-nothing"),
+    re_path(rf"(?s)^apis/{GROUP}/{VERSION}/(?P<rest>.+)$", group_view, name="api-objects"),
+    re_path(r"(?s)^(?:apis|api|openapi)/.*$", threaded(_nothing), name="api-nothing"),
 ]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 import yaml
 from asgiref.sync import sync_to_async
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError, close_old_connections
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
@@ -20,7 +20,7 @@ from fleet.api import actions, errors, listing, negotiation
 from fleet.api.actions import Preconditions, Write
 from fleet.api.authentication import request_actor
 from fleet.api.errors import ApiError
-from fleet.api.jsonbody import check_depth, loads
+from fleet.api.jsonbody import MAX_BYTES, check_depth, loads
 from fleet.api.patches import json_patch, merge_patch
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
@@ -65,6 +65,14 @@ def failure(error: ApiError) -> HttpResponse:
     return response
 
 
+def stream_of(lines: AsyncIterator[bytes]) -> StreamingHttpResponse:
+    """A stream that no proxy holds back."""
+    response = StreamingHttpResponse(lines, content_type="application/json")
+    response["Cache-Control"] = "no-cache, private"
+    response["X-Accel-Buffering"] = "no"
+    return response
+
+
 def squeeze(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     """gzip at a low level for what is big; never a stream."""
     if len(response.content) >= GZIP_FROM and "gzip" in request.headers.get("Accept-Encoding", ""):
@@ -83,6 +91,10 @@ def guarded(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse
             return view(request, *args, **kwargs)
         except ApiError as error:
             return failure(error)
+        except RequestDataTooBig:
+            return failure(ApiError(413, "RequestEntityTooLarge", f"the body is larger than {MAX_BYTES} bytes"))
+        except (SuspiciousOperation, UnreadablePostError) as error:
+            return failure(errors.bad_request(str(error) or "the request cannot be read"))
         except (OperationalError, InterfaceError) as error:
             log.warning(
                 "the database did not answer: %s", str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -102,18 +114,23 @@ def guarded(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse
 @csrf_exempt
 async def group_view(request: HttpRequest, rest: str) -> HttpResponseBase:
     """Everything below /apis/fleet.dev/v1/. Watches stream on the event loop; the rest runs in a thread."""
-    if request.method == "GET" and request.GET.get("watch") in ("1", "true", "True"):
+    if wants_watch(request):
         from fleet.api.watch import watch_view
 
         return await watch_view(request, rest)
     return await sync_to_async(guarded(_dispatch), thread_sensitive=False)(request, rest)
 
 
+def wants_watch(request: HttpRequest) -> bool:
+    """Whether the request is a GET that asks for a stream."""
+    return request.method == "GET" and request.GET.get("watch") in ("1", "t", "T", "true", "True", "TRUE")
+
+
 def parse_path(rest: str) -> tuple[Kind, str | None, str | None]:
     """(kind, name, subresource) of a path; plain 404 for what no kind has."""
-    parts = [unquote(p) for p in rest.strip("/").split("/")]
+    parts = rest.strip("/").split("/")
     kind = kinds().get(parts[0])
-    if kind is None or len(parts) > 3 or not all(parts):
+    if kind is None or len(parts) > 3 or not all(parts) or "\x00" in rest:
         raise NoSuchPath
     return kind, parts[1] if len(parts) > 1 else None, parts[2] if len(parts) > 2 else None
 
@@ -142,13 +159,9 @@ def _dispatch(request: HttpRequest, rest: str) -> HttpResponseBase:
         return _get(request, storage, actor, name)
     if method not in ("PUT", "PATCH", "DELETE") or (method == "DELETE" and sub):
         raise errors.method_not_allowed(method)
-    if not actor.may(
-        {"PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method],
-        kind,
-        None if kind.cluster_field is None else _scope(storage, name),
-        sub or "",
-    ):
-        raise errors.forbidden(actor.name, {"PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method], kind, name)
+    verb = {"PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method]
+    if not _may_write(storage, actor, verb, name, sub or ""):
+        raise errors.forbidden(actor.name, verb, kind, name)
     write = _write(request, actor, "PatchOptions" if method == "PATCH" else "UpdateOptions")
     accepted = negotiation.accept(request.headers.get("Accept", ""))
     if method == "DELETE":
@@ -163,10 +176,15 @@ def _dispatch(request: HttpRequest, rest: str) -> HttpResponseBase:
     return _patch(request, storage, write, accepted, name, sub)
 
 
-def _scope(storage: Storage, name: str) -> str:
-    """Cluster of the object that is written to, "" when it does not exist yet."""
+def _may_write(storage: Storage, actor: Actor, verb: str, name: str, sub: str) -> bool:
+    """Before the body is read: in the object's cluster, or anywhere when there is no such object (apply may create it)."""
+    kind = storage.kind
+    if kind.cluster_field is None:
+        return actor.may(verb, kind, None, sub)
     stored = storage.read(name)
-    return storage.cluster_name(stored.obj) if stored else ""
+    if stored is None:
+        return actor.may_somewhere(verb, kind, sub)
+    return actor.may(verb, kind, storage.cluster_name(stored.obj), sub)
 
 
 def _object(kind: Kind, body: Any) -> Json:
@@ -241,7 +259,7 @@ def _collection(request: HttpRequest, storage: Storage, actor: Actor, method: st
     if method == "GET":
         return listing.list_view(request, storage, actor)
     if method == "POST":
-        if kind.cluster_field is None and not actor.may("create", kind, None):
+        if not actor.may_somewhere("create", kind):
             raise errors.forbidden(actor.name, "create", kind)
         write = _write(request, actor, "CreateOptions")
         accepted = negotiation.accept(request.headers.get("Accept", ""))

@@ -5,60 +5,36 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import psycopg
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from fleet.api import errors, listing, negotiation, table
-from fleet.api.authentication import request_actor
-from fleet.api.errors import ApiError
+from fleet.api.authentication import request_actor, still_the_same
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
+from fleet.api.running import running_hub
 from fleet.api.selectors import field_text
-from fleet.api.storage import ListQuery, Storage, storage_for, storage_of
-from fleet.control.db import connect
+from fleet.api.storage import ListQuery, Storage, storage_for
 from fleet.control.kinds import API_VERSION, Json
 from fleet.events.hub import Frame, Hub, TooOld
 from fleet.events.publish import ADDED, DELETED
 
 BOOKMARK_SECONDS = 60.0
 RIGHTS_SECONDS = 5.0
-_hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
-
-
-async def running_hub() -> Hub:
-    """The hub of this process's event loop, started on first use."""
-    loop = asyncio.get_running_loop()
-    hub = _hubs.get(loop)
-    if hub is None:
-        hub = _hubs[loop] = Hub(connect, _load)
-    await hub.start()
-    return hub
-
-
-async def stop_hubs() -> None:
-    """At shutdown of the server."""
-    hub = _hubs.pop(asyncio.get_running_loop(), None)
-    if hub is not None:
-        await hub.stop()
-
-
-async def _load(kind: int, ids: Iterable[int]) -> dict[int, Json]:
-    storage = storage_of(kind)
-    if storage is None:
-        return {}
-    return await sync_to_async(storage.by_ids, thread_sensitive=False)(list(ids))
+START_SECONDS = 5.0
 
 
 @dataclass(slots=True)
 class Selection:
-    """What a watcher sees, and which objects it has been told of."""
+    """What a watcher sees, and which objects it has been told of (True), or not of a state that the log knows (False)."""
 
     storage: Storage
     query: ListQuery
@@ -86,22 +62,29 @@ class Selection:
         return self._matches_before(frames)
 
     def _matches_before(self, frames: list[Frame]) -> bool:
-        now = frames[-1].obj
-        labels = next(
-            (f.old["labels"] for f in frames if f.old and "labels" in f.old), now["metadata"].get("labels", {})
-        )
+        now, later = frames[-1].obj, frames[-1].later or {}
+        past = [f.old for f in frames if f.old] + [later]
+        labels = next((p["labels"] for p in past if "labels" in p), now["metadata"].get("labels", {}))
         fields: dict[str, str] = {}
-        for frame in reversed(frames):
-            fields |= (frame.old or {}).get("fields", {})
+        for each in reversed(past):
+            fields |= each.get("fields", {})
         if not self.query.labels.matches(labels):
             return False
         for path, operator, value in self.query.fields.terms:
             if (fields.get(path, field_text(now, path)) == value) != (operator == "="):
                 return False
-        if self.query.clusters is None or self.storage.kind.cluster_field is None:
-            return True
-        path = self.storage.kind.cluster_field
-        return fields.get(path, field_text(now, path)) in self.query.clusters
+        path = self.storage.kind.cluster_field or ""
+        return self.query.clusters is None or not path or fields.get(path, field_text(now, path)) in self.query.clusters
+
+    def _turn(self, own: list[Frame]) -> tuple[bool, bool]:
+        """Whether the object was in the selection before these frames, and is in it now."""
+        last = own[-1]
+        before, after = self.held_before(own), last.op != DELETED and self.holds(last.obj)
+        self.told.pop(last.object_id, None)
+        if after or (last.superseded and last.op != DELETED):
+            # Not told of a superseded state: the log will say that the object had been in the selection, the client never saw it.
+            self.told[last.object_id] = after
+        return before, after
 
     def events(self, frames: list[Frame]) -> list[tuple[str, Frame]]:
         """What to send for a batch: one event per object, in order of its newest position."""
@@ -114,10 +97,7 @@ class Selection:
             if self.everything:
                 before, after = own[0].op != ADDED, last.op != DELETED
             else:
-                before, after = self.held_before(own), last.op != DELETED and self.holds(last.obj)
-                self.told[last.object_id] = after
-                if last.op == DELETED:
-                    del self.told[last.object_id]
+                before, after = self._turn(own)
             if before or after:
                 out.append(("MODIFIED" if before and after else "ADDED" if after else "DELETED", last))
         return sorted(out, key=lambda e: e[1].rv)
@@ -181,14 +161,16 @@ class Form:
 
 async def watch_view(request: HttpRequest, rest: str) -> HttpResponseBase:
     """Check like a list, then stream."""
-    from fleet.api.views import failure, guarded, page_not_found, parse_path
+    from fleet.api.views import NoSuchPath, failure, guarded, page_not_found, parse_path, stream_of
 
-    del page_not_found
     plan: dict[str, Any] = {}
 
     def prepare(request: HttpRequest) -> HttpResponseBase:
         actor = request_actor(request)
-        kind, name, sub = parse_path(rest)
+        try:
+            kind, name, sub = parse_path(rest)
+        except NoSuchPath:
+            return page_not_found()
         if sub:
             raise errors.method_not_allowed("watch")
         storage = storage_for(kind.plural)
@@ -207,7 +189,7 @@ async def watch_view(request: HttpRequest, rest: str) -> HttpResponseBase:
             actor=actor,
             storage=storage,
             query=query,
-            wish=_wish(request),
+            wish=read_wish(request),
             accepted=negotiation.accept(request.headers.get("Accept", "")),
         )
         return StreamingHttpResponse()
@@ -216,15 +198,12 @@ async def watch_view(request: HttpRequest, rest: str) -> HttpResponseBase:
     if not isinstance(checked, StreamingHttpResponse):
         return checked
     try:
-        hub = await asyncio.wait_for(running_hub(), 5)
-    except (TimeoutError, OSError):
+        hub = await asyncio.wait_for(running_hub(), START_SECONDS)
+    except (TimeoutError, OSError, psycopg.Error):
         return failure(errors.unavailable("Fleet's database does not answer"))
     form = Form(plan["storage"], plan["accepted"], request.GET.get("includeObject", "Metadata"))
     stream = _stream(request, hub, form, Selection(plan["storage"], plan["query"]), plan["actor"], plan["wish"])
-    response = StreamingHttpResponse(stream, content_type="application/json")
-    response["Cache-Control"] = "no-cache, private"
-    response["X-Accel-Buffering"] = "no"
-    return response
+    return stream_of(stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +216,8 @@ class Wish:
     seconds: float
 
 
-def _wish(request: HttpRequest) -> Wish:
+def read_wish(request: HttpRequest) -> Wish:
+    """Parameters of the query; ApiError for what contradicts itself."""
     initial = request.GET.get("sendInitialEvents")
     match = request.GET.get("resourceVersionMatch")
     if initial is not None and match != "NotOlderThan":
@@ -277,13 +257,16 @@ async def _stream(
         while (now := time.monotonic()) < end:
             if now >= rights_at:
                 rights_at = now + RIGHTS_SECONDS
-                if not await sync_to_async(_still_allowed, thread_sensitive=False)(request, actor):
+                if not await sync_to_async(still_the_same, thread_sensitive=False)(request, actor):
                     return
             if wish.bookmarks and now >= bookmark_at:
                 bookmark_at = now + BOOKMARK_SECONDS
                 yield form.bookmark(position)
             try:
-                frames, position = await hub.next(kind, position, max(0.0, min(end, rights_at, bookmark_at) - now))
+                frames, reached = await hub.next(kind, position, max(0.0, min(end, rights_at, bookmark_at) - now))
+                position = max(position, reached)  # a list may be newer than what this process has read of the log
+            except (psycopg.Error, OSError):
+                return  # the database went away: the client comes again with its last position
             except TooOld as error:
                 yield orjson.dumps({"type": "ERROR", "object": errors.expired(str(error)).status()}) + b"\n"
                 return
@@ -313,11 +296,3 @@ async def _initial(form: Form, selection: Selection) -> AsyncIterator[tuple[byte
             yield b"", position
             return
         query = ListQuery(query.labels, query.fields, page.next_name, 1_000, query.clusters)
-
-
-def _still_allowed(request: HttpRequest, before: Actor) -> bool:
-    """The token or session still holds, with the same rights; else the client shall come again."""
-    try:
-        return request_actor(request).bindings == before.bindings
-    except ApiError:
-        return False

@@ -76,6 +76,17 @@ async def reached(conn: Connection, age: timedelta) -> int | None:
     return None if found is None else int(found)
 
 
+_FLOORS = {"change": "kept_from", "event": "events_from"}
+
+
+async def _raise_floor(conn: Connection, parent: str, position: int) -> None:
+    """Readers below are told to begin anew; said before the rows go, so that nobody reads over the gap."""
+    column = sql.Identifier(_FLOORS[parent])
+    await conn.execute(
+        sql.SQL("UPDATE installation SET {c} = %(p)s WHERE id = 1 AND {c} < %(p)s").format(c=column), {"p": position}
+    )
+
+
 async def drop_old(conn: Connection) -> list[str]:
     """Drop partitions whose every row is older than their table's retention, and the tombstones below the change log.
 
@@ -89,6 +100,7 @@ async def drop_old(conn: Connection) -> list[str]:
         for number in await _partitions(conn, parent):
             if (number + 1) * span > limit:
                 break
+            await _raise_floor(conn, parent, (number + 1) * span)
             await _drop(conn, parent, f"{parent}_{number}")
             dropped.append(f"{parent}_{number}")
     oldest = await _partitions(conn, "change")
@@ -109,12 +121,6 @@ async def _drop(conn: Connection, parent: str, part: str) -> None:
             sql.SQL("ALTER TABLE {} DETACH PARTITION {} {}").format(sql.Identifier(parent), sql.Identifier(part), how)
         )
     await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(part)))
-
-
-async def oldest_kept(conn: Connection) -> int:
-    """The lowest position that a watch may resume from."""
-    numbers = await _partitions(conn, "change")
-    return numbers[0] * SPANS["change"] if numbers else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ async def identity(conn: Connection) -> Identity:
 async def raise_incarnation(conn: Connection) -> int:
     """After a restore: a new incarnation whose positions lie above everything stored; all leases are void. The new number.
 
-    Yesterday's epochs die on the hosts too: their fence compares (incarnation, uid, epoch).
+    Yesterday's epochs die on the hosts too: their fence compares (incarnation, uid, epoch). Readers with yesterday's positions begin anew.
     """
     tables = await (
         await conn.execute(
@@ -155,6 +161,9 @@ async def raise_incarnation(conn: Connection) -> int:
         "UPDATE installation SET incarnation = incarnation + 1, "
         "lift = greatest(lift, %s - (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20)) + %s WHERE id = 1 RETURNING incarnation",
         [highest, RESTORE_GAP],
+    )
+    await conn.execute(
+        "UPDATE installation SET kept_from = fleet_horizon(), events_from = fleet_horizon() WHERE id = 1"
     )
     await make_partitions(conn)
     await _void_leases(conn)

@@ -26,21 +26,32 @@ Loader = Callable[[int, Sequence[int]], Awaitable[dict[int, Json]]]
 RING = 20_000  # frames kept per kind
 BATCH = 1_000
 LOOK_SECONDS = 0.25  # without a hint
+AHEAD_SECONDS = 8.0  # the log is at most a transaction's time limit behind
 TOO_FAR = 500_000  # rows behind which a relist is cheaper
 
 _READ = """
-WITH h AS MATERIALIZED (SELECT fleet_horizon() AS horizon)
-SELECT h.horizon, c.rv, c.op, c.kind, c.object_id, c.cluster_id, c.old, t.object
+WITH h AS MATERIALIZED (SELECT fleet_horizon() AS horizon, kept_from, events_from FROM installation WHERE id = 1)
+SELECT h.horizon, c.rv, c.op, c.kind, c.object_id, c.cluster_id, c.old, t.object, h.kept_from, h.events_from
 FROM h LEFT JOIN LATERAL (
   SELECT * FROM change WHERE rv > %(after)s AND rv < least(h.horizon, %(upto)s) AND (%(kind)s::int IS NULL OR kind = %(kind)s) ORDER BY rv
   FETCH FIRST %(limit)s ROWS WITH TIES) c ON true
 LEFT JOIN tombstone t ON c.op = 3 AND t.rv = c.rv ORDER BY c.rv
 """
 
+# What became of objects after a batch: their labels and fields of before, and the last state of those that were deleted.
+_LATER = """
+SELECT c.object_id, c.old, t.object FROM change c LEFT JOIN tombstone t ON c.op = 3 AND t.rv = c.rv
+WHERE c.kind = %s AND c.rv > %s AND c.object_id = ANY (%s) AND (c.op = 3 OR c.old IS NOT NULL) ORDER BY c.rv
+"""
+
 
 @dataclass(slots=True)
 class Frame:
-    """One write of one object. `obj` is the object at (or after) that write; the last one when it was deleted."""
+    """One write of one object. `obj` is the object at (or after) that write; the last one when it was deleted.
+
+    An object that was written again since is shown as it is now, under this write's position; `later` then holds what
+    its labels and selectable fields were in between.
+    """
 
     rv: int
     op: int
@@ -48,6 +59,8 @@ class Frame:
     cluster_id: int
     old: Json | None
     obj: Json
+    superseded: bool = False
+    later: Json | None = None
     lines: dict[Any, bytes] = field(default_factory=dict)  # encoded forms, shared by watchers
 
 
@@ -67,13 +80,14 @@ class Hub:
         self._rings: dict[int, list[Frame]] = {}
         self._floor: dict[int, int] = {}
         self._watched: dict[int, int] = {}
+        self._near: dict[int, tuple[int, float]] = {}  # a position that was near enough, and until when that holds
         self._last: dict[int, int] = {}  # newest position of each kind
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._catching = asyncio.Lock()
         self._side: psycopg.AsyncConnection[Any] | None = None
         self.position = 0
-        self.oldest = 0
+        self.oldest = self.oldest_event = 0  # below these the logs have gaps
         self.seen_at = time.monotonic()
 
     async def start(self) -> None:
@@ -127,6 +141,8 @@ class Hub:
         """Frames of a kind after a position and the position they reach to; waits up to `seconds` for news."""
         if after < self.oldest:
             raise TooOld(after, self.oldest)
+        if after > self.position:
+            await self._come_up_to(after)
         if after < self._floor[kind]:
             return await self._catch_up(kind, after)
         frames, reached = self._since(kind, after)
@@ -138,6 +154,14 @@ class Hub:
             frames, reached = self._since(kind, after)
         return frames, reached
 
+    async def _come_up_to(self, position: int) -> None:
+        """Another process may have read further; what nobody has reached comes from before a restore."""
+        end = time.monotonic() + AHEAD_SECONDS
+        while position > self.position and (rest := end - time.monotonic()) > 0:
+            await self.wait_for_news(rest)
+        if position > self.position and self.age < 2 * LOOK_SECONDS:
+            raise TooOld(position, self.position)
+
     def _since(self, kind: int, after: int) -> tuple[list[Frame], int]:
         ring = self._rings[kind]
         return ring[bisect.bisect_right(ring, after, key=lambda f: f.rv) :], self.position
@@ -148,18 +172,23 @@ class Hub:
             if self._side is None or self._side.closed:
                 self._side = await self._connect()
             upto = self._floor[kind] + 1
-            if after < self.position and await self._rows_behind(self._side, kind, after) > TOO_FAR:
-                raise TooOld(after, self.position)
+            await self._check_distance(self._side, kind, after)
             rows, reached = await self._read(self._side, after, kind, upto)
-            return (await self._frames(rows)).get(kind, []), min(reached, self._floor[kind])
+            if after < self.oldest:
+                raise TooOld(after, self.oldest)
+            frames = (await self._frames(self._side, rows, reached)).get(kind, [])
+            return frames, min(reached, self._floor[kind])
 
-    async def _rows_behind(self, connection: psycopg.AsyncConnection[Any], kind: int, after: int) -> int:
-        cursor = await connection.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM change WHERE rv > %s AND kind = %s LIMIT %s) q",
-            [after, kind, TOO_FAR + 1],
-        )
-        row = await cursor.fetchone()
-        return int(row[0]) if row else 0
+    async def _check_distance(self, connection: psycopg.AsyncConnection[Any], kind: int, after: int) -> None:
+        """TooOld for who is so far behind that a relist is cheaper; counted once for all who are nearer than another."""
+        position, until = self._near.get(kind, (0, 0.0))
+        if position <= after and time.monotonic() < until:
+            return
+        sql = "SELECT count(*) FROM (SELECT 1 FROM change WHERE rv > %s AND kind = %s LIMIT %s) q"
+        row = await (await connection.execute(sql, [after, kind, TOO_FAR + 1])).fetchone()
+        if row and int(row[0]) > TOO_FAR:
+            raise TooOld(after, self.position)
+        self._near[kind] = (after, time.monotonic() + 30)
 
     async def _run(self) -> None:
         """Follow for ever; a lost database is waited for, and nothing is skipped: the position stays."""
@@ -200,18 +229,17 @@ class Hub:
 
     async def _step(self, reader: psycopg.AsyncConnection[Any]) -> bool:
         """Read one batch; True when there may be more at once."""
-        if self.position == 0 or time.monotonic() - self.seen_at > 30:
-            cursor = await reader.execute("SELECT kept_from, fleet_horizon() - 1 FROM installation WHERE id = 1")
+        if self.position == 0:
+            cursor = await reader.execute("SELECT fleet_horizon() - 1")
             row = await cursor.fetchone()
-            if row is not None:
-                self.oldest = int(row[0])
-                self.position = self.position or int(row[1])
+            self.position = int(row[0]) if row else 0
         rows, reached = await self._read(reader, self.position, None, 1 << 62)
         self.seen_at = time.monotonic()
         if reached <= self.position:
             return False
         self._last.update((r[3], int(r[1])) for r in rows)
-        for kind, frames in (await self._frames([r for r in rows if self._watched.get(r[3])])).items():
+        watched = [r for r in rows if self._watched.get(r[3])]
+        for kind, frames in (await self._frames(reader, watched, reached)).items():
             if kind in self._rings:
                 self._keep(kind, frames)
         self.position = reached
@@ -231,22 +259,55 @@ class Hub:
     ) -> tuple[list[tuple[Any, ...]], int]:
         cursor = await connection.execute(_READ, {"after": after, "kind": kind, "upto": upto, "limit": BATCH})
         rows = await cursor.fetchall()
+        self.oldest, self.oldest_event = int(rows[0][8]), int(rows[0][9])
         found = [r for r in rows if r[1] is not None]
         reached = int(found[-1][1]) if len(found) >= BATCH else int(rows[0][0]) - 1
         return found, reached
 
-    async def _frames(self, rows: list[tuple[Any, ...]]) -> dict[int, list[Frame]]:
-        """Rows with their objects. A row that a later one of the batch supersedes carries the same, newer object under its own position."""
-        wanted: dict[int, set[int]] = {}
-        for _, _, op, kind, object_id, *_ in rows:
-            if op != DELETED:
-                wanted.setdefault(kind, set()).add(object_id)
-        objects = {kind: await self._load(kind, sorted(ids)) for kind, ids in wanted.items()}
+    async def _frames(
+        self, connection: psycopg.AsyncConnection[Any], rows: list[tuple[Any, ...]], reached: int
+    ) -> dict[int, list[Frame]]:
+        """Rows with their objects, loaded once for the batch."""
+        newest: dict[int, dict[int, int]] = {}
+        for _, rv, op, kind, object_id, *_ in rows:
+            newest.setdefault(kind, {})[object_id] = 0 if op == DELETED else int(rv)
         out: dict[int, list[Frame]] = {}
-        for _, rv, op, kind, object_id, cluster_id, old, tomb in rows:
-            obj = tomb if op == DELETED else objects[kind].get(object_id)
-            if obj is None:  # deleted since: the deletion's own row follows
-                continue
-            shown = obj if op == DELETED else {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(rv)}}
-            out.setdefault(kind, []).append(Frame(int(rv), int(op), int(object_id), int(cluster_id), old, shown))
+        for kind, last in newest.items():
+            objects = await self._load(kind, sorted(last))
+            moved = [i for i, rv in last.items() if rv and (i not in objects or _version(objects[i]) > rv)]
+            later = await self._later(connection, kind, reached, moved, objects) if moved else {}
+            for _, rv, op, row_kind, object_id, cluster_id, old, tomb, *_ in rows:
+                obj = tomb if op == DELETED else objects.get(object_id)
+                if row_kind != kind or obj is None:
+                    continue
+                if op != DELETED:
+                    obj = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(rv)}}
+                frame = Frame(int(rv), int(op), int(object_id), int(cluster_id), old, obj)
+                frame.superseded, frame.later = object_id in later, later.get(object_id)
+                out.setdefault(kind, []).append(frame)
         return out
+
+    async def _later(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        kind: int,
+        reached: int,
+        ids: list[int],
+        objects: dict[int, Json],
+    ) -> dict[int, Json]:
+        """What the labels and fields of these objects were when the batch ended; deleted ones get their last state in `objects`."""
+        cursor = await connection.execute(_LATER, [kind, reached, ids])
+        out: dict[int, Json] = {i: {} for i in ids}
+        for object_id, old, tomb in await cursor.fetchall():
+            if tomb is not None and object_id not in objects:
+                objects[object_id] = tomb
+            known = out[object_id]
+            if old and "labels" in old:
+                known.setdefault("labels", old["labels"])
+            if old and "fields" in old:
+                known["fields"] = {**old["fields"], **known.get("fields", {})}
+        return out
+
+
+def _version(obj: Json) -> int:
+    return int(obj["metadata"]["resourceVersion"])

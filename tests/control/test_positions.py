@@ -32,6 +32,12 @@ async def test_readers_wait_for_the_oldest_writer_and_see_how_long(conn: Connect
     assert await position.lag_seconds(conn) == 0
 
 
+async def _floor(conn: Connection) -> int:
+    found = await (await conn.execute("SELECT kept_from FROM installation")).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
 async def test_partitions_lie_ahead_and_go_once_they_are_old(conn: Connection) -> None:
     await position.make_partitions(conn)
     assert await position.partitions_ahead(conn, "change") >= position.AHEAD
@@ -50,6 +56,7 @@ async def test_partitions_lie_ahead_and_go_once_they_are_old(conn: Connection) -
     assert present in dropped
     await conn.execute("INSERT INTO position_mark VALUES (now() - interval '90 min', %s)", [low + span])
     assert await position.drop_old(conn) == ["change_9000"]
+    assert await _floor(conn) == low + span  # whoever comes with an older position is told to begin anew
     await conn.execute("TRUNCATE position_mark")
     assert await position.make_partitions(conn) == position.AHEAD + 1
 

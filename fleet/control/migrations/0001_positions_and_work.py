@@ -16,7 +16,9 @@ CREATE TABLE installation (
   installation uuid NOT NULL DEFAULT gen_random_uuid(),
   incarnation int NOT NULL DEFAULT 1,
   lift bigint NOT NULL DEFAULT 0,
-  kept_from bigint NOT NULL DEFAULT 0, -- positions below are not in the log any more: 410
+  -- A reader that comes with a position below is told to begin anew (410): retention and a restore raise these.
+  kept_from bigint NOT NULL DEFAULT 0, -- of the change log
+  events_from bigint NOT NULL DEFAULT 0, -- of the event log
   created_at timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO installation (id) VALUES (1);
@@ -25,7 +27,7 @@ CREATE FUNCTION fleet_horizon() RETURNS bigint LANGUAGE sql STABLE AS $$
   SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20) + (SELECT lift FROM installation WHERE id = 1)
 $$;
 
-UPDATE installation SET kept_from = fleet_horizon();
+UPDATE installation SET kept_from = fleet_horizon(), events_from = fleet_horizon();
 
 CREATE TABLE work_item (
   kind smallint NOT NULL,

@@ -59,7 +59,7 @@ class Command(BaseCommand):
             sys.exit(0)
 
     async def _serve(self, listeners: list[tuple[socket.socket, bool]], options: dict[str, Any]) -> None:
-        from fleet.api.watch import stop_hubs
+        from fleet.api.running import stop_hubs
 
         servers = []
         for _, tls in listeners:
