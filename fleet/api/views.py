@@ -14,6 +14,7 @@ from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
+from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 
 from fleet.api import actions, errors, listing, negotiation
@@ -80,6 +81,21 @@ def squeeze(request: HttpRequest, response: HttpResponse) -> HttpResponse:
         response["Content-Encoding"] = "gzip"
         response["Vary"] = "Accept-Encoding"
     return response
+
+
+_API = ("/apis", "/api", "/openapi", "/version", "/livez", "/readyz", "/healthz")
+
+
+def refused_early(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's handler400: what is refused before a view is reached (a foreign Host header)."""
+    if request.path.startswith(_API):
+        return failure(errors.bad_request("the request was refused: its Host header or its form is not accepted"))
+    return defaults.bad_request(request, exception)
+
+
+def failed_early(request: HttpRequest) -> HttpResponse:
+    """Django's handler500."""
+    return failure(errors.internal()) if request.path.startswith(_API) else defaults.server_error(request)
 
 
 def guarded(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
