@@ -26,7 +26,7 @@ from fleet.api.owners import (
     write_entries,
 )
 from fleet.api.schema import shape_problems
-from fleet.api.structure import ABSENT, compare, field_set, merge, remove, same, with_parents, without_nulls
+from fleet.api.structure import ABSENT, compare, field_set, merge, remove, same, with_parents
 from fleet.api.table import LAST_APPLIED
 from fleet.control.kinds import Json, Kind, Problem
 
@@ -154,12 +154,12 @@ def _pruned(schema: Json, merged: Json, entries: list[Entry], last: set[Path]) -
     owned = with_parents(schema, set().union(*(e.paths for e in entries)))
     dropped = with_parents(schema, last)
     whole = field_set(schema, merged)
-    pruned = remove(schema, merged, dropped) or {}
+    pruned = remove(schema, merged, dropped)
     # Back comes what anybody owns, or owned nobody at all: only what this manager dropped may go.
     unowned = with_parents(schema, whole) - with_parents(schema, field_set(schema, pruned)) - owned
-    pruned = remove(schema, merged, unowned) or {}
+    pruned = remove(schema, merged, unowned)
     left = with_parents(schema, field_set(schema, pruned))
-    out: Json = without_nulls(schema, remove(schema, merged, (with_parents(schema, whole) - left) & dropped) or {})
+    out: Json = remove(schema, merged, (with_parents(schema, whole) - left) & dropped)
     return out
 
 

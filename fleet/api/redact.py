@@ -10,11 +10,15 @@ from fleet.api.table import LAST_APPLIED
 from fleet.control.kinds import Json, Kind
 
 
-def _map_at(obj: Json, path: str) -> Json | None:
-    value: object = obj
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else None
+def _blank(obj: Json, path: str) -> None:
+    """Empty the values of the map at `path`; what should be a map and is none (in an annotation) goes as a whole."""
+    *above, last = path.split(".")
+    parent: object = obj
+    for part in above:
+        parent = parent.get(part) if isinstance(parent, dict) else None
+    if isinstance(parent, dict) and last in parent:
+        values = parent[last]
+        parent[last] = dict.fromkeys(values, "") if isinstance(values, dict) else None
 
 
 def redact(kind: Kind, obj: Json) -> Json:
@@ -23,12 +27,10 @@ def redact(kind: Kind, obj: Json) -> Json:
         return obj
     out = copy.deepcopy(obj)
     for path in kind.write_only:
-        values = _map_at(out, path)
-        if values is not None:
-            for key in values:
-                values[key] = ""
-    annotations = out.get("metadata", {}).get("annotations", {})
-    if LAST_APPLIED in annotations:
+        _blank(out, path)
+    meta = out.get("metadata")
+    annotations = meta.get("annotations") if isinstance(meta, dict) else None
+    if isinstance(annotations, dict) and LAST_APPLIED in annotations:
         try:
             inner = orjson.loads(annotations[LAST_APPLIED])
         except (orjson.JSONDecodeError, TypeError):

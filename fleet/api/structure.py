@@ -243,16 +243,14 @@ def _merge_lists(schema: Json, live: list[Any], config: list[Any]) -> list[Any]:
 
 
 def remove(schema: Json, value: Any, gone: set[Path]) -> Any:
-    """The value without those paths; None where a container lost all that it had."""
+    """The value without those paths. (Kubernetes leaves null where a container lost all that it had, and then refuses it.)"""
     return _remove(schema, value, encode(gone))
 
 
 def _remove(schema: Json, value: Any, trie: Trie) -> Any:
     shape, leaf = shape_of(schema, value)
-    if shape == "scalar":
-        return value
     if leaf or not value:
-        return None
+        return value
     if shape == "map":
         out: Json = {}
         for key, child in _map(value).items():
@@ -261,7 +259,7 @@ def _remove(schema: Json, value: Any, trie: Trie) -> Any:
                 out[key] = child
             elif not _is_member(node):
                 out[key] = _remove(child_schema(schema, key)[0], child, node)
-        return out or None
+        return out
     kept = []
     for item in _list(value):
         node = trie.get(item_element(schema, item))
@@ -269,7 +267,7 @@ def _remove(schema: Json, value: Any, trie: Trie) -> Any:
             kept.append(item)
         elif not _is_member(node):
             kept.append(_remove(schema.get("items", {}), item, node))
-    return kept or None
+    return kept
 
 
 def _is_member(node: Trie) -> bool:
@@ -290,16 +288,3 @@ def with_parents(schema: Json, paths: set[Path]) -> set[Path]:
             else:
                 inner = inner.get("items", {})
     return out
-
-
-def without_nulls(schema: Json, value: Any) -> Any:
-    """The value with an empty container where `remove` left null: an applied `{}` stays one. (Kubernetes refuses it there.)"""
-    shape, leaf = shape_of(schema, value)
-    declared = schema.get("type")
-    if value is None:
-        return {"object": {}, "array": []}.get(str(declared))
-    if leaf:
-        return value
-    if shape == "map":
-        return {k: without_nulls(child_schema(schema, k)[0], v) for k, v in _map(value).items()}
-    return [without_nulls(schema.get("items", {}), v) for v in _list(value)]
