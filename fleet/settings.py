@@ -142,6 +142,7 @@ FLEET_PRIVATE_KEY = env.str("FLEET_PRIVATE_KEY", default="")  # base64; workers 
 FLEET_HMAC_KEY = env.str("FLEET_HMAC_KEY", default=SECRET_KEY)
 FLEET_REQUIRE_APPROVAL = env.bool("FLEET_REQUIRE_APPROVAL", default=True)
 FLEET_INSTALLATION = env.str("FLEET_INSTALLATION", default="")  # "<uuid>:<incarnation>" this deployment belongs to
+FLEET_REQUESTS_PER_SECOND = env.float("FLEET_REQUESTS_PER_SECOND", default=200.0)  # of one user's tokens; 0 = no bound
 FLEET_IDCS = env.list("FLEET_IDCS", default=[])  # idcs this worker serves; empty = all
 FLEET_SWEEP_SECONDS = env.float("FLEET_SWEEP_SECONDS", default=1.0)
 FLEET_OBSERVE_SECONDS = env.float("FLEET_OBSERVE_SECONDS", default=600.0)  # each machine is looked at again this often
@@ -158,3 +159,13 @@ CELERY_BEAT_SCHEDULER = "redbeat.RedBeatScheduler"
 CELERY_REDBEAT_REDIS_URL = REDIS_URL
 CELERY_REDBEAT_LOCK_TIMEOUT = 15
 CELERY_BEAT_MAX_LOOP_INTERVAL = 1
+
+# Warnings and errors, with their traces, to standard error: the supervisor (or systemd) keeps them. Never to a client.
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["console"], "level": env.str("FLEET_LOG_LEVEL", default="WARNING")},
+    "loggers": {"django": {"handlers": [], "propagate": True}},
+}
