@@ -174,6 +174,6 @@ urlpatterns = [
         document(lambda: discovery.resource_list(kinds().values(), subresources.names())),
         name="api-resources",
     ),
-    re_path(rf"(?s)^apis/{GROUP}/{VERSION}/(?P<rest>.+)$", group_view, name="api-objects"),
-    re_path(r"(?s)^(?:apis|api|openapi)/.*$", threaded(_nothing), name="api-nothing"),
+    re_path(rf"^apis/{GROUP}/{VERSION}/(?P<rest>[\s\S]+)$", group_view, name="api-objects"),
+    re_path(r"^(?:apis|api|openapi)/[\s\S]*$", threaded(_nothing), name="api-nothing"),
 ]
