@@ -115,6 +115,11 @@ class Topic:
         """Whether something of it has changed since it was rendered."""
         return self.hub.changed_since(self.kinds, self.position)
 
+    @property
+    def reached(self) -> int:
+        """The position up to which its fragments show everything."""
+        return self.position if self.behind else self.hub.position
+
     def _tell(self) -> None:
         self.moved.set()
         self.moved = asyncio.Event()
@@ -218,7 +223,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         fresh = [i for i, digest in topic.digests.items() if self.sent.get(i) != digest]
         gone = [i for i in self.sent if i not in topic.digests]
         self.sent = dict(topic.digests)
-        frame: dict[str, Any] = {"position": topic.hub.position}
+        frame: dict[str, Any] = {"position": topic.reached}
         now = time.monotonic()
         if fresh or gone:
             frame["fragments"] = [{"id": i, "html": topic.fragments[i]} for i in fresh]
