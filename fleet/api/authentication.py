@@ -23,11 +23,13 @@ from rest_framework.request import Request
 from fleet.api.errors import ApiError, unauthorized
 from fleet.api.models import RoleBinding, Token
 from fleet.api.rights import Actor
+from fleet.api.throttle import Throttle
 
 PREFIX = "fleet_"
 REMEMBER_SECONDS = 5.0  # a revoked token or role is dead after at most this long
 _remembered: dict[str, tuple[float, Actor]] = {}
 _lock = threading.Lock()
+requests = Throttle(settings.FLEET_REQUESTS_PER_SECOND)  # by user: bearer tokens are what programs come with
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -102,7 +104,9 @@ def request_actor(request: HttpRequest) -> Actor:
     address = request.META.get("REMOTE_ADDR") or ""
     header = request.headers.get("Authorization", "")
     if header:
-        return bearer_actor(header, address)
+        actor = bearer_actor(header, address)
+        requests.take(actor.name)
+        return actor
     user = request.user
     if not user.is_authenticated or not user.is_active:
         raise unauthorized()

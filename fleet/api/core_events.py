@@ -56,7 +56,10 @@ class EventQuery:
 
 
 def read_event_query(request: HttpRequest, actor: Actor) -> EventQuery:
-    """400 for fields that Events do not have."""
+    """400 for fields that Events do not have, 403 for who has no role."""
+    if not actor.bindings and not actor.is_system:
+        text = f'events is forbidden: User "{actor.name}" cannot list resource "events" in API group "" at the cluster scope'
+        raise errors.ApiError(403, "Forbidden", text, {"kind": "events"})
     terms: list[tuple[str, bool, str]] = []
     text = request.GET.get("fieldSelector", "")
     if "\x00" in text or len(text) > 4_096:

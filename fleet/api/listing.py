@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 
-from fleet.api import continuation, errors, negotiation, table
+from fleet.api import continuation, errors, long_lists, negotiation, table
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
 from fleet.api.selectors import FieldSelector, LabelSelector
@@ -74,7 +75,7 @@ def every(storage: Storage, query: ListQuery) -> Iterator[Json]:
         query = replace(query, after=page.next_name)
 
 
-def list_view(request: HttpRequest, storage: Storage, actor: Actor) -> HttpResponse:
+def list_view(request: HttpRequest, storage: Storage, actor: Actor) -> HttpResponseBase:
     """GET of a collection."""
     from fleet.api.views import respond, squeeze
 
@@ -92,17 +93,15 @@ def list_view(request: HttpRequest, storage: Storage, actor: Actor) -> HttpRespo
     if token := request.GET.get("continue"):
         first, after = continuation.decode(settings.SECRET_KEY, token, filters)
         query = replace(query, after=after)
-    if limit:
-        plain = storage.text_page(replace(query, limit=limit)) if accepted.form == "json" else None
-        page = plain or storage.page(replace(query, limit=limit))
-        objects, rv, next_name = page.objects, first or page.rv, page.next_name
-    else:
-        page = storage.page(replace(query, limit=PAGE))
-        objects, rv, next_name = page.objects, first or page.rv, ""
-        if page.next_name:
-            objects = objects + list(every(storage, replace(query, after=page.next_name)))
+    page = long_lists.next_page(storage, replace(query, limit=limit or PAGE), accepted.form)
+    rv, next_name = first or page.rv, page.next_name
     meta: Json = {"resourceVersion": str(rv)}
-    if next_name:
+    if next_name and not limit and not accepted.is_yaml and request.method == "GET":
+        return long_lists.streamed(request, storage, replace(query, limit=PAGE), page, meta, accepted.form)
+    objects = page.objects
+    if next_name and not limit:
+        objects = objects + list(every(storage, replace(query, after=next_name)))
+    elif next_name:
         meta["continue"] = continuation.encode(settings.SECRET_KEY, rv, next_name, filters)
         remaining = storage.count(replace(query, after=next_name))
         if remaining is not None:
