@@ -124,16 +124,20 @@ def work_in_hand(actor: Actor) -> list[dict[str, Any]]:
     where, parameters = _scoped(actor, "cluster_id")
     return rows(
         f"""SELECT coalesce(nullif(status ->> 'verb', ''), spec ->> 'verb') AS verb, owner_class, count(*) AS n, min(started_at) AS since
-        FROM machines_operation WHERE started_at IS NOT NULL AND ended_at IS NULL AND {where} GROUP BY 1, 2 ORDER BY n DESC LIMIT 6""",
+        FROM machines_operation o WHERE {_AT_WORK} AND {where} GROUP BY 1, 2 ORDER BY n DESC LIMIT 6""",
         parameters,
     )
+
+
+# An Operation that is refused its permit has started and does nothing: it is told under what is refused.
+_AT_WORK = "started_at IS NOT NULL AND ended_at IS NULL AND NOT EXISTS (SELECT FROM refusal r WHERE r.machine_id = o.machine_id)"
 
 
 def open_operations(actor: Actor, limit: int = 12) -> list[Json]:
     """Operations that run, the newest first."""
     where, parameters = _scoped(actor, "cluster_id")
     found = rows(
-        f"SELECT id FROM machines_operation WHERE started_at IS NOT NULL AND ended_at IS NULL AND {where} ORDER BY id DESC LIMIT %s",
+        f"SELECT id FROM machines_operation o WHERE {_AT_WORK} AND {where} ORDER BY id DESC LIMIT %s",
         [*parameters, limit],
     )
     objects = storage_for("operations").by_ids([r["id"] for r in found])

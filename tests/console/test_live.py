@@ -122,7 +122,9 @@ class Told(live.LiveConsumer):
         self.sent: dict[str, bytes] = {}
         self.frames: list[Any] = []
 
-    async def send(self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False) -> None:
+    async def send(  # type: ignore[override]
+        self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False
+    ) -> None:
         self.frames.append(orjson.loads(text_data or "{}"))
 
 

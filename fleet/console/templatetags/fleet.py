@@ -242,7 +242,7 @@ def stacked(parts: Sequence[Part], label: str) -> SafeString:
 @register.inclusion_tag("console/_command.html")
 def operation_command(machine: str, verb: str, key: str = "", value: str = "") -> dict[str, str]:
     """The line that asks for an Operation by hand."""
-    spec = {"machine": machine, "verb": verb} | ({key: value} if key else {}) | {"reason": "…"}
+    spec: dict[str, Any] = {"machine": machine, "verb": verb} | ({key: value} if key else {}) | {"reason": "…"}
     spec = spec | ({"units": ["…"]} if verb == "Restart" else {})
     obj = {
         "apiVersion": API_VERSION,
