@@ -69,6 +69,8 @@ class Measure:
         return self._clients(world, _floor)
 
     def ours(self, world: World) -> Run:
+        from django.http import HttpResponse
+
         from fleet.api.listing import list_view
         from fleet.api.rights import SYSTEM
         from fleet.api.storage import storage_for
@@ -76,7 +78,9 @@ class Measure:
         storage, names = storage_for("machines"), world.kept["cluster_names"]
 
         def fetch(wish: Wish) -> bytes:
-            return bytes(list_view(_request(wish, names), storage, SYSTEM).content)
+            response = list_view(_request(wish, names), storage, SYSTEM)
+            assert isinstance(response, HttpResponse)  # a page has a limit and is no stream
+            return response.content
 
         return self._clients(world, fetch)
 
