@@ -104,9 +104,11 @@ def _kubectl(parsed: filters.Filter) -> str:
 def _rows(actor: Actor, parsed: filters.Filter, after: str) -> tuple[list[dict[str, Any]], str]:
     storage = storage_for("machines")
     if parsed.prefix:
+        # Two statements in one: an OR would make the planner walk all names from the first on.
         found = queries.rows(
-            "SELECT name FROM machine WHERE name > %s AND ((name >= %s AND name < %s) OR serial_number = %s) ORDER BY name LIMIT %s",
-            [after, parsed.prefix, parsed.prefix + "\uffff", parsed.prefix, _BY_NAME],
+            """SELECT name FROM ((SELECT name FROM machine WHERE name > %s AND name >= %s AND name < %s ORDER BY name LIMIT %s)
+              UNION (SELECT name FROM machine WHERE serial_number = %s AND serial_number <> '' AND name > %s)) t ORDER BY name""",
+            [after, parsed.prefix, parsed.prefix + "\uffff", _BY_NAME, parsed.prefix, after],
         )
         return _named(actor, parsed, [r["name"] for r in found])
     page = storage.page(ListQuery(parsed.labels, parsed.fields, after, queries.MACHINE_PAGE, actor.clusters))
