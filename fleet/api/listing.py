@@ -36,6 +36,8 @@ def single(storage: Storage, obj: Json, accepted: negotiation.Accepted, include:
 
 def read_query(request: HttpRequest, storage: Storage, actor: Actor) -> ListQuery:
     """Selectors and scope of a list or watch; 400 for what does not parse."""
+    if "\x00" in request.GET.get("fieldSelector", ""):
+        raise errors.bad_request("invalid field selector: it holds a NUL character")
     return ListQuery(
         labels=LabelSelector.parse(request.GET.get("labelSelector", "")),
         fields=FieldSelector.parse(request.GET.get("fieldSelector", ""), storage.kind),

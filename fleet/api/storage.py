@@ -219,12 +219,6 @@ class Storage:
     def insert(self, obj: Json) -> Stored:
         """Store a new object; 409 when the name is taken."""
         meta = obj["metadata"]
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT greatest(fleet_pos(%s), (SELECT max(rv) + 1 FROM tombstone WHERE kind = %s AND name = %s))",
-                [STRIDE, self.kind.number, meta["name"]],
-            )
-            rv = int(cursor.fetchone()[0])
         values: dict[str, Any] = {
             "name": meta["name"],
             "labels": meta.get("labels", {}),
@@ -235,7 +229,7 @@ class Storage:
             "status": obj.get("status", {}),
             **self.columns(obj),
         }
-        row = self.model(uid=uuid_.uuid4(), rv=rv, created_at=timezone.now().replace(microsecond=0), **values)
+        row = self.model(uid=uuid_.uuid4(), created_at=timezone.now().replace(microsecond=0), **values)
         try:
             with transaction.atomic():
                 row.save(force_insert=True)
@@ -243,8 +237,19 @@ class Storage:
             if "_name_" in str(error) or "(name)" in str(error):
                 raise already_exists(self.kind, meta["name"]) from None
             raise
+        row.rv = self._first_position(row)
         out = self.to_json(row)
-        return Stored(row.pk, rv, self.cluster_id(out), out)
+        return Stored(row.pk, row.rv, self.cluster_id(out), out)
+
+    def _first_position(self, row: KubeObject) -> int:
+        """Above the deletion of the last object of that name, which the insert may have waited for: so computed after it."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {self.model._meta.db_table} SET rv = greatest(fleet_pos(%s), "
+                "(SELECT max(rv) + 1 FROM tombstone WHERE kind = %s AND name = %s)) WHERE id = %s RETURNING rv",
+                [STRIDE, self.kind.number, row.name, row.pk],
+            )
+            return int(cursor.fetchone()[0])
 
     def replace(self, stored: Stored, obj: Json) -> Stored:
         """Write a locked object anew: metadata, spec and status as `obj` says (rv and generation computed by the caller's rules)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -34,7 +34,7 @@ START_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Selection:
-    """What a watcher sees, and which objects it has been told of (True), or not of a state that the log knows (False)."""
+    """What a watcher sees. `told`: objects of the initial list that no frame has come for yet."""
 
     storage: Storage
     query: ListQuery
@@ -46,61 +46,66 @@ class Selection:
         q = self.query
         return not q.labels.requirements and not q.fields.terms and q.clusters is None
 
-    def holds(self, obj: Json) -> bool:
-        """Whether an object is in the selection."""
-        if not self.query.labels.matches(obj["metadata"].get("labels", {})) or not self.query.fields.matches(obj):
-            return False
-        return self.query.clusters is None or self.storage.cluster_name(obj) in self.query.clusters
-
-    def held_before(self, frames: list[Frame]) -> bool:
-        """Whether the object was in it before these frames of its own: from memory, else from what the log kept of before."""
-        first = frames[0]
-        if first.object_id in self.told:
-            return self.told[first.object_id]
-        if first.op == ADDED:
-            return False
-        return self._matches_before(frames)
-
-    def _matches_before(self, frames: list[Frame]) -> bool:
-        now, later = frames[-1].obj, frames[-1].later or {}
-        past = [f.old for f in frames if f.old] + [later]
-        labels = next((p["labels"] for p in past if "labels" in p), now["metadata"].get("labels", {}))
+    def held(self, obj: Json, past: list[Json]) -> bool:
+        """Whether the object was in the selection. `past`: what its labels and fields had been, oldest first, over what they are in `obj`."""
+        labels = next((p["labels"] for p in past if "labels" in p), obj["metadata"].get("labels", {}))
         fields: dict[str, str] = {}
         for each in reversed(past):
             fields |= each.get("fields", {})
         if not self.query.labels.matches(labels):
             return False
         for path, operator, value in self.query.fields.terms:
-            if (fields.get(path, field_text(now, path)) == value) != (operator == "="):
+            if (fields.get(path, field_text(obj, path)) == value) != (operator == "="):
                 return False
         path = self.storage.kind.cluster_field or ""
-        return self.query.clusters is None or not path or fields.get(path, field_text(now, path)) in self.query.clusters
-
-    def _turn(self, own: list[Frame]) -> tuple[bool, bool]:
-        """Whether the object was in the selection before these frames, and is in it now."""
-        last = own[-1]
-        before, after = self.held_before(own), last.op != DELETED and self.holds(last.obj)
-        self.told.pop(last.object_id, None)
-        if after or (last.superseded and last.op != DELETED):
-            # Not told of a superseded state: the log will say that the object had been in the selection, the client never saw it.
-            self.told[last.object_id] = after
-        return before, after
+        return self.query.clusters is None or not path or fields.get(path, field_text(obj, path)) in self.query.clusters
 
     def events(self, frames: list[Frame]) -> list[tuple[str, Frame]]:
-        """What to send for a batch: one event per object, in order of its newest position."""
+        """What to send for a batch, in its order: every step into, within and out of the selection, as the log has it.
+
+        So a client who comes again from any position is told the same. Objects may be newer than their frames; of several
+        frames of one object that only change it, the last is sent.
+        """
         by_object: dict[int, list[Frame]] = {}
         for frame in frames:
             by_object.setdefault(frame.object_id, []).append(frame)
-        out = []
+        out: list[tuple[str, Frame]] = []
         for own in by_object.values():
-            last = own[-1]
-            if self.everything:
-                before, after = own[0].op != ADDED, last.op != DELETED
-            else:
-                before, after = self._turn(own)
-            if before or after:
-                out.append(("MODIFIED" if before and after else "ADDED" if after else "DELETED", last))
+            out += self._steps(own)
         return sorted(out, key=lambda e: e[1].rv)
+
+    def _steps(self, own: list[Frame]) -> Iterator[tuple[str, Frame]]:
+        shown = self._in_scope(own[-1].obj)
+        held = own[0].op != ADDED and self._held_at(own, 0)
+        held = self.told.pop(own[0].object_id, held)
+        for number, frame in enumerate(own, 1):
+            before, held = held, frame.op != DELETED and shown and self._held_at(own, number)
+            if before and held and number == len(own):
+                yield "MODIFIED", frame
+            elif held and not before:
+                yield "ADDED", frame
+            elif before and not held:
+                yield "DELETED", frame if shown else _stripped(frame)
+
+    def _held_at(self, own: list[Frame], number: int) -> bool:
+        """Whether the object was in the selection after that many of its frames."""
+        if self.everything:
+            return True
+        last = own[-1]
+        return self.held(last.obj, [f.old for f in own[number:] if f.old] + ([last.later] if last.later else []))
+
+    def _in_scope(self, obj: Json) -> bool:
+        """Whether the reader may see the object as it is now."""
+        return self.query.clusters is None or self.storage.cluster_name(obj) in self.query.clusters
+
+
+def _stripped(frame: Frame) -> Frame:
+    """A deletion for who may not see the object any more: what it became is none of their business."""
+    kept = ("name", "uid", "resourceVersion", "creationTimestamp", "generation")
+    meta = {k: v for k, v in frame.obj["metadata"].items() if k in kept}
+    return replace(
+        frame, obj={**{k: frame.obj[k] for k in ("apiVersion", "kind")}, "metadata": meta, "spec": {}}, lines={}
+    )
 
 
 @dataclass(slots=True)

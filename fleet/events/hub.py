@@ -171,13 +171,14 @@ class Hub:
         async with self._catching:
             if self._side is None or self._side.closed:
                 self._side = await self._connect()
-            upto = self._floor[kind] + 1
+            floor = self._floor[kind]
             await self._check_distance(self._side, kind, after)
-            rows, reached = await self._read(self._side, after, kind, upto)
+            rows, reached = await self._read(self._side, after, kind, floor + 1)
+            reached = min(reached, floor)
             if after < self.oldest:
                 raise TooOld(after, self.oldest)
             frames = (await self._frames(self._side, rows, reached)).get(kind, [])
-            return frames, min(reached, self._floor[kind])
+            return frames, reached
 
     async def _check_distance(self, connection: psycopg.AsyncConnection[Any], kind: int, after: int) -> None:
         """TooOld for who is so far behind that a relist is cheaper; counted once for all who are nearer than another."""
@@ -273,7 +274,8 @@ class Hub:
             newest.setdefault(kind, {})[object_id] = 0 if op == DELETED else int(rv)
         out: dict[int, list[Frame]] = {}
         for kind, last in newest.items():
-            objects = await self._load(kind, sorted(last))
+            objects = dict(await self._load(kind, sorted(last)))
+            objects |= {r[4]: r[7] for r in rows if r[2] == DELETED and r[3] == kind}
             moved = [i for i, rv in last.items() if rv and (i not in objects or _version(objects[i]) > rv)]
             later = await self._later(connection, kind, reached, moved, objects) if moved else {}
             for _, rv, op, row_kind, object_id, cluster_id, old, tomb, *_ in rows:
