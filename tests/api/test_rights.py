@@ -114,7 +114,7 @@ MATRIX: list[tuple[str, str, Any, tuple[int, ...]]] = [
         (401, 403, 403, 403, 403, 201),
     ),
     ("POST", "/apis/fleet.dev/v1/permits", {"metadata": {"name": "p"}, "spec": {}}, (401, 403, 403, 403, 403, 403)),
-    ("GET", "/api/v1/events", None, (401, 200, 200, 200, 200, 200)),
+    ("GET", "/api/v1/events", None, (401, 403, 200, 200, 200, 200)),
     (
         "POST",
         "/apis/authentication.k8s.io/v1/selfsubjectreviews",
