@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from fleet.api.actions import Write, create_object, delete_object, patch_object
 from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
 from fleet.api.selectors import FieldSelector, LabelSelector
-from fleet.api.storage import ListQuery, Stored, register_storage
+from fleet.api.storage import ListQuery, Stored, register_storage, storage_for
 from fleet.control.kinds import Json
 from machines.schema import MACHINE_KIND
 from machines.storage import MachineStorage
@@ -232,8 +233,17 @@ def test_a_page_takes_one_statement(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 1
 
 
-def test_a_machine_lives_and_goes_through_the_one_way_to_write() -> None:
+@pytest.fixture
+def served_plainly() -> Iterator[None]:
+    """Without what admission adds (a finalizer, the people's words); what was served before is served again afterwards."""
+    before = storage_for("machines")
     register_storage(storage)
+    yield
+    register_storage(before)
+
+
+@pytest.mark.usefixtures("served_plainly")
+def test_a_machine_lives_and_goes_through_the_one_way_to_write() -> None:
     write = Write(by=SYSTEM)
     wish = manifest("web-9", idc="a", ip="10.0.0.9")
     wish["metadata"] = {"name": "web-9", "finalizers": ["example.com/wait"]}
