@@ -219,8 +219,10 @@ def _replace(storage: Storage, stored: Stored, wished: Json, write: Write, verb:
             storage.after_remove(cursor, after)
     if write.dry_run:
         transaction.set_rollback(True)
-    else:
-        transaction.on_commit(lambda: _after_commit(storage, after))
+        # Nothing was written, so the version is the old one: `kubectl diff` shows it otherwise.
+        version = {"resourceVersion": old["metadata"]["resourceVersion"]}
+        return redact(kind, {**after.obj, "metadata": {**after.obj["metadata"], **version}})
+    transaction.on_commit(lambda: _after_commit(storage, after))
     return redact(kind, after.obj)
 
 
