@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 from django.db import connection
 
+from fleet.api.event_sight import sight_of
 from fleet.api.rights import Actor
 from fleet.console import diffs, words
-from fleet.console.queries import rows, scope_ids
+from fleet.console.queries import rows
 
 _EVENT = "SELECT pos, n, at, kind, severity, type, source, data FROM event WHERE"
 _OF_MACHINE = f"""({_EVENT} kind = 1 AND object_id = %(id)s ORDER BY pos DESC, n LIMIT %(limit)s) UNION ALL
@@ -29,9 +30,10 @@ def events_of(machine_id: int, limit: int) -> list[dict[str, Any]]:
 def events(actor: Actor, *, before: int = 0, text: str = "", limit: int = 100) -> list[dict[str, Any]]:
     """Events, newest first; with a text, those of the next `SEARCHED` that have it."""
     scope, parameters = "true", list[Any]()
-    ids = scope_ids(actor)
-    if ids is not None:
-        scope, parameters = "(cluster_id = 0 OR cluster_id = ANY (%s))", [ids]
+    sight = sight_of(actor)
+    if sight is not None:
+        scope = "(cluster_id = ANY (%s) OR (cluster_id = 0 AND kind = ANY (%s)))"
+        parameters = [list(sight.clusters), list(sight.fleet_wide_kinds)]
     if before:
         scope, parameters = f"{scope} AND pos < %s", [*parameters, before]
     if not text:
