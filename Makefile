@@ -18,7 +18,8 @@ up: .venv/ready ## Run Fleet here with a simulated fleet of 3,000 machines; Ctrl
 	@exec $(PY) -m fleet.dev.up
 
 test: .venv/ready-dev ## The whole suite that needs no root and no compiler
-	$(PY) -m pytest -q -n 2 -m "not lab"
+	$(PY) -m pytest -q -n 2 -m "not lab and not browser"
+	$(PY) -m pytest -q -m browser tests/e2e
 
 check: export FLEET_SECRET_KEY = check
 check: export DATABASE_URL = postgres:///none

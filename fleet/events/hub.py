@@ -195,9 +195,12 @@ class Hub:
         """Follow for ever; a lost database is waited for, and nothing is skipped: the position stays."""
         wait = 0.1
         while True:
+            begun = time.monotonic()
             try:
                 await self._follow()
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+                if time.monotonic() - begun > 5:
+                    wait = 0.1  # it had been well: this is a new failure, not the old one going on
                 log.warning(
                     "the log cannot be read (%s); trying again in %.1f s",
                     str(error).splitlines()[0] if str(error) else type(error).__name__,

@@ -16,6 +16,7 @@ from fleet.control.kinds import API_VERSION
 from tests.e2e.browser import chromium_running, page_of, violations
 from tests.servers import People, Server
 
+expect.set_options(timeout=30_000)  # what is awaited comes by an event; a busy machine may be slow
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 PAGES = ["/", "/clusters", "/clusters/a", "/machines", "/machines/a1/why", "/packages", "/safety", "/events", "/audit", "/kit"]  # fmt: skip
 
