@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from django.conf import settings
 
+from fleet.control.addresses import refusal
 from fleet.control.kinds import Json
 from machines.catalog import Catalog
 from machines.hosts import Hosts, Login, StepRef, Target
@@ -16,7 +17,6 @@ from machines.rows import Row
 SSH: Final = "ssh"
 CONNECTIONS: Final = 50  # of SSH to one idc at a time, where the Idc says nothing else
 connections: dict[str, int] = {}  # what Idcs say, kept by the reconciler
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _factories: dict[str, Callable[[], Hosts]] = {}
 
 
@@ -39,23 +39,6 @@ def _ssh() -> Hosts:
     return SshHosts(
         allowed=lambda address: refusal(address, networks), limit_of=lambda idc: connections.get(idc, CONNECTIONS)
     )
-
-
-def refusal(address: str, networks: Sequence[Network]) -> str | None:
-    """Why Fleet may not connect to an address, or None. Loopback, link-local and private ranges only where they are listed."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return f"{address} is no IP address"
-    mapped = getattr(ip, "ipv4_mapped", None)
-    ip = mapped or ip
-    if any(ip in network for network in networks if network.version == ip.version):
-        return None
-    if ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
-        return f"{ip} is a loopback, link-local, metadata or reserved address"
-    if ip.is_private:
-        return f"{ip} is private and in none of FLEET_ALLOWED_NETWORKS"
-    return None
 
 
 def settings_of(row: Row, catalog: Catalog) -> Json:

@@ -1,0 +1,136 @@
+"""The port to control planes: what a provider can do with the components of one cluster. Plain data, no Django."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import orjson
+
+from clusters.kube import Endpoint
+from fleet.control.kinds import Json
+
+ETCD: Final = "etcd"
+APISERVER: Final = "kube-apiserver"
+CONTROLLER_MANAGER: Final = "kube-controller-manager"
+SCHEDULER: Final = "kube-scheduler"
+COMPONENTS: Final = (ETCD, APISERVER, CONTROLLER_MANAGER, SCHEDULER)  # in the order of an upgrade; down is the reverse
+
+# The files that each component reads, by their names in `Plane.files`; Fleet's own client is admin.crt, admin.key.
+FILES: Final[Mapping[str, tuple[str, ...]]] = {
+    ETCD: ("etcd-ca.crt", "etcd-server.crt", "etcd-server.key", "etcd-peer.crt", "etcd-peer.key"),
+    APISERVER: (
+        "ca.crt", "apiserver.crt", "apiserver.key", "apiserver-kubelet-client.crt", "apiserver-kubelet-client.key",
+        "etcd-ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key", "sa.pub", "sa.key",
+        "front-proxy-ca.crt", "front-proxy-client.crt", "front-proxy-client.key", "encryption.yaml", "audit-policy.yaml",
+    ),
+    CONTROLLER_MANAGER: ("ca.crt", "ca.key", "sa.key", "front-proxy-ca.crt", "controller-manager.kubeconfig"),
+    SCHEDULER: ("ca.crt", "scheduler.kubeconfig"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One component at one version: `image` for Hosted, `binary` (a file name or path) for Local; `args` are flags without dashes."""
+
+    name: str
+    version: str
+    image: str = ""
+    binary: str = ""
+    args: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A control plane as it shall be. `files`: PKI and configuration by name ("ca.crt", "apiserver.key", "encryption.yaml", ...), PEM or text.
+
+    `emulated`: minor version that a kube component emulates until the soak ends ("1.36"), "" = its own.
+    """
+
+    uid: str
+    name: str
+    components: Mapping[str, Component]
+    files: Mapping[str, str]
+    host: str  # stable name or address in all certificates
+    port: int
+    replicas: int = 1
+    etcd_replicas: int = 1
+    pod_cidr: str = "10.244.0.0/16"
+    service_cidr: str = "10.96.0.0/12"
+    emulated: str = ""
+    meta: Json = field(default_factory=dict)  # provider's own: meta cluster endpoint, namespace, data folder
+    paused: frozenset[str] = frozenset()  # components not to be touched now
+
+    def digest(self, component: str) -> str:
+        """What the component is started with, shortened: another digest = it has to be replaced."""
+        made = self.components[component]
+        text = orjson.dumps(
+            [made.name, made.version, made.image, made.binary, dict(sorted(made.args.items())), self.files_of(component), self.host, self.port, self.replicas,
+             self.etcd_replicas, self.pod_cidr, self.service_cidr, self.emulated if component != ETCD else ""], option=orjson.OPT_SORT_KEYS,
+        )  # fmt: skip
+        return hashlib.sha256(text).hexdigest()[:16]
+
+    def files_of(self, component: str) -> dict[str, str]:
+        """The files that a component reads, by name, as digests."""
+        return {n: hashlib.sha256(self.files[n].encode()).hexdigest() for n in FILES[component] if n in self.files}
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSeen:
+    """One component as found. `digest` "" = not there; `ready` None = could not be asked (unknown, never down)."""
+
+    name: str
+    digest: str = ""
+    version: str = ""
+    ready: bool | None = None
+    replicas_ready: int = 0
+    replicas: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A backup of etcd in a folder of Fleet's: `path` the file, `sha256` of it, `revision` of its last write."""
+
+    path: Path
+    sha256: str
+    size: int
+    revision: int = 0
+
+
+class Provider(Protocol):
+    """Adapters: `local`, `hosted`; `imported` and `simulated` have no components. Each method is idempotent and may be cut off at any point.
+
+    PermanentError or TemporaryError (fleet.control.errors) with a sentence for people, nothing else.
+    """
+
+    async def observe(self, plane: Plane) -> Sequence[ComponentSeen]:
+        """All components that are there, wanted or not."""
+        ...
+
+    async def apply(self, plane: Plane, component: str) -> None:
+        """Bring one component to the plane's wish and return (readiness is observed later). Several replicas: one at a time."""
+        ...
+
+    async def stop(self, plane: Plane, component: str) -> None:
+        """Stop a component, data kept."""
+        ...
+
+    async def snapshot(self, plane: Plane, target: Path) -> Snapshot:
+        """A consistent copy of etcd into the file `target`."""
+        ...
+
+    async def restore(self, plane: Plane, source: Snapshot) -> None:
+        """Replace etcd's data by the snapshot (API servers are stopped before by the caller): --bump-revision 1000000000 --mark-compacted."""
+        ...
+
+    async def remove(self, plane: Plane) -> bool:
+        """Take away all that this provider made for the plane; True once nothing of it is left."""
+        ...
+
+    def endpoint(self, plane: Plane) -> Endpoint:
+        """How Fleet reaches the API server as cluster admin."""
+        ...
