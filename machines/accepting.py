@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fleet.control.digests import hash64
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
 from machines.analyze import Leftover
 from machines.catalog import Catalog
 from machines.models import OwnerClass
 from machines.resolve import Resolved, Wish, find_version, resolve, shared_layers, wanted_versions
-from machines.rows import Acceptance, Row, hash64
+from machines.rows import Acceptance, Row
 
 _KEPT: Final = 50_000
 _hashes: OrderedDict[int, Resolved] = OrderedDict()  # of sets by their inputs: thousands of machines ask the same

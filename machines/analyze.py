@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from fleet.control.digests import hex64
 from fleet.control.kinds import Json
 from machines.desired import verifiable, wanted_units
 from machines.hosts import Disruption, Facts, FileFact, PackageFact, UnitFact, WantedUnit
-from machines.rows import InventoryRow, hash64
+from machines.rows import InventoryRow
 
 DiffKind = Literal[
     "package", "removal", "file", "stale-file", "unit", "sysctl", "module", "boot", "kernel", "health", "database"
@@ -201,12 +202,12 @@ def _enabled(fact: UnitFact) -> bool:
 
 def diff_hash(diffs: Sequence[Diff]) -> str:
     """What a person names who accepts exactly this difference."""
-    return f"{hash64([[d.kind, d.name, d.wanted, d.seen] for d in diffs]) & 0xFFFFFFFFFFFFFFFF:016x}"
+    return hex64([[d.kind, d.name, d.wanted, d.seen] for d in diffs])
 
 
 def removal_hash(removals: Sequence[str]) -> str:
     """What a person names who confirms exactly these removals."""
-    return f"{hash64(sorted(removals)) & 0xFFFFFFFFFFFFFFFF:016x}"
+    return hex64(sorted(removals))
 
 
 def packages_met(diffs: Sequence[Diff]) -> bool:

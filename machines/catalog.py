@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
+from fleet.api.approval import usable
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
-from machines.approval import usable
 from machines.schema import config_version, package_version
 
 

@@ -24,14 +24,13 @@ from machines.rows import (
     Record,
     Recorded,
     Row,
-    hash64,
 )
 from machines.sweep import sweep, sweep_changes
 from machines.writes import accept, begin, record
 
 __all__ = [
     "Acceptance", "Begin", "InventoryRow", "NewEvent", "OperationRow", "Record", "Recorded", "Row",
-    "accept", "begin", "hash64", "load", "record", "sweep", "sweep_changes",
+    "accept", "begin", "load", "record", "sweep", "sweep_changes",
 ]  # fmt: skip
 
 _KEPT_SETS = 20_000

@@ -19,11 +19,11 @@ from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
 from fleet.control import work
 from fleet.control.conditions import Condition
+from fleet.control.digests import hex64
 from fleet.control.kinds import MACHINE, OPERATION, Json
 from machines.conditions import BIT
 from machines.models import MachineClass, OwnerClass
 from machines.resolve import layer_json
-from machines.rows import hash64
 
 RESUME: Final = "fleet.dev/resume-rollout"
 SOAK_SECONDS: Final = 60
@@ -65,7 +65,7 @@ class Layer:
     @property
     def hash(self) -> str:
         """What a person names who lets it go on."""
-        return f"{hash64(self.value) & 0xFFFFFFFFFFFFFFFF:016x}"
+        return hex64(self.value)
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, TypeVar
 
+from fleet.control.digests import hash64
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
 from machines.catalog import Catalog, ConfigVersion, PackageVersion
 from machines.render import render, sha256
-from machines.rows import hash64
 from machines.schema import artifacts_of
 
 V = TypeVar("V", PackageVersion, ConfigVersion)

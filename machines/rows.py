@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-import orjson
 
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
-
-
-def hash64(body: Any) -> int:
-    """Signed 64 bits of a JSON value: the first 8 bytes of the SHA-256 of its canonical text (keys sorted, compact)."""
-    digest = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Any
 from django.db import connection
 
 from fleet.api import errors
+from fleet.api.approval import approve, authored
 from fleet.api.rights import Actor
 from fleet.api.storage import Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import MACHINE, Json, Kind, Problem
 from machines.admission import AdmittedMachines
-from machines.approval import approve, authored
 from machines.conditions import BIT
 from machines.models import MachineClass, MachineConfigVersion, MachinePackageVersion
 from machines.operation_storage import OperationStorage

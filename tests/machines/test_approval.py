@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fleet.api.actions import Write, create_object, patch_object
+from fleet.api.approval import APPROVE
 from fleet.api.errors import ApiError
 from fleet.api.rights import Actor
 from fleet.control.db import Connection
 from fleet.control.kinds import API_VERSION, Json
-from machines.approval import APPROVE
 from tests.machines.loop import Loop, in_thread, package
 
 ANA = Actor("ana", 1, (("admin", ""),))

@@ -8,15 +8,15 @@ from django.conf import settings
 
 from fleet.api import errors
 from fleet.api.rights import Actor
+from fleet.control.digests import hex64
 from fleet.control.kinds import Json, Kind
-from machines.rows import hash64
 
 APPROVE: Final = "fleet.dev/approve"
 
 
 def hash_of(spec: Json) -> str:
     """What an approver names; a version never changes, so neither does it."""
-    return f"{hash64(spec) & 0xFFFFFFFFFFFFFFFF:016x}"
+    return hex64(spec)
 
 
 def authored(obj: Json, by: Actor) -> Json:
