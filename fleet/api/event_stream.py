@@ -48,6 +48,8 @@ class EventsConsumer(AsyncWebsocketConsumer):
         if actor is None or not actor.bindings:
             await self.close(code=NO_RIGHTS)
             return
+        # Known before the handshake ends: whoever is connected is told of everything from then on.
+        self.now = None if self.query.get("after") else await self._present()
         await self.accept()
         self.task = asyncio.create_task(self._run(actor))
 
@@ -56,6 +58,13 @@ class EventsConsumer(AsyncWebsocketConsumer):
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self.task
+
+    async def _present(self) -> int | None:
+        """Where the log stands; None when the database does not answer, which `_run` then says with a sentence."""
+        try:
+            return await self._horizon() - 1
+        except (psycopg.Error, PoolTimeout, OSError):
+            return None
 
     def _actor(self) -> Actor | None:
         close_old_connections()
@@ -112,7 +121,7 @@ class EventsConsumer(AsyncWebsocketConsumer):
             return await self._refuse(BAD_REQUEST, str(error))
         hub = await asyncio.wait_for(running_hub(), START_SECONDS)
         tail = await running_tail()
-        position = int(after) if after else hub.position
+        position = int(after) if after else self.now if self.now is not None else hub.position
         if position > hub.position and position >= await self._horizon():
             return await self._refuse(TOO_OLD, f"position {position} was never reached here; start without after")
         if position < hub.oldest_event:

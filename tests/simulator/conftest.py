@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -18,6 +17,7 @@ from machines.hosts import Action, Artifact, Facts, StepOrder, StepRef, StepResu
 from simulator.hosts import SimulatedHosts
 
 T = TypeVar("T")
+UID = "22222222-2222-2222-2222-222222222222"  # the seed of the box: what it draws is the same in every run
 INSTALLATION = "11111111-1111-1111-1111-111111111111"
 
 
@@ -68,7 +68,7 @@ class Lab:
     now: Callable[[], float]
     target: Target = field(
         default_factory=lambda: Target(
-            1, str(uuid.uuid4()), "m1", "10.0.0.1", packages=("pouch",), units=("pouch.service",), serial_number="SN1"
+            1, UID, "m1", "10.0.0.1", packages=("pouch",), units=("pouch.service",), serial_number="SN1"
         )
     )
 
