@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from clusters.models import Cluster, Idc
+from clusters.models import Cluster, ClusterPackageVersion, Idc
 from fleet.control.admin import ReadOnlyObject
 
-admin.site.register([Cluster, Idc], ReadOnlyObject)
+admin.site.register([Cluster, ClusterPackageVersion, Idc], ReadOnlyObject)

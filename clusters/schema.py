@@ -1,10 +1,8 @@
-"""The kinds Cluster and Idc."""
+"""What the schemas of clusters and machines have in common, and the kind Idc."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from fleet.control.kinds import CLUSTER, IDC, Column, Json, Kind, Problem
+from fleet.control.kinds import IDC, Column, Json, Kind
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+~-]*"
 VERSIONS: Json = {
@@ -77,105 +75,6 @@ def quote_versions(versions: Json, path: str) -> list[str]:
     numbers = [k for k, v in versions.items() if not isinstance(v, str)]
     return [f"{path}[{k}]: {versions[k]} arrived as a number; quote versions, or 1.10 becomes 1.1" for k in numbers]
 
-
-def _check_cluster(new: Json, old: Json | None) -> Sequence[Problem]:
-    provider = new.get("spec", {}).get("provider")
-    if provider is not None:
-        return [
-            Problem(
-                "spec.provider",
-                "clusters with a control plane are not built yet; leave it out for a group of plain hosts",
-                "FieldValueForbidden",
-            )
-        ]
-    return ()
-
-
-CLUSTER_KIND = Kind(
-    kind="Cluster",
-    plural="clusters",
-    singular="cluster",
-    number=CLUSTER,
-    short_names=("fcl",),
-    description="A group of machines with common defaults.",
-    cluster_field="metadata.name",
-    spec={
-        "type": "object",
-        "description": "Defaults that its machines take.",
-        "properties": {
-            "idc": {
-                "type": "string",
-                "maxLength": 128,
-                "description": "Data centre of its machines, unless they say otherwise.",
-            },
-            "provider": {
-                "type": "string",
-                "maxLength": 64,
-                "description": "Kind of control plane; without one a group of plain hosts.",
-            },
-            "machineVersions": VERSIONS,
-            "variables": VARIABLES,
-            "driver": DRIVER,
-            "rollout": {
-                "type": "object",
-                "description": "How a changed shared layer reaches running machines.",
-                "properties": {
-                    "mode": {
-                        "type": "string",
-                        "enum": ["Automatic", "Manual"],
-                        "description": "Automatic (default): one canary, then within the budget. Manual: waits for a person.",
-                    },
-                    "soakSeconds": {
-                        "type": "integer",
-                        "minimum": 0,
-                        "maximum": 86400,
-                        "description": "How long a canary must be well, 60 by default.",
-                    },
-                },
-            },
-            "paused": {"type": "boolean", "description": "Hands off all machines of the cluster."},
-        },
-    },
-    status={
-        "type": "object",
-        "properties": {
-            "phase": {"type": "string", "description": "Pending, Provisioning, Running, Degraded, Deleting."},
-            "observedGeneration": {"type": "integer"},
-            "machines": {"type": "integer", "description": "How many machines name this cluster."},
-            "phases": {
-                "type": "object",
-                "additionalProperties": {"type": "integer"},
-                "description": "Machines by phase.",
-            },
-            "conditions": CONDITIONS,
-        },
-    },
-    columns=(
-        Column(
-            "Phase",
-            lambda o, now: o.get("status", {}).get("phase", "Pending"),
-            description="Summary of the conditions.",
-        ),
-        Column(
-            "Machines", lambda o, now: o.get("status", {}).get("machines", 0), "integer", "Machines of the cluster."
-        ),
-        Column(
-            "Up-To-Date",
-            lambda o, now: condition(o, "MachinesUpToDate"),
-            description="Whether its machines have its layer.",
-        ),
-        Column("IDC", lambda o, now: o["spec"].get("idc", ""), priority=1, description="Data centre."),
-    ),
-    selectable=("spec.idc", "status.phase"),
-    validate=_check_cluster,
-    warn=lambda o: quote_versions(o.get("spec", {}).get("machineVersions", {}), "spec.machineVersions"),
-    example={
-        "apiVersion": "fleet.dev/v1",
-        "kind": "Cluster",
-        "metadata": {"name": "iad1-web"},
-        "spec": {"idc": "iad1", "machineVersions": {"containerd": "2.1.4"}, "driver": {"credential": "fleet-ssh"}},
-    },
-)
 
 IDC_KIND = Kind(
     kind="Idc",

@@ -1,17 +1,27 @@
-"""Storage of Clusters: deletion in two steps, refused while machines name the cluster."""
+"""Storages of clusters and of what they consist of: references checked, deletion in two steps, nothing in use goes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
 from django.db import connection
 
-from clusters.models import Cluster, Idc
-from clusters.schema import CLUSTER_KIND, IDC_KIND
+from clusters.models import Cluster, ClusterPackageVersion, Idc
+from clusters.preflight import Hop, refusals
+from clusters.schema import IDC_KIND
+from clusters.schema_cluster import CLUSTER_KIND, MADE, provider_of
+from clusters.schema_versions import CLUSTER_PACKAGE_VERSION_KIND
 from fleet.api import errors
+from fleet.api.approval import approve, authored, hash_of, usable
 from fleet.api.rights import Actor
-from fleet.api.storage import Storage
-from fleet.control.kinds import Json
+from fleet.api.storage import Storage, Stored
+from fleet.control import work
+from fleet.control.kinds import CLUSTER, Json, Problem
+from fleet.events.publish import Cursor
 
-CONFIRM = "fleet.dev/confirm-delete"
+CONFIRM: Final = "fleet.dev/confirm-delete"
+FINALIZER: Final = "fleet.dev/control-plane"
 
 
 class ClusterStorage(Storage):
@@ -19,6 +29,54 @@ class ClusterStorage(Storage):
 
     def __init__(self) -> None:
         super().__init__(CLUSTER_KIND, Cluster)
+
+    def default(self, obj: Json, by: Actor) -> None:
+        """A control plane of Fleet's making keeps its object until it is stopped."""
+        _guard(obj)
+
+    def settle(self, new: Json, old: Json) -> Json:
+        """A group of plain hosts that gets a control plane is guarded from then on."""
+        if "deletionTimestamp" not in old["metadata"]:
+            _guard(new)
+        return new
+
+    def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
+        """What the spec refers to is there, and the way to it is one that Fleet goes."""
+        spec = new["spec"]
+        wanted = spec.get("packageVersion")
+        if wanted is None or (old is not None and old["spec"].get("packageVersion") == wanted):
+            return _restore_problems(spec, old)
+        version = ClusterPackageVersion.objects.filter(name=wanted).first()
+        if version is None:
+            return [
+                Problem(
+                    "spec.packageVersion", f'"{wanted}": there is no such ClusterPackageVersion', "FieldValueNotFound"
+                )
+            ]
+        if not usable(version.status):
+            text = (
+                f'"{wanted}": waits for approval by another person than its author; its hash is {hash_of(version.spec)}'
+            )
+            return [Problem("spec.packageVersion", text, "FieldValueForbidden")]
+        now = ((old or {}).get("status") or {}).get("packageVersion")
+        before = ClusterPackageVersion.objects.filter(name=now).first() if now else None
+        if before is None or old is None:
+            return _restore_problems(spec, old)
+        known = list(ClusterPackageVersion.objects.values_list("name", "kubernetes_version"))
+        hop = Hop(before.spec, version.spec, old["status"].get("emulatedVersion", ""), known)
+        return [Problem("spec.packageVersion", f'"{wanted}": {text}', "FieldValueForbidden") for text in refusals(hop)]
+
+    def after_write(self, cursor: Cursor, stored: Stored, old: Stored | None) -> None:
+        """Clusters with a control plane are in the loop."""
+        if provider_of(stored.obj["spec"]) in MADE:
+            work.ensure(cursor, CLUSTER, stored.id, cluster_id=stored.id)
+
+    def after_remove(self, cursor: Cursor, stored: Stored) -> None:
+        work.forget(cursor, CLUSTER, stored.id)
+
+    def after_commit(self, stored: Stored) -> None:
+        if provider_of(stored.obj["spec"]) in MADE:
+            work.wake(CLUSTER, [stored.id])
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         """The annotation must name the cluster, and no machine may be left in it."""
@@ -40,6 +98,61 @@ class ClusterStorage(Storage):
             )
 
 
+def _guard(obj: Json) -> None:
+    finalizers = obj["metadata"].setdefault("finalizers", [])
+    if provider_of(obj.get("spec", {})) in MADE and FINALIZER not in finalizers:
+        finalizers.append(FINALIZER)
+    if not finalizers:
+        del obj["metadata"]["finalizers"]
+
+
+def _restore_problems(spec: Json, old: Json | None) -> Sequence[Problem]:
+    """`restoreFrom` names a deleted cluster whose data is still there."""
+    uid = spec.get("restoreFrom")
+    if not uid or old is not None:
+        return ()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM deleted_cluster WHERE uid::text = %s AND purge_at > now()", [uid])
+        if cursor.fetchone():
+            return ()
+    return [
+        Problem(
+            "spec.restoreFrom",
+            f'"{uid}": no cluster of this uid was deleted lately; its data is gone',
+            "FieldValueNotFound",
+        )
+    ]
+
+
+class ClusterPackageVersionStorage(Storage):
+    """Package versions of clusters: approved by a second person, kept while a cluster points at them or stands on them."""
+
+    def __init__(self) -> None:
+        super().__init__(CLUSTER_PACKAGE_VERSION_KIND, ClusterPackageVersion)
+
+    def columns(self, obj: Json) -> Mapping[str, Any]:
+        return {"kubernetes_version": obj["spec"]["kubernetesVersion"]}
+
+    def default(self, obj: Json, by: Actor) -> None:
+        """Who wrote it, and what an approver names."""
+        obj["status"] = authored(obj, by)
+
+    def admit(self, new: Json, old: Json | None, by: Actor) -> None:
+        if old is not None:
+            approve(self.kind, new, old, by)
+
+    def admit_delete(self, obj: Json, by: Actor) -> None:
+        name = obj["metadata"]["name"]
+        sql = """SELECT name FROM clusters_cluster WHERE spec ->> 'packageVersion' = %s OR status ->> 'packageVersion' = %s
+                   OR status -> 'componentVersions' @> ANY (SELECT jsonb_build_object(c, %s::text) FROM unnest(%s::text[]) c) ORDER BY name LIMIT 4"""
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [name, name, name, [c["name"] for c in obj["spec"]["components"]]])
+            users = [f"cluster {row[0]}" for row in cursor.fetchall()]
+        if users:
+            shown = ", ".join(users[:3]) + (" and others" if len(users) > 3 else "")
+            raise errors.conflict(self.kind, name, f"it is in use by {shown}")
+
+
 def storages() -> list[Storage]:
     """One per kind of this app."""
-    return [ClusterStorage(), Storage(IDC_KIND, Idc)]
+    return [ClusterStorage(), ClusterPackageVersionStorage(), Storage(IDC_KIND, Idc)]

@@ -51,7 +51,7 @@ def _rows(schema: Json, path: str) -> Iterator[str]:
         here = f"{path}.{name}"
         text = " ".join(str(inner.get("description", "")).split())
         if "enum" in inner:
-            text += f" One of {', '.join(inner['enum'])}."
+            text += f" One of {', '.join(map(str, inner['enum']))}."
         if name in required:
             text += " Required."
         yield f"| `{here}` | {_type(inner)} | {text.strip().replace('|', chr(92) + '|')} |"

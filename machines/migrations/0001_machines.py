@@ -50,12 +50,21 @@ CREATE TABLE count_total (cluster_id int NOT NULL, phase text NOT NULL, n bigint
 -- One row per changed shared layer: how far its own rollout is.
 CREATE TABLE layer_rollout (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, layer text NOT NULL, object_id bigint NOT NULL, from_versions jsonb NOT NULL, to_versions jsonb NOT NULL, hash text NOT NULL, canary_id bigint, canary_good_at timestamptz,
   state text NOT NULL DEFAULT 'Pending', failed_machine text NOT NULL DEFAULT '', message text NOT NULL DEFAULT '', created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now(), UNIQUE (layer, object_id));
+-- One row a Kubernetes node as the watcher saw it; without machine_id a node that nobody declared.
+CREATE TABLE node (cluster_id int NOT NULL, name text COLLATE "C" NOT NULL, uid text NOT NULL DEFAULT '', machine_id bigint, provider_id text NOT NULL DEFAULT '', unschedulable boolean NOT NULL DEFAULT false, closed_by text NOT NULL DEFAULT '',
+  taints jsonb NOT NULL DEFAULT '[]', labels jsonb NOT NULL DEFAULT '{}', boot_id text NOT NULL DEFAULT '', kubelet_version text NOT NULL DEFAULT '', internal_ip text NOT NULL DEFAULT '', created_at timestamptz, seen_at timestamptz NOT NULL DEFAULT now(), rv text NOT NULL DEFAULT '',
+  PRIMARY KEY (cluster_id, name)) WITH (fillfactor = 80);
+CREATE UNIQUE INDEX node_machine ON node (machine_id) WHERE machine_id IS NOT NULL;
+-- Conditions set by declared reporters (x_cond holds them packed); age counts from our own receipt.
+CREATE TABLE report (machine_id bigint NOT NULL, cluster_id int NOT NULL, type text NOT NULL, status text NOT NULL, reason text NOT NULL DEFAULT '', message text NOT NULL DEFAULT '', source text NOT NULL, received_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz,
+  PRIMARY KEY (machine_id, type)) WITH (fillfactor = 80);
+CREATE INDEX report_expires ON report (expires_at) WHERE expires_at IS NOT NULL;
 -- What fleet.safety asks of the apps above it: names and labels for holds, places for budgets.
 CREATE VIEW safety_target AS SELECT m.id AS machine_id, m.name, m.cluster_id, coalesce(c.name, '') AS cluster, m.labels, s.paused FROM machine m JOIN machine_state s ON s.id = m.id LEFT JOIN clusters_cluster c ON c.id = m.cluster_id;
 CREATE VIEW safety_place AS SELECT dim, id AS key, name FROM place UNION ALL SELECT 'cluster', id::int, name FROM clusters_cluster;
 """
 
-UNDO = "DROP VIEW safety_place; DROP VIEW safety_target; DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE content; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
+UNDO = "DROP VIEW safety_place; DROP VIEW safety_target; DROP TABLE report; DROP TABLE node; DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE content; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
 
 
 class Migration(migrations.Migration):

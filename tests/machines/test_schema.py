@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clusters.schema import CLUSTER_KIND
+from clusters.schema_cluster import CLUSTER_KIND
 from fleet.api.schema import prune, validate
 from fleet.control.kinds import API_VERSION, Json, Kind
 from machines.schema import (
@@ -90,7 +90,7 @@ def test_the_example_of_each_kind_is_valid(kind: Kind) -> None:
         pytest.param(OPERATION_KIND, {"machine": "m", "verb": "Explode"}, "spec.verb", id="an unknown verb"),
         pytest.param(OPERATION_KIND, {"machine": "m", "verb": "Restart"}, "spec.units", id="a restart of nothing"),
         pytest.param(OPERATION_KIND, {"machine": "m", "verb": "RunAgain"}, "spec.operation", id="again, but what"),
-        pytest.param(CLUSTER_KIND, {"provider": "Hosted"}, "spec.provider", id="a control plane that is not built"),
+        pytest.param(CLUSTER_KIND, {"provider": "Bare"}, "spec.provider", id="a provider that nobody knows"),
     ],
 )  # fmt: skip
 def test_what_must_not_reach_a_host_is_refused_by_its_field(kind: Kind, spec: Json, field: str) -> None:

@@ -1,0 +1,113 @@
+"""Whether a cluster may go from one package version to another: the rules of version skew, before anything changes. Pure.
+
+Source: https://kubernetes.io/releases/version-skew-policy/ and etcd's rule that data of a newer minor is not read by an older one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from clusters.schema_versions import minor_of
+from fleet.control.kinds import Json
+
+KUBELET_BEHIND: Final = 3  # minors that a kubelet may be behind its API server
+CERTIFICATE_DAYS: Final = 1  # an upgrade must not run into the end of a certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """From the spec of one ClusterPackageVersion to another's. `emulated`: minor that is emulated until the soak ends, "" = none.
+
+    `known`: all ClusterPackageVersions as (name, Kubernetes version).
+    """
+
+    before: Json
+    after: Json
+    emulated: str = ""
+    known: Sequence[tuple[str, str]] = ()
+
+    @property
+    def minors(self) -> int:
+        """How many minors it goes up; negative = down."""
+        return minor_of(self.after["kubernetesVersion"])[1] - minor_of(self.before["kubernetesVersion"])[1]
+
+    @property
+    def down(self) -> bool:
+        """Whether it goes back to an older version."""
+        return version_key(self.after["kubernetesVersion"]) < version_key(self.before["kubernetesVersion"])
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """ "1.37.2" as numbers that compare."""
+    return tuple(int(part) for part in version.split("."))
+
+
+def etcd_version(spec: Json) -> str:
+    """etcd's own version in a ClusterPackageVersion."""
+    return str(next((c.get("version", "") for c in spec.get("components", []) if c["name"] == "etcd"), ""))
+
+
+def refusals(hop: Hop) -> list[str]:
+    """Sentences, one for each reason that holds whatever state the cluster is in."""
+    out = []
+    before, after = hop.before["kubernetesVersion"], hop.after["kubernetesVersion"]
+    major, minor = minor_of(before)
+    if minor_of(after)[0] != major:
+        out.append(f"goes from Kubernetes {before} to {after}, another major version")
+    elif hop.minors > 1:
+        out.append(
+            f"goes from Kubernetes {before} to {after}, one minor at a time; {_missing(hop, f'{major}.{minor + 1}')}"
+        )
+    elif hop.minors < 0:
+        back = ".".join(map(str, minor_of(after)))
+        if hop.emulated != back:
+            out.append(
+                f"goes back from Kubernetes {before} to {after}; after the soak only a snapshot restored by a person leads back"
+            )
+    if minor_of(etcd_version(hop.after)) < minor_of(etcd_version(hop.before)):
+        out.append(
+            f"goes from etcd {etcd_version(hop.before)} to {etcd_version(hop.after)}; an older etcd minor does not read the data"
+        )
+    return out
+
+
+def _missing(hop: Hop, minor: str) -> str:
+    """What to do instead: the hop that comes first, by the name of its version where there is one."""
+    there = sorted((version_key(v), n) for n, v in hop.known if ".".join(map(str, minor_of(v))) == minor)
+    return f"go to {there[-1][1]} first" if there else f"a ClusterPackageVersion of Kubernetes {minor} is missing"
+
+
+def kubelet_refusals(after: Json, kubelets: Sequence[str]) -> list[str]:
+    """Kubelets may not be newer than the API server, nor more than three minors older."""
+    major, minor = minor_of(after["kubernetesVersion"])
+    out = []
+    newer = sorted({k for k in kubelets if minor_of(k) > (major, minor)}, key=version_key)
+    older = sorted({k for k in kubelets if minor_of(k) < (major, minor - KUBELET_BEHIND)}, key=version_key)
+    if newer:
+        out.append(f"there are kubelets of {newer[-1]}, newer than its API server; bring them back first")
+    if older:
+        out.append(f"there are kubelets of {older[0]}, more than {KUBELET_BEHIND} minors behind; upgrade them first")
+    return out
+
+
+def state_refusals(conditions: Sequence[Json], not_after: Sequence[tuple[str, datetime]], now: datetime) -> list[str]:
+    """What must be well before a version changes: etcd, the API server, certificates with a day left."""
+    out = []
+    by_type = {c["type"]: c for c in conditions}
+    for type_, what in (
+        ("EtcdHealthy", "etcd is not known to be healthy"),
+        ("APIServerReachable", "the API server is not reachable"),
+    ):
+        found = by_type.get(type_, {})
+        if found.get("status") != "True":
+            out.append(f"{what}: {found.get('message') or 'it was not looked at yet'}")
+    soon = now + timedelta(days=CERTIFICATE_DAYS)
+    ending = sorted((at, name) for name, at in not_after if at < soon)
+    if ending:
+        out.append(
+            f"the certificate {ending[0][1]} ends at {ending[0][0]:%Y-%m-%d %H:%M} UTC; it has to be renewed first"
+        )
+    return out
