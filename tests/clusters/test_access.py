@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from asgiref.sync import sync_to_async
 from django.db import connection
 
 from clusters import access
 from clusters.kube import Endpoint
 from fleet.control import db
+from tests.threads import in_thread
 
 WAY = Endpoint("https://10.0.0.1:6443", ca="CA", certificate="CRT", key="KEY", token="TOKEN", server_name="c1")
 
@@ -27,14 +27,14 @@ def raw() -> str:
 
 
 async def test_an_endpoint_comes_back_as_it_was_stored_and_its_secrets_lie_sealed(fleet_db: None) -> None:
-    await sync_to_async(access.store)(7, Endpoint("https://10.0.0.9:6443"))
-    await sync_to_async(access.store)(7, WAY)
+    await in_thread(lambda: access.store(7, Endpoint("https://10.0.0.9:6443")))
+    await in_thread(lambda: access.store(7, WAY))
     assert await known() == {7: WAY}
-    text = await sync_to_async(raw)()
+    text = await in_thread(raw)
     assert "KEY" not in text and "TOKEN" not in text
 
 
 async def test_a_forgotten_cluster_has_no_endpoint(fleet_db: None) -> None:
-    await sync_to_async(access.store)(7, WAY)
-    await sync_to_async(access.forget)(7)
+    await in_thread(lambda: access.store(7, WAY))
+    await in_thread(lambda: access.forget(7))
     assert await known() == {}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
-
-from django.db import connection
+from typing import Any
 
 from fleet.api.actions import Write, change_object, create_object, delete_object
 from fleet.api.rights import SYSTEM
@@ -18,22 +15,10 @@ from fleet.control.kinds import API_VERSION, MACHINE, Json
 from machines import hot
 from machines.reconcile import Context, no_fault, reconcile
 from tests.fakes.hosts import FakeHosts
+from tests.threads import in_thread
 
-T = TypeVar("T")
 INSTALLATION = "11111111-1111-1111-1111-111111111111"
 ME = 1
-
-
-async def in_thread(job: Callable[[], T]) -> T:
-    """Run Django's blocking code in a thread and leave no connection behind."""
-
-    def run() -> T:
-        try:
-            return job()
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(run)
 
 
 def package(name: str = "pouch", version: str = "1.0", **spec: Any) -> Json:

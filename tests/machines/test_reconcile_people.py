@@ -9,8 +9,9 @@ from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
 from fleet.control.db import Connection
 from machines.why import plan_of
-from tests.machines.loop import Loop, in_thread, package
+from tests.machines.loop import Loop, package
 from tests.machines.world_of_one import operation, read, running, simple
+from tests.threads import in_thread
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -38,18 +37,6 @@ CRON = (WantedUnit("cron.service", started=True),)
 def digest(text: str) -> str:
     """What sha256sum says of it."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run Django's blocking code in a thread and leave no connection behind."""
-
-    def run() -> T:
-        try:
-            return work()
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(run)
 
 
 def package(name: str = "pouch", version: str = "1.0", url: str = "", **more: object) -> WantedPackage:

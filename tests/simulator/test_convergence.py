@@ -22,7 +22,7 @@ from machines.reconcile import Context, reconcile
 from simulator import faults
 from simulator.demo import seed_demo
 from simulator.hosts import SimulatedHosts
-from tests.simulator.conftest import in_thread
+from tests.threads import in_thread
 
 MACHINES = 12
 

@@ -11,7 +11,8 @@ from machines.hosts import Action, WantedFile, WantedPackage
 from simulator import faults
 from simulator.box import bare
 from simulator.timeline import HOUR, settle
-from tests.simulator.conftest import CRON, Lab, digest, in_thread, package
+from tests.simulator.conftest import CRON, Lab, digest, package
+from tests.threads import in_thread
 
 NOW = 1_800_000_000.0
 
