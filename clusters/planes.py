@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import orjson
 
 from clusters.kube import Endpoint
+from clusters.versions import minor_of
 from fleet.control.kinds import Json
 
 ETCD: Final = "etcd"
@@ -69,9 +70,15 @@ class Plane:
         made = self.components[component]
         text = orjson.dumps(
             [made.name, made.version, made.image, made.binary, dict(sorted(made.args.items())), self.files_of(component), self.host, self.port, self.replicas,
-             self.etcd_replicas, self.pod_cidr, self.service_cidr, self.emulated if component != ETCD else ""], option=orjson.OPT_SORT_KEYS,
+             self.etcd_replicas, self.pod_cidr, self.service_cidr, self.emulation(component)], option=orjson.OPT_SORT_KEYS,
         )  # fmt: skip
         return hashlib.sha256(text).hexdigest()[:16]
+
+    def emulation(self, component: str) -> str:
+        """The minor version that the component has to emulate, "" = its own: only who is newer emulates."""
+        if component == ETCD or not self.emulated:
+            return ""
+        return self.emulated if minor_of(self.components[component].version) > minor_of(self.emulated) else ""
 
     def files_of(self, component: str) -> dict[str, str]:
         """The files that a component reads, by name, as digests."""

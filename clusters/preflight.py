@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from clusters.schema_versions import minor_of
+from clusters.versions import minor_of, minor_text, version_key
 from fleet.control.kinds import Json
 
 KUBELET_BEHIND: Final = 3  # minors that a kubelet may be behind its API server
@@ -40,11 +40,6 @@ class Hop:
         return version_key(self.after["kubernetesVersion"]) < version_key(self.before["kubernetesVersion"])
 
 
-def version_key(version: str) -> tuple[int, ...]:
-    """ "1.37.2" as numbers that compare."""
-    return tuple(int(part) for part in version.split("."))
-
-
 def etcd_version(spec: Json) -> str:
     """etcd's own version in a ClusterPackageVersion."""
     return str(next((c.get("version", "") for c in spec.get("components", []) if c["name"] == "etcd"), ""))
@@ -62,7 +57,7 @@ def refusals(hop: Hop) -> list[str]:
             f"goes from Kubernetes {before} to {after}, one minor at a time; {_missing(hop, f'{major}.{minor + 1}')}"
         )
     elif hop.minors < 0:
-        back = ".".join(map(str, minor_of(after)))
+        back = minor_text(after)
         if hop.emulated != back:
             out.append(
                 f"goes back from Kubernetes {before} to {after}; after the soak only a snapshot restored by a person leads back"
@@ -76,7 +71,7 @@ def refusals(hop: Hop) -> list[str]:
 
 def _missing(hop: Hop, minor: str) -> str:
     """What to do instead: the hop that comes first, by the name of its version where there is one."""
-    there = sorted((version_key(v), n) for n, v in hop.known if ".".join(map(str, minor_of(v))) == minor)
+    there = sorted((version_key(v), n) for n, v in hop.known if minor_text(v) == minor)
     return f"go to {there[-1][1]} first" if there else f"a ClusterPackageVersion of Kubernetes {minor} is missing"
 
 

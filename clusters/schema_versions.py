@@ -16,12 +16,6 @@ VERSION_PATTERN: Final = r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
 _FLAG: Final = r"[a-z][a-z0-9-]*"
 
 
-def minor_of(version: str) -> tuple[int, int]:
-    """(1, 37) of "1.37.2" or "v1.37.2"; (0, 0) of what is no version."""
-    found = re.match(r"v?(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
 def _check(new: Json, old: Json | None) -> Sequence[Problem]:
     spec = new.get("spec", {})
     out = []
