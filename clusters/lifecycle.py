@@ -1,0 +1,189 @@
+"""The life cycle of a control plane as a pure function: what is wanted, what was seen and how far it is -> the next move.
+
+Level-based: each component stands at one ClusterPackageVersion (`Progress.versions`), and whatever is seen is brought to that.
+An upgrade moves these entries one by one, in order, each verified before the next; a component that does not get ready is put
+back and the change stops there with its reason. So every pass may be cut off anywhere and the next one goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from clusters.planes import COMPONENTS, ComponentSeen
+from fleet.api.storage import format_time
+from fleet.control.kinds import Json
+
+READY_SECONDS: Final = 180.0  # a component that is not ready so long after it was started will not be
+
+Verb = Literal[
+    "begin", "refuse", "snapshot", "intend", "apply", "wait", "done", "put-back", "late", "finish", "unemulate", "rest"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of one cluster now. `digests`: of each component as it shall be at the version where it stands.
+
+    `refusals`: why the change to `target` may not begin. `down`: it goes back to an older version.
+    """
+
+    target: str
+    generation: int
+    digests: Mapping[str, str]
+    refusals: Sequence[str] = ()
+    down: bool = False
+    ready_seconds: float = READY_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is or was done to one component. `status`: Running, True, False."""
+
+    name: str
+    status: str
+    start: datetime
+    digest: str = ""
+    end: datetime | None = None
+    reason: str = ""
+    message: str = ""
+
+    def json(self) -> Json:
+        """As in `status.steps[]`."""
+        out: Json = {
+            "name": self.name,
+            "status": self.status,
+            "startTime": format_time(self.start),
+            "digest": self.digest,
+        }
+        out |= {"endTime": format_time(self.end)} if self.end else {}
+        return out | {k: v for k, v in (("reason", self.reason), ("message", self.message)) if v}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a cluster is; kept in its status, written before each effect.
+
+    `versions`: the ClusterPackageVersion that each component shall stand at. `reached`: the one that all reached last.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    reached: str = ""
+    emulated: str = ""
+    soak_until: datetime | None = None
+    steps: tuple[Step, ...] = ()
+    stopped: Json = field(default_factory=dict)
+    snapshot_for: str = ""
+
+    def step(self, name: str) -> Step | None:
+        """The step of a component, if there is one."""
+        return next((s for s in self.steps if s.name == name), None)
+
+    def with_step(self, step: Step) -> Progress:
+        """The same with this step in place of an older one of that name."""
+        kept = [s for s in self.steps if s.name != step.name]
+        return replace(self, steps=(*kept, step))
+
+    def is_stopped(self, wish: Wish) -> bool:
+        """Whether the change to this target was given up; a new wish of a person begins anew."""
+        return self.stopped.get("packageVersion") == wish.target and self.stopped.get("generation") == wish.generation
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What to do next."""
+
+    verb: Verb
+    component: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+def order(down: bool) -> tuple[str, ...]:
+    """Components in the order of a change."""
+    return tuple(reversed(COMPONENTS)) if down else COMPONENTS
+
+
+def next_move(wish: Wish, progress: Progress, seen: Mapping[str, ComponentSeen], now: datetime) -> Move:
+    """The one next thing to do. What is begun is settled before another component is begun, and what others need first."""
+    if not progress.versions:
+        return Move("begin")
+    for name in COMPONENTS:
+        move = _settle(wish, progress, name, seen.get(name, ComponentSeen(name, ready=False)), now)
+        if move is not None:
+            return move
+    stopped = progress.is_stopped(wish)
+    behind = [name for name in order(wish.down) if progress.versions.get(name) != wish.target]
+    if behind and not stopped:
+        if wish.refusals:
+            return Move("refuse", reason="PreflightFailed", message="; ".join(wish.refusals))
+        if progress.reached and progress.reached != wish.target and progress.snapshot_for != wish.target:
+            return Move("snapshot")
+        return Move("intend", behind[0])
+    if not behind and progress.reached != wish.target:
+        return Move("finish")
+    if progress.emulated and progress.soak_until is not None and now >= progress.soak_until:
+        return Move("unemulate")
+    return Move("rest")
+
+
+def _settle(wish: Wish, progress: Progress, name: str, found: ComponentSeen, now: datetime) -> Move | None:
+    """What a component needs to be what it shall be at the version where it stands; None = nothing."""
+    step = progress.step(name)
+    running = step is not None and step.status == "Running" and step.digest == wish.digests[name]
+    if found.ready is None:
+        return Move("wait", name, "Unknown", found.message or f"{name} could not be looked at")
+    if found.digest != wish.digests[name]:
+        return Move("apply", name)
+    if found.ready:
+        return Move("done", name) if running else None
+    if step is None or not running:  # it was ready before: whoever supervises it brings it back
+        return Move("wait", name, "NotReady", found.message or f"{name} is not ready")
+    if now - step.start <= timedelta(seconds=wish.ready_seconds):
+        return Move("wait", name, "Starting", found.message or f"{name} is starting")
+    why = found.message or f"{name} was not ready within {wish.ready_seconds:.0f} s"
+    if progress.reached and progress.versions[name] == wish.target != progress.reached:
+        return Move("put-back", name, "ComponentNotReady", why)
+    return Move("late", name, "ComponentNotReady", why)
+
+
+def intended(progress: Progress, wish: Wish, name: str) -> Progress:
+    """The component is to stand at the target from now on."""
+    return replace(progress, versions={**progress.versions, name: wish.target}, stopped={})
+
+
+def started(progress: Progress, name: str, digest: str, now: datetime) -> Progress:
+    """The component is being brought to this digest; the time in which it must get ready begins."""
+    return progress.with_step(Step(name, "Running", now, digest))
+
+
+def ended(progress: Progress, name: str, now: datetime, *, ok: bool, reason: str = "", message: str = "") -> Progress:
+    """The step of the component has an outcome."""
+    step = progress.step(name)
+    if step is None:
+        return progress
+    status = "True" if ok else "False"
+    return progress.with_step(replace(step, status=status, end=now, reason=reason, message=message))
+
+
+def put_back(progress: Progress, wish: Wish, move: Move, now: datetime) -> Progress:
+    """The component goes back to the version before, and the change stops."""
+    back = replace(progress, versions={**progress.versions, move.component: progress.reached})
+    return stop(ended(back, move.component, now, ok=False, reason=move.reason, message=move.message), wish, move, now)
+
+
+def stop(progress: Progress, wish: Wish, move: Move, now: datetime) -> Progress:
+    """The change to this target is given up until a person changes the spec."""
+    stopped = {
+        "packageVersion": wish.target, "generation": wish.generation, "component": move.component,
+        "reason": move.reason, "message": move.message, "time": format_time(now),
+    }  # fmt: skip
+    return replace(progress, stopped=stopped)
+
+
+def finished(progress: Progress, wish: Wish, soak_until: datetime | None) -> Progress:
+    """Every component stands at the target and is ready. While a minor is emulated the soak begins; without, it is over."""
+    emulated = progress.emulated if soak_until else ""
+    return replace(progress, reached=wish.target, stopped={}, emulated=emulated, soak_until=soak_until, snapshot_for="")

@@ -1,0 +1,220 @@
+"""The life cycle of a control plane: each component verified before the next, put back when it fails, resumable anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusters import lifecycle
+from clusters.lifecycle import Move, Progress, Wish, next_move, order
+from clusters.planes import APISERVER, COMPONENTS, CONTROLLER_MANAGER, ETCD, SCHEDULER, ComponentSeen
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Plane:
+    """A control plane that behaves: components start in time, unless they are broken at a version."""
+
+    target: str = "old"
+    generation: int = 1
+    down: bool = False
+    refusals: tuple[str, ...] = ()
+    progress: Progress = field(default_factory=Progress)
+    running: dict[str, str] = field(default_factory=dict)
+    up_at: dict[str, datetime] = field(default_factory=dict)
+    broken: set[tuple[str, str]] = field(default_factory=set)
+    blind: bool = False
+    now: datetime = NOW
+    log: list[str] = field(default_factory=list)
+
+    def wish(self) -> Wish:
+        digests = {n: f"{n}@{v}" for n, v in self.progress.versions.items()}
+        return Wish(self.target, self.generation, digests, self.refusals, self.down)
+
+    def seen(self) -> dict[str, ComponentSeen]:
+        if self.blind:
+            return {n: ComponentSeen(n, ready=None) for n in COMPONENTS}
+        out = {}
+        for name, version in self.running.items():
+            needs = [ETCD] if name == APISERVER else [] if name == ETCD else [APISERVER]
+            ready = self.up_at[name] <= self.now and (name, version) not in self.broken
+            ready = ready and all(n in self.running for n in needs)
+            out[name] = ComponentSeen(name, f"{name}@{version}", version, ready)
+        return out
+
+    def act(self, move: Move) -> None:
+        """What the operator does of a move; the intent first."""
+        wish, p, name = self.wish(), self.progress, move.component
+        if move.verb not in ("wait", "rest", "done", "late", "refuse"):
+            self.log.append(f"{move.verb} {name}".strip())
+        if move.verb == "begin":
+            self.progress = replace(p, versions=dict.fromkeys(COMPONENTS, self.target))
+        elif move.verb == "snapshot":
+            self.progress = replace(p, snapshot_for=self.target)
+        elif move.verb == "intend":
+            self.progress = lifecycle.intended(p, wish, name)
+        elif move.verb == "apply":
+            self.progress = lifecycle.started(p, name, wish.digests[name], self.now)
+            self.running[name] = p.versions[name]
+            self.up_at[name] = self.now + timedelta(seconds=20)
+        elif move.verb == "done":
+            self.progress = lifecycle.ended(p, name, self.now, ok=True)
+        elif move.verb == "put-back":
+            self.progress = lifecycle.put_back(p, wish, move, self.now)
+        elif move.verb == "finish":
+            self.progress = lifecycle.finished(p, wish, None)
+
+    def step(self) -> Move:
+        move = next_move(self.wish(), self.progress, self.seen(), self.now)
+        self.act(move)
+        self.now += timedelta(seconds=5)
+        return move
+
+    def settle(self) -> Move:
+        """Until it rests, refuses or is late; bounded."""
+        for _ in range(400):
+            move = self.step()
+            if move.verb in ("rest", "refuse", "late"):
+                return move
+        raise AssertionError(f"it never came to rest: {self.log}")
+
+    def versions(self) -> set[str]:
+        return set(self.running.values())
+
+
+def ready(version: str = "old") -> Plane:
+    plane = Plane(target=version)
+    assert plane.settle().verb == "rest"
+    plane.log.clear()
+    return plane
+
+
+def test_a_new_control_plane_comes_up_from_etcd_on() -> None:
+    plane = Plane()
+    assert plane.settle().verb == "rest"
+    assert plane.log == ["begin", *(f"apply {n}" for n in COMPONENTS), "finish"]
+    assert plane.progress.reached == "old"
+
+
+def test_an_upgrade_takes_a_snapshot_and_moves_one_component_after_the_other() -> None:
+    plane = ready()
+    plane.target, plane.generation = "new", 2
+    assert plane.settle().verb == "rest"
+    moves = [m for n in COMPONENTS for m in (f"intend {n}", f"apply {n}")]
+    assert plane.log == ["snapshot", *moves, "finish"]
+    assert plane.versions() == {"new"}
+
+
+def test_going_back_takes_the_reverse_order() -> None:
+    plane = ready("new")
+    plane.target, plane.generation, plane.down = "old", 2, True
+    plane.settle()
+    assert [e for e in plane.log if e.startswith("intend")] == [f"intend {n}" for n in order(True)]
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_that_does_not_get_ready_is_put_back_and_the_change_stops_with_the_reason(name: str) -> None:
+    plane = ready()
+    plane.broken.add((name, "new"))
+    plane.target, plane.generation = "new", 2
+    assert plane.settle().verb == "rest"
+    assert plane.running[name] == "old"
+    assert plane.progress.reached == "old"
+    assert (plane.progress.stopped["component"], plane.progress.stopped["reason"]) == (name, "ComponentNotReady")
+    assert all(plane.running[later] == "old" for later in COMPONENTS[COMPONENTS.index(name) :])
+
+
+def test_a_stopped_change_begins_anew_with_a_new_wish_only() -> None:
+    plane = ready()
+    plane.broken.add((APISERVER, "new"))
+    plane.target, plane.generation = "new", 2
+    plane.settle()
+    plane.broken.clear()
+    plane.log.clear()
+    assert plane.step().verb == "rest"
+    assert plane.log == []
+    plane.generation = 3
+    plane.settle()
+    assert plane.versions() == {"new"}
+    assert plane.progress.stopped == {}
+
+
+def test_pointing_back_in_the_middle_of_an_upgrade_brings_back_what_was_moved() -> None:
+    plane = ready()
+    plane.target, plane.generation = "new", 2
+    while plane.running[APISERVER] != "new":
+        plane.step()
+    plane.target, plane.generation, plane.down = "old", 3, True
+    plane.settle()
+    assert plane.versions() == {"old"}
+    assert plane.progress.reached == "old"
+    assert plane.running[SCHEDULER] == plane.running[CONTROLLER_MANAGER] == "old"
+
+
+def test_a_refused_change_touches_nothing_and_goes_on_once_the_reason_is_gone() -> None:
+    plane = ready()
+    plane.target, plane.generation, plane.refusals = "new", 2, ("etcd is not known to be healthy",)
+    move = plane.settle()
+    assert (move.verb, move.message) == ("refuse", "etcd is not known to be healthy")
+    assert plane.log == []
+    plane.refusals = ()
+    plane.settle()
+    assert plane.versions() == {"new"}
+
+
+def test_what_cannot_be_looked_at_is_waited_for_and_never_put_back() -> None:
+    plane = ready()
+    plane.target, plane.generation = "new", 2
+    while plane.running[ETCD] != "new":
+        plane.step()
+    plane.blind = True
+    for _ in range(200):
+        assert plane.step().verb == "wait"
+    plane.blind = False
+    plane.settle()
+    assert plane.versions() == {"new"}
+
+
+def test_a_component_that_is_gone_is_started_again_where_it_stood_first_what_others_need() -> None:
+    plane = ready()
+    del plane.running[ETCD], plane.running[SCHEDULER]
+    plane.settle()
+    assert plane.log == [f"apply {ETCD}", f"apply {SCHEDULER}"]
+
+
+def test_the_first_start_of_a_broken_component_is_reported_and_nothing_is_put_back() -> None:
+    plane = Plane()
+    plane.broken.add((APISERVER, "old"))
+    move = plane.settle()
+    assert (move.verb, move.component) == ("late", APISERVER)
+    assert plane.progress.stopped == {}
+
+
+@given(st.lists(st.sampled_from(["step", "crash-etcd", "crash-apiserver", "lost-effect", "late"]), max_size=60))
+def test_whatever_is_cut_off_an_upgrade_ends_whole_or_stopped(happenings: list[str]) -> None:
+    """Crashes of components, and passes that wrote their intent and never came to the effect."""
+    plane = ready()
+    plane.target, plane.generation = "new", 2
+    for happening in happenings:
+        if happening == "crash-etcd":
+            plane.running.pop(ETCD, None)
+        elif happening == "crash-apiserver":
+            plane.running.pop(APISERVER, None)
+        elif happening == "late":
+            plane.now += timedelta(seconds=100)
+        elif happening == "lost-effect":
+            before = dict(plane.running)
+            plane.step()
+            plane.running = before
+        else:
+            plane.step()
+    assert plane.settle().verb == "rest"
+    whole = plane.versions() == {"new"} and plane.progress.reached == "new"
+    assert whole or (plane.progress.reached == "old" and plane.progress.stopped)
+    assert set(plane.running) == set(COMPONENTS)
+    assert plane.running == plane.progress.versions
