@@ -304,6 +304,12 @@ CLUSTER_KIND = Kind(
             "phase": {"type": "string", "description": "Pending, Provisioning, Running, Upgrading, Degraded, Deleting, Failed."},
             "observedGeneration": {"type": "integer"},
             "endpoint": {"type": "string", "description": "Address of the API server."},
+            "componentVersions": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "The ClusterPackageVersion that each component stands at.",
+            },
+            "snapshotFor": {"type": "string", "description": "The version before whose upgrade a snapshot was taken."},
             "packageVersion": {"type": "string", "description": "The ClusterPackageVersion that the whole control plane has reached."},
             "kubernetesVersion": {"type": "string", "description": "What the API server says it is."},
             "emulatedVersion": {"type": "string", "description": "Minor version emulated until the soak ends."},
@@ -328,7 +334,7 @@ CLUSTER_KIND = Kind(
                     "type": "object",
                     "properties": {
                         "name": {"type": "string"}, "status": {"type": "string"}, "reason": {"type": "string"}, "message": {"type": "string"},
-                        "startTime": {"type": "string", "format": "date-time"}, "endTime": {"type": "string", "format": "date-time"},
+                        "digest": {"type": "string"}, "startTime": {"type": "string", "format": "date-time"}, "endTime": {"type": "string", "format": "date-time"},
                     },
                 },
             },

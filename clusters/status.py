@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.db import connection, transaction
 from django.utils import timezone
@@ -11,15 +12,26 @@ from django.utils import timezone
 from fleet.api.storage import Storage, difference, format_time
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
-from fleet.events.publish import MODIFIED, hint, note_change
+from fleet.events.publish import MODIFIED, NORMAL, hint, note_change, publish
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event that comes with a status: `type` is its last part, as in dev.fleet.cluster.<type>."""
+
+    type: str
+    reason: str
+    message: str
+    severity: int = NORMAL
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one owner says of one object: whole fields, and conditions by type."""
+    """What one owner says of one object: whole fields (None takes one away), conditions by type, and events."""
 
     fields: Json = field(default_factory=dict)
     conditions: Sequence[Condition] = ()
+    told: Sequence[Told] = ()
 
 
 def merged(status: Json, part: Part, now: str) -> Json:
@@ -29,25 +41,41 @@ def merged(status: Json, part: Part, now: str) -> Json:
         old = before.get(condition.type, {})
         since = old.get("lastTransitionTime", now) if old.get("status") == condition.status else now
         before[condition.type] = {**condition.json(), "lastTransitionTime": since}
-    return {**status, **part.fields, "conditions": [before[t] for t in sorted(before)]}
+    kept = {k: v for k, v in {**status, **part.fields}.items() if v is not None}
+    return {**kept, "conditions": [before[t] for t in sorted(before)]}
 
 
-def write_parts(storage: Storage, parts: Mapping[int, Part]) -> list[int]:
-    """Merge parts into statuses by row id, only where they differ, with the rows locked; ids that changed."""
+def write_parts(
+    storage: Storage, parts: Mapping[int, Part], *, fence: Callable[[Any], None] | None = None
+) -> list[int]:
+    """Merge parts into statuses by row id, only where they differ, with the rows locked; ids that changed.
+
+    `fence` looks, inside the transaction and before any row is locked, whether the writer may still write; it raises.
+    """
     changed: list[int] = []
     now = format_time(timezone.now())
     with transaction.atomic(), connection.cursor() as cursor:
+        if fence is not None:
+            fence(cursor)
         rows = storage.model._default_manager.filter(pk__in=parts).order_by("pk").select_for_update(no_key=True)
         for row in rows:
-            status = merged(row.status, parts[row.pk], now)
-            if status == row.status:
+            part = parts[row.pk]
+            status = merged(row.status, part, now)
+            if status == row.status and not part.told:
                 continue
             before = storage.to_json(row)
             row.status, row.rv = status, storage.next_position(row.rv)
             storage.model._default_manager.filter(pk=row.pk).update(status=row.status, rv=row.rv)
             after = storage.to_json(row)
             old = difference(storage.kind, before, after)
-            note_change(cursor, row.rv, row.pk, storage.cluster_id(after), storage.kind.number, MODIFIED, old)
+            cluster = storage.cluster_id(after)
+            note_change(cursor, row.rv, row.pk, cluster, storage.kind.number, MODIFIED, old)
+            for n, told in enumerate(part.told):
+                publish(
+                    cursor, pos=row.rv, n=n, kind=storage.kind.number, object_id=row.pk, cluster_id=cluster,
+                    type=f"dev.fleet.{storage.kind.singular}.{told.type}", severity=told.severity, source=f"/{storage.kind.plural}",
+                    data={"reason": told.reason, "message": told.message, "name": row.name},
+                )  # fmt: skip
             changed.append(row.pk)
     if changed:
         with connection.cursor() as cursor:

@@ -1,0 +1,60 @@
+"""The control plane that a cluster shall have, from its spec, its ClusterPackageVersions and its files. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from clusters.cases import Case
+from clusters.lifecycle import Progress
+from clusters.planes import COMPONENTS, Component, Plane
+from clusters.schema_cluster import POD_CIDR, SERVICE_CIDR
+from fleet.control.errors import PermanentError
+from fleet.control.kinds import Json
+
+_PORTS: Final = (20_000, 10_000)  # Local API servers without a port of their own: the first, and how many
+
+
+def component_of(spec: Json, name: str) -> Component:
+    """A component as a ClusterPackageVersion says."""
+    found = next((c for c in spec["components"] if c["name"] == name), None)
+    if found is None:
+        raise PermanentError("NoComponent", f"the ClusterPackageVersion has no component {name}")
+    return Component(
+        name, found.get("version") or spec["kubernetesVersion"], found.get("image", ""), found.get("binary", ""), found.get("args", {})
+    )  # fmt: skip
+
+
+def port_of(case: Case) -> int:
+    """The API server's port: as written, else the same for the same control plane for ever."""
+    written = case.spec.get("controlPlane", {}).get("exposure", {}).get("port")
+    return int(written) if written else _PORTS[0] + int(case.uid[:8], 16) % _PORTS[1]
+
+
+def host_of(case: Case) -> str:
+    """The stable name in all certificates."""
+    return str(case.spec.get("controlPlane", {}).get("exposure", {}).get("host") or "127.0.0.1")
+
+
+def plane_of(case: Case, progress: Progress, files: Mapping[str, str]) -> Plane:
+    """Each component at the version where it stands, before the first at the target."""
+    shape, network = case.spec.get("controlPlane", {}), case.spec.get("network", {})
+    components = {}
+    for name in COMPONENTS:
+        version = progress.versions.get(name, case.spec["packageVersion"])
+        if version not in case.versions:
+            raise PermanentError("NoPackageVersion", f"there is no ClusterPackageVersion {version}")
+        components[name] = component_of(case.versions[version], name)
+    return Plane(
+        uid=case.uid,
+        name=case.name,
+        components=components,
+        files=files,
+        host=host_of(case),
+        port=port_of(case),
+        replicas=shape.get("replicas", 1),
+        etcd_replicas=shape.get("etcdReplicas", 1),
+        pod_cidr=network.get("podCIDR", POD_CIDR),
+        service_cidr=network.get("serviceCIDR", SERVICE_CIDR),
+        emulated=progress.emulated,
+    )
