@@ -20,6 +20,7 @@ from fleet.api.apply import server_side_apply, track_update
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
 from fleet.api.storage import Storage, Stored, difference, storage_for
+from fleet.api.structure import same
 from fleet.control.kinds import API_VERSION, Json, Kind, Problem
 from fleet.events.publish import ADDED, MODIFIED, hint, note_change, publish
 
@@ -263,7 +264,7 @@ def _same(old: Json, new: Json) -> bool:
         owners = [{k: v for k, v in e.items() if k != "time"} for e in obj["metadata"].get("managedFields", [])]
         return {"metadata": meta, "spec": obj.get("spec", {}), "status": obj.get("status", {}), "owners": owners}
 
-    return bare(old) == bare(new)
+    return same(bare(old), bare(new))
 
 
 def check_lock(kind: Kind, live: Json, given: Any) -> None:

@@ -67,6 +67,28 @@ def resource_version(request: HttpRequest) -> int | None:
     return int(text)
 
 
+def check_match(request: HttpRequest, version: int | None) -> None:
+    """`resourceVersionMatch` of a list: NotOlderThan always holds here; Exact would need old states, which are not kept."""
+    match = request.GET.get("resourceVersionMatch", "")
+    if not match:
+        return
+    field = "resourceVersionMatch"
+    if version is None:
+        why = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+        raise errors.options_invalid("ListOptions", field, why, "FieldValueForbidden")
+    if request.GET.get("continue"):
+        why = "resourceVersionMatch is forbidden when continue is provided"
+        raise errors.options_invalid("ListOptions", field, why, "FieldValueForbidden")
+    if match not in ("Exact", "NotOlderThan"):
+        why = f'"{match[:50]}": supported values: "Exact", "NotOlderThan", ""'
+        raise errors.options_invalid("ListOptions", field, why, "FieldValueNotSupported")
+    if match == "Exact":
+        if version == 0:
+            why = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+            raise errors.options_invalid("ListOptions", field, why, "FieldValueForbidden")
+        raise errors.expired("a list at an exact old resourceVersion is not kept; list again without it")
+
+
 def every(storage: Storage, query: ListQuery) -> Iterator[Json]:
     """All objects of a query, page by page; each page a statement of its own."""
     while True:
@@ -88,9 +110,8 @@ def list_view(request: HttpRequest, storage: Storage, actor: Actor) -> HttpRespo
     query = read_query(request, storage, actor)
     limit = min(number(request, "limit"), MAX_LIMIT)
     filters = f"{kind.plural}|{request.GET.get('labelSelector', '')}|{request.GET.get('fieldSelector', '')}"
-    version = resource_version(request)
-    if request.GET.get("resourceVersionMatch") == "Exact" and version:
-        raise errors.expired("a list at an exact old resourceVersion is not kept; list again without it")
+    check_match(request, resource_version(request))
+    number(request, "timeoutSeconds")
     first = 0
     if token := request.GET.get("continue"):
         first, after = continuation.decode(settings.SECRET_KEY, token, filters)

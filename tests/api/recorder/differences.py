@@ -61,12 +61,6 @@ _differs(200, _LENIENT, "apply kind missing; apply version missing; apply name m
 _differs(200, _LENIENT, "patch merge without kind")
 _differs(201, _LENIENT, "create kind missing; create version missing")
 _differs(400, "without a content type a body is taken as JSON, here as a JSON patch", "patch without content type")
-_differs(
-    200,
-    "Fleet keeps no old versions: these parameters of the reference's cache are not checked",
-    "list version match unknown; list version match without version; list timeout garbage",
-)
-
 _words(
     "a sentence of our own about a body that cannot be read",
     "create not json; create empty body; create list body; create null body; create trailing garbage; create yaml bad; "
@@ -84,7 +78,7 @@ _words(
     "list selector unclosed; list selector without value; list selector two operators; list selector bad key; "
     "list selector bad value; list selector bad prefix; list selector long value; list selector not integer; "
     "list selector comma; list selector trailing comma; list field selector garbage; list limit garbage; "
-    "list version garbage; list version negative; list continue garbage; list table bad include",
+    "list version garbage; list version negative; list continue garbage; list table bad include; list timeout garbage",
 )
 _words(
     "values of bad options are quoted otherwise",
