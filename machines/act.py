@@ -15,7 +15,7 @@ from machines.conclude import Outcome
 from machines.hosts import Hosts, StepOrder, StepResult
 from machines.judge import TAKE_OVER
 from machines.operation_rows import Settling, give_back, settle_operations
-from machines.operations import Move
+from machines.operations import Move, unseen
 from machines.passes import Context, Pass, guarded
 from machines.rows import Begin
 
@@ -29,7 +29,7 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     working = [p for p in passes if p.judged is not None and p.judged.seen and p.outcome.operation is not None]
     now = context.clock()
     for each in passes:
-        _drop_unseen(each)
+        _end_unseen(each, now)
     for each in working:
         _advance(each, known, now)
     await _ask(working, known, context, now)
@@ -46,13 +46,14 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     await context.point(7)
 
 
-def _drop_unseen(each: Pass) -> None:
-    """What was cancelled before it began ends also while the host does not answer."""
+def _end_unseen(each: Pass, now: datetime) -> None:
+    """While the host does not answer nothing goes on, but what was cancelled or is long overdue ends."""
     operation = each.outcome.operation
-    if each.judged is None or each.judged.seen or operation is None or operation.started_at is not None:
+    if each.judged is None or each.judged.seen or operation is None:
         return
-    if who := operation.spec.get("cancelledBy"):
-        each.outcome = Outcome(operation, Move(operation.status, "Cancelled", "Cancelled", f"Cancelled by {who}."))
+    move = guarded(each, lambda: unseen(operation, now))
+    if move is not None:
+        each.outcome = Outcome(operation, move)
 
 
 def _advance(each: Pass, known: Catalog, now: datetime) -> None:

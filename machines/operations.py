@@ -21,6 +21,7 @@ Ended = Literal["", "Succeeded", "Failed", "Cancelled"]
 ATTEMPTS: Final = 3  # of one step in one Operation, each after a new observation
 POLL_SECONDS: Final = 1.5
 REBOOT_SECONDS: Final = 900
+SILENCE_SECONDS: Final = 900  # beyond a step's own limit, for a host that never tells its end
 # Failures that the same try will meet again: a new spec or a person is needed.
 PERMANENT: Final = frozenset(
     [
@@ -239,7 +240,32 @@ def _waited(step: Json, now: datetime) -> float:
 
 def _overdue(step: Json, now: datetime) -> bool:
     """The unit of a step has a limit of its own on the host; this one is for a host that never tells its end."""
-    return _waited(step, now) > SECONDS.get(step["verb"], 300) + 900
+    return _waited(step, now) > SECONDS.get(step["verb"], 300) + SILENCE_SECONDS
+
+
+def unseen(operation: OperationRow, now: datetime) -> Move | None:
+    """The end of an Operation whose host does not answer: cancelled, or its step is long overdue. What became of the step stays unknown.
+
+    Before it began it may be cancelled at once; later the step's own limit must have passed, so that nothing runs on unobserved.
+    Its permit is given back by a healthy look only, and the fence on the host keeps a new Operation from a step that still runs.
+    """
+    who = operation.spec.get("cancelledBy")
+    if operation.started_at is None:
+        return Move(operation.status, "Cancelled", "Cancelled", f"Cancelled by {who}.") if who else None
+    status = copy.deepcopy(operation.status)
+    step = _running(status)
+    since = now - datetime.fromisoformat(step["startTime"]) if step else now - operation.started_at
+    limit = SECONDS.get(step["verb"], 300) if step else 0
+    if since.total_seconds() <= limit + (0 if who else SILENCE_SECONDS):
+        return None
+    unknown = "The host does not answer"
+    if step is not None:
+        unknown += f"; whether {step['name']} was done is not known"
+        step.update(status="Unknown", reason="HostSilent", message=f"{unknown}.")
+        step.pop("running")
+    if who:
+        return _end(status, "Cancelled", "Cancelled", f"Cancelled by {who}. {unknown}.", (), now)
+    return _end(status, "Failed", "HostSilent", f"{unknown}; the next look at the host will tell.", (), now)
 
 
 def _fail(

@@ -10,7 +10,7 @@ from fleet.api.rights import SYSTEM
 from fleet.control.db import Connection
 from machines.why import plan_of
 from tests.machines.loop import Loop, package
-from tests.machines.world_of_one import operation, read, running, simple
+from tests.machines.world_of_one import box_of, operation, read, running, simple
 from tests.threads import in_thread
 
 
@@ -82,6 +82,59 @@ async def test_an_open_operation_is_cancelled_between_two_steps(loop: Loop) -> N
         await loop.conn.execute("SELECT phase FROM machines_operation WHERE owner_class = 0 ORDER BY id")
     ).fetchall()
     assert found[0] == ("Cancelled",)
+
+
+async def phase_of(loop: Loop, name: str) -> tuple[str, str]:
+    """Phase of an Operation and what it says."""
+    found = await loop.get(name, "operations")
+    assert found is not None
+    return found["status"]["phase"], found["status"].get("message", "")
+
+
+async def silent_in_a_restart(loop: Loop) -> str:
+    """A machine whose host is gone right after a restart of a unit was begun; the Operation's name."""
+    box = await running(loop)
+    began = len(loop.hosts.started)
+
+    async def gone(number: int) -> None:
+        if number == 6 and len(loop.hosts.started) > began:  # right after the step was sent
+            box.faults["unreachable"] = {}
+
+    loop.point, loop.hosts.deaf = gone, True
+    name = await operation(loop, "Restart", units=["pouch.service"])
+    while "unreachable" not in box.faults:
+        await loop.step()
+    await loop.step()
+    assert (await phase_of(loop, name))[0] == "Running"
+    return name
+
+
+async def test_an_operation_on_a_host_that_stays_silent_ends_and_what_became_of_its_step_is_unknown(loop: Loop) -> None:
+    name = await silent_in_a_restart(loop)
+    await loop.run(2, 1200)
+    await loop.run(1)
+    phase, message = await phase_of(loop, name)
+    assert phase == "Failed"
+    assert "does not answer" in message and "is not known" in message
+    steps = ((await loop.get(name, "operations")) or {})["status"]["steps"]
+    assert [s["status"] for s in steps if s["name"].endswith("restart-units")] == ["Unknown"]
+    began = len(loop.hosts.started)
+    (await box_of(loop)).faults.clear()
+    await loop.run(8)
+    assert await loop.phase() == "Running"
+    assert len(loop.hosts.started) == began
+
+
+async def test_a_begun_operation_on_a_silent_host_is_cancelled_once_its_step_cannot_run_any_more(loop: Loop) -> None:
+    name = await silent_in_a_restart(loop)
+    await operation(loop, "Cancel")
+    await loop.step()
+    assert (await phase_of(loop, name))[0] == "Running"
+    await loop.run(2, 400)
+    await loop.run(1)
+    phase, message = await phase_of(loop, name)
+    assert phase == "Cancelled"
+    assert "is not known" in message
 
 
 async def test_a_refused_permit_is_a_sentence_and_nothing_begins(loop: Loop) -> None:
