@@ -25,7 +25,15 @@ class Cluster(KubeObject):
 
     phase = FSMField(default=PENDING, protected=True)
 
-    @transition(field=phase, source=[PROVISIONING, RUNNING, DEGRADED], target=PENDING)
+    def move_to(self, phase: str) -> None:
+        """Along the transition that leads there; TransitionNotAllowed when there is none."""
+        moves = {
+            PENDING: self.emptied, PROVISIONING: self.provision, RUNNING: self.run, UPGRADING: self.upgrade, DEGRADED: self.degrade,
+            FAILED: self.fail, DELETING: self.delete_it,
+        }  # fmt: skip
+        moves[phase]()
+
+    @transition(field=phase, source=[PROVISIONING, RUNNING, DEGRADED, FAILED], target=PENDING)
     def emptied(self) -> None:
         """A group of plain hosts lost its last machine."""
 
@@ -33,7 +41,7 @@ class Cluster(KubeObject):
     def provision(self) -> None:
         """The control plane is made, or machines are new."""
 
-    @transition(field=phase, source=[PENDING, PROVISIONING, UPGRADING, DEGRADED, FAILED], target=RUNNING)
+    @transition(field=phase, source=_others(RUNNING), target=RUNNING)
     def run(self) -> None:
         """Everything wanted is there and ready."""
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 
 from django.db import connection
+from django_fsm import TransitionNotAllowed
 
 from clusters.models import Cluster
 from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
 from fleet.control.conditions import Condition
+
+log = logging.getLogger("fleet.clusters")
 
 # The counters are named in SQL: their app lies above this one.
 _TOTALS = """SELECT cluster_id, phase, sum(n)::bigint FROM (SELECT cluster_id, phase, n FROM count_total UNION ALL SELECT cluster_id, phase, n FROM count_delta) t
@@ -62,4 +66,16 @@ def reconcile() -> list[int]:
         )
         for row in Cluster.objects.only("id", "generation", "deleted_at", "spec")
     }
-    return write_parts(storage_for("clusters"), parts) if parts else []
+    return write_parts(storage_for("clusters"), parts, columns=_phase) if parts else []
+
+
+def _phase(row: Cluster) -> dict[str, str]:
+    """The phase beside the status, moved along the declared transitions; an illegal one is a bug that is logged, and the phase stays."""
+    wanted = row.status["phase"]
+    if row.phase == wanted:
+        return {}
+    try:
+        row.move_to(wanted)
+    except TransitionNotAllowed:
+        log.exception("the phase of cluster %s cannot go from %s to %s", row.name, row.phase, wanted)
+    return {"phase": row.phase}

@@ -46,11 +46,16 @@ def merged(status: Json, part: Part, now: str) -> Json:
 
 
 def write_parts(
-    storage: Storage, parts: Mapping[int, Part], *, fence: Callable[[Any], None] | None = None
+    storage: Storage,
+    parts: Mapping[int, Part],
+    *,
+    fence: Callable[[Any], None] | None = None,
+    columns: Callable[[Any], Mapping[str, Any]] = lambda row: {},
 ) -> list[int]:
     """Merge parts into statuses by row id, only where they differ, with the rows locked; ids that changed.
 
     `fence` looks, inside the transaction and before any row is locked, whether the writer may still write; it raises.
+    `columns` gives more columns of a row that has its new status already.
     """
     changed: list[int] = []
     now = format_time(timezone.now())
@@ -65,7 +70,7 @@ def write_parts(
                 continue
             before = storage.to_json(row)
             row.status, row.rv = status, storage.next_position(row.rv)
-            storage.model._default_manager.filter(pk=row.pk).update(status=row.status, rv=row.rv)
+            storage.model._default_manager.filter(pk=row.pk).update(status=row.status, rv=row.rv, **columns(row))
             after = storage.to_json(row)
             old = difference(storage.kind, before, after)
             cluster = storage.cluster_id(after)

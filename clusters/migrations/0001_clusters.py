@@ -93,4 +93,9 @@ class Migration(migrations.Migration):
                 "abstract": False,
             },
         ),
+        # Set-based writers name no phase: a new cluster is Pending.
+        migrations.RunSQL(
+            "ALTER TABLE clusters_cluster ALTER COLUMN phase SET DEFAULT 'Pending'",
+            "ALTER TABLE clusters_cluster ALTER COLUMN phase DROP DEFAULT",
+        ),
     ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
+from django_fsm import TransitionNotAllowed
 
+from clusters.models import Cluster
 from clusters.reconcile import part_of, phase_of, reconcile
 from clusters.status import Part, merged
 from fleet.api.actions import Write, create_object, delete_object, patch_object
@@ -89,3 +92,21 @@ def test_a_cluster_is_deleted_in_two_steps_and_not_under_its_machines(fleet_db: 
     with pytest.raises(ApiError) as used:
         delete_object("clusters", "c1", write=BY)
     assert (used.value.code, "1 machines" in used.value.message) == (409, True)
+
+
+def test_the_phase_moves_along_its_transitions_beside_the_status(fleet_db: None) -> None:
+    cluster()
+    assert Cluster.objects.get().phase == "Pending"
+    machine()
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO count_delta (cluster_id, phase, n) SELECT id, 'Failed', 1 FROM clusters_cluster")
+    reconcile()
+    found = Cluster.objects.get()
+    assert (found.phase, found.status["phase"]) == ("Degraded", "Degraded")
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Provisioning", "Running", "Upgrading", "Degraded", "Failed"])
+def test_nothing_comes_back_from_a_deletion(phase: str) -> None:
+    row = Cluster(phase="Deleting")
+    with pytest.raises(TransitionNotAllowed):
+        row.move_to(phase)
