@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from fleet.safety import permits
-from machines import decide, hot
+from machines import decide, downloads, hot
 from machines.catalog import Catalog
 from machines.conclude import Outcome
 from machines.hosts import Hosts, StepOrder, StepResult
@@ -33,6 +33,7 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     for each in working:
         _advance(each, known, now)
     await _ask(working, known, context, now)
+    await _take_turns(working, known, context)
     await context.point(4)
     await _begin(working, context)
     await context.point(5)
@@ -41,6 +42,7 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     for each in working:
         guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
     await settle_operations(context.conn, context.me, [s for p in passes if (s := _settling(p)) is not None])
+    await downloads.give_back(context.conn, [p.row.id for p in passes if _downloaded(p)])
     well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]
     await give_back(context.conn, well)
     await context.point(7)
@@ -107,6 +109,38 @@ def _answered(each: Pass, answer: permits.Answer, known: Catalog, now: datetime)
             each.outcome = replace(
                 each.outcome, move=replace(each.outcome.move, inventory=(*earlier, *each.outcome.move.inventory))
             )
+
+
+async def _take_turns(working: list[Pass], known: Catalog, context: Context) -> None:
+    """A download begins only with a slot of its idc; who gets none waits and says so."""
+    wanting = {
+        p.row.id: (p, move)
+        for p in working
+        if p.error is None and (move := p.outcome.move) is not None and move.start is not None and move.start.action.verb == downloads.STAGE
+    }  # fmt: skip
+    caps = {name: idc.spec.get("downloads", downloads.DOWNLOADS) for name, idc in known.idcs.items()}
+    asked = [(machine, str(each.row.spec.get("idc", ""))) for machine, (each, _) in wanting.items()]
+    granted = await downloads.take(context.conn, asked, caps)
+    for machine, idc in asked:
+        each, move = wanting[machine]
+        if machine in granted:
+            each.downloads = True
+            continue
+        text = (
+            f"Waits for its turn: {caps.get(idc, downloads.DOWNLOADS)} downloads run in idc {idc or '(none)'} already."
+        )
+        status = decide.not_begun(move.status, "DownloadsBusy", text)
+        waiting = replace(move, status=status, start=None, reason="DownloadsBusy", message=text, wait=5)
+        each.outcome = replace(each.outcome, move=waiting)
+
+
+def _downloaded(each: Pass) -> bool:
+    """Whether a download that ran, or began in this pass, runs no more."""
+    before, move = each.row.operation, each.outcome.move
+    ran = each.downloads or (before is not None and downloads.downloading(before.status))
+    return (
+        ran and each.error is None and move is not None and (bool(move.ended) or not downloads.downloading(move.status))
+    )
 
 
 async def _begin(working: list[Pass], context: Context) -> None:

@@ -173,6 +173,17 @@ def refused(status: Json, reason: str, message: str) -> Json:
     return out | {"message": message}
 
 
+def not_begun(status: Json, reason: str, message: str) -> Json:
+    """The status of a move whose step was to begin and has to wait; what ended before it stays ended."""
+    out = copy.deepcopy(status)
+    step = operations.current(out)
+    if step is not None:
+        step.pop("running", None)
+        step.pop("startTime", None)
+        step.update(reason=reason, message=message)
+    return out | {"message": message}
+
+
 def with_result(move: Move | None, result: StepResult) -> Move | None:
     """The move with the driver's answer, to be looked at in `take_result`."""
     return None if move is None else replace(move, result=result)

@@ -54,6 +54,7 @@ class Pass:
     judged: Judgement | None = None
     outcome: Outcome = field(default_factory=Outcome)
     order: StepOrder | None = None
+    downloads: bool = False  # has a slot for the download that begins in this pass
     error: Exception | None = None
 
 

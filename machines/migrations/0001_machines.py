@@ -50,6 +50,9 @@ CREATE TABLE count_total (cluster_id int NOT NULL, phase text NOT NULL, n bigint
 -- One row per changed shared layer: how far its own rollout is.
 CREATE TABLE layer_rollout (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, layer text NOT NULL, object_id bigint NOT NULL, from_versions jsonb NOT NULL, to_versions jsonb NOT NULL, hash text NOT NULL, canary_id bigint, canary_good_at timestamptz,
   state text NOT NULL DEFAULT 'Pending', failed_machine text NOT NULL DEFAULT '', message text NOT NULL DEFAULT '', created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now(), UNIQUE (layer, object_id));
+-- One row a running download of a package: no more than Idc.spec.downloads of one idc at a time.
+CREATE TABLE download (machine_id bigint PRIMARY KEY, idc text NOT NULL, expires_at timestamptz NOT NULL);
+CREATE INDEX download_idc ON download (idc);
 -- One row a Kubernetes node as the watcher saw it; without machine_id a node that nobody declared.
 CREATE TABLE node (cluster_id int NOT NULL, name text COLLATE "C" NOT NULL, uid text NOT NULL DEFAULT '', machine_id bigint, provider_id text NOT NULL DEFAULT '', unschedulable boolean NOT NULL DEFAULT false, closed_by text NOT NULL DEFAULT '',
   taints jsonb NOT NULL DEFAULT '[]', labels jsonb NOT NULL DEFAULT '{}', boot_id text NOT NULL DEFAULT '', kubelet_version text NOT NULL DEFAULT '', internal_ip text NOT NULL DEFAULT '', created_at timestamptz, seen_at timestamptz NOT NULL DEFAULT now(), rv text NOT NULL DEFAULT '',
@@ -64,7 +67,7 @@ CREATE VIEW safety_target AS SELECT m.id AS machine_id, m.name, m.cluster_id, co
 CREATE VIEW safety_place AS SELECT dim, id AS key, name FROM place UNION ALL SELECT 'cluster', id::int, name FROM clusters_cluster;
 """
 
-UNDO = "DROP VIEW safety_place; DROP VIEW safety_target; DROP TABLE report; DROP TABLE node; DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE content; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
+UNDO = "DROP VIEW safety_place; DROP VIEW safety_target; DROP TABLE download; DROP TABLE report; DROP TABLE node; DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE content; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
 
 
 class Migration(migrations.Migration):

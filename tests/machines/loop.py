@@ -52,6 +52,7 @@ PLURALS = {
     "MachineConfigVersion": "machineconfigversions",
     "MachineClass": "machineclasses",
     "Cluster": "clusters",
+    "Idc": "idcs",
     "Operation": "operations",
     "Hold": "holds",
     "SafetyPolicy": "safetypolicies",
