@@ -126,9 +126,7 @@ async def _take_turns(working: list[Pass], known: Catalog, context: Context) -> 
         if machine in granted:
             each.downloads = True
             continue
-        text = (
-            f"Waits for its turn: {caps.get(idc, downloads.DOWNLOADS)} downloads run in idc {idc or '(none)'} already."
-        )
+        text = f"Waits for its turn: idc {idc or '(none)'} runs at most {caps.get(idc, downloads.DOWNLOADS)} downloads at a time."
         status = decide.not_begun(move.status, "DownloadsBusy", text)
         waiting = replace(move, status=status, start=None, reason="DownloadsBusy", message=text, wait=5)
         each.outcome = replace(each.outcome, move=waiting)

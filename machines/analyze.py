@@ -11,16 +11,18 @@ from fleet.control.digests import hex64
 from fleet.control.kinds import Json
 from machines.desired import verifiable, wanted_units
 from machines.hosts import Disruption, Facts, FileFact, PackageFact, UnitFact, WantedUnit
+from machines.observe import swapped, sysctl_path
 from machines.rows import InventoryRow
 
 DiffKind = Literal[
-    "package", "removal", "file", "stale-file", "unit", "sysctl", "module", "boot", "kernel", "health", "database"
-]
+    "package", "removal", "file", "stale-file", "unit", "sysctl", "stale-sysctl", "module", "stale-module", "boot", "stale-boot",
+    "kernel", "health", "database",
+]  # fmt: skip
 RANK: Final[dict[str, int]] = {"None": 0, "Reload": 1, "Restart": 2, "Drain": 3, "Reboot": 4}
 DIFF_LINES: Final = 200  # of a unified diff that people are shown
 _NEITHER: Final = frozenset({"static", "indirect", "alias", "generated", "transient"})  # cannot be enabled or disabled
-_CONFIG: Final = frozenset({"file", "stale-file", "unit", "sysctl", "module"})
-_KERNEL: Final = frozenset({"boot", "kernel"})
+_CONFIG: Final = frozenset({"file", "stale-file", "unit", "sysctl", "stale-sysctl", "module", "stale-module"})
+_KERNEL: Final = frozenset({"boot", "stale-boot", "kernel"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,18 @@ def compare(body: Json, facts: Facts, inventory: Sequence[InventoryRow], left: L
     out += [Diff("module", m, "loaded", "not loaded") for m in body["modules"] if not facts.modules.get(m)]
     words = facts.boot_parameters.split()
     out += [Diff("boot", b, b, "not on the command line", "Reboot") for b in body["bootParameters"] if b not in words]
-    return tuple(out)
+    return (*out, *_stale_lists(body, facts))
+
+
+def _stale_lists(body: Json, facts: Facts) -> list[Diff]:
+    """Entries of Fleet's own lists on the host that nothing wants any more. What they set stays until the next boot, and is not brought back by it."""
+    sysctls = {swapped(sysctl_path(key)) for key in body["sysctls"]}
+    wanted: tuple[tuple[DiffKind, tuple[str, ...], set[str]], ...] = (
+        ("stale-sysctl", facts.kept_sysctls, sysctls),
+        ("stale-module", facts.kept_modules, set(body["modules"])),
+        ("stale-boot", facts.kept_boot, set(body["bootParameters"])),
+    )
+    return [Diff(kind, name, "", "set at boot") for kind, kept, ours in wanted for name in kept if name not in ours]
 
 
 def installed(entry: Json, fact: PackageFact | None, row: InventoryRow | None) -> bool:

@@ -164,6 +164,10 @@ class Facts:
     units: Mapping[str, UnitFact] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
     modules: Mapping[str, bool] = field(default_factory=dict)
+    # Fleet's own lists on the host, which the next boot reads: sysctls and modules by name, boot parameters as words.
+    kept_sysctls: tuple[str, ...] = ()
+    kept_modules: tuple[str, ...] = ()
+    kept_boot: tuple[str, ...] = ()
     health: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # package -> (exit code, last line)
     fence_epoch: int = -1  # newest epoch that the host's fence has seen for this uid, -1 = none
     fence_incarnation: int = -1

@@ -125,6 +125,11 @@ def sysctl_path(name: str) -> str:
         raise ValueError(f"sysctls: not a name of a sysctl: {name[:60]!r}")
     if "/" in name.split(".")[0]:
         return name
+    return swapped(name)
+
+
+def swapped(name: str) -> str:
+    """Dots and slashes the other way round: a sysctl's name as its path, and back."""
     return name.translate(str.maketrans("./", "/."))
 
 

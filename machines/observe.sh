@@ -38,6 +38,11 @@ section boot
 first /proc/sys/kernel/random/boot_id 64
 section cmdline
 first /proc/cmdline 8192
+section kept
+# Fleet's own lists for the next boot; read without a process of their own.
+if [ -f "$root/etc/sysctl.d/90-fleet.conf" ]; then while read -r word equals _; do [ "$equals" = = ] && echo "sysctl $word"; done <"$root/etc/sysctl.d/90-fleet.conf"; fi
+if [ -f "$root/etc/modules-load.d/fleet.conf" ]; then while read -r word _; do case $word in [A-Za-z0-9]*) echo "module $word" ;; esac; done <"$root/etc/modules-load.d/fleet.conf"; fi
+if [ -f "$state/boot-parameters" ]; then while read -r words; do for word in $words; do echo "boot $word"; done; done <"$state/boot-parameters"; fi
 section serial
 # A container sees the serial of the box around it.
 [ -e /run/systemd/container ] || [ -e /.dockerenv ] || first /sys/class/dmi/id/product_serial 256

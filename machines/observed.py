@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from machines.fence import clean, parse_answer
 from machines.hosts import Facts, FileFact, PackageFact, Target, UnitFact
-from machines.observe import CONTENT_LIMIT
+from machines.observe import CONTENT_LIMIT, swapped
 
 T = TypeVar("T")
 Sections = Mapping[str, list[str]]
@@ -74,12 +74,21 @@ def facts_from(target: Target, nonce: str, raw: bytes, sent: float, received: fl
         files=_guard(lambda: files(target, sections), {}),
         units=_guard(lambda: units(target.units, sections.get("units", [])), {}),
         sysctls=_numbered(target.sysctls, sections.get("sysctls", []), lambda v: " ".join(clean(v, 4096).split())),
+        kept_sysctls=tuple(sorted(swapped(w) for w in _kept(sections, "sysctl"))),
+        kept_modules=_kept(sections, "module"),
+        kept_boot=_kept(sections, "boot"),
         modules={m: m.replace("-", "_") in sections.get("modules", []) for m in target.modules},
         health=health(tuple(target.health_checks), sections.get("health", [])),
         fence_epoch=_number(fence[1], -1) if mine else -1,
         fence_incarnation=_number(fence[0], -1) if mine else -1,
         steps=steps,
     )
+
+
+def _kept(sections: Sections, sort: str) -> tuple[str, ...]:
+    """Entries of one of Fleet's own lists."""
+    found = (line.split(" ", 1) for line in sections.get("kept", [])[:1_000] if " " in line)
+    return tuple(sorted({clean(word, 256) for what, word in found if what == sort}))
 
 
 def split(text: str, nonce: str) -> dict[str, list[str]]:

@@ -87,13 +87,13 @@ def converge(diffs: Sequence[Diff], body: Json) -> Plan:
     if stale := tuple(d.name for d in diffs if d.kind == "stale-file"):
         act.append(Step("remove-files", items=stale))
     # Modules, sysctls and boot parameters: the host keeps our whole list, so the step carries all of them.
-    if any(d.kind == "module" for d in diffs):
+    if any(d.kind in ("module", "stale-module") for d in diffs):
         act.append(Step("load-modules", items=tuple(body["modules"])))
-    if any(d.kind == "sysctl" for d in diffs):
+    if any(d.kind in ("sysctl", "stale-sysctl") for d in diffs):
         act.append(Step("set-sysctls", items=tuple(sorted(body["sysctls"]))))
     for entry in body["packages"]:
         act += _package_steps(entry, diffs, body)
-    if any(d.kind == "boot" for d in diffs):
+    if any(d.kind in ("boot", "stale-boot") for d in diffs):
         act.append(
             Step("set-boot-parameters", items=tuple(body["bootParameters"]))
         )  # all of ours: the host keeps our list

@@ -75,6 +75,7 @@ class Box:
     sysctls: dict[str, str] = field(default_factory=dict)
     boot_sysctls: dict[str, str] = field(default_factory=dict)  # what /etc/sysctl.d gives at boot
     modules: list[str] = field(default_factory=list)
+    boot_modules: list[str] = field(default_factory=list)  # what /etc/modules-load.d gives at boot
     staged: list[str] = field(default_factory=list)  # artifacts that lie verified in the store
     ops: dict[str, Json] = field(default_factory=dict)  # StepRef.folder -> {step, at, ends, order, state, ...}
     faults: dict[str, Json] = field(default_factory=dict)
@@ -176,6 +177,9 @@ def look(box: Box, target: Target, now: float) -> Facts:
         units={name: _unit(box, name) for name in target.units},
         sysctls={key: box.sysctls[key] for key in target.sysctls if key in box.sysctls},
         modules={name: name in box.modules for name in target.modules},
+        kept_sysctls=tuple(sorted(box.boot_sysctls)),
+        kept_modules=tuple(sorted(box.boot_modules)),
+        kept_boot=tuple(sorted(f"{k}={v}" if v else k for k, v in box.next_cmdline.items())),
         health={name: _health(box, name, argv, now) for name, argv in target.health_checks.items()},
         fence_epoch=box.epoch,
         fence_incarnation=box.incarnation if box.epoch >= 0 else -1,

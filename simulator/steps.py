@@ -299,6 +299,7 @@ def _load_modules(box: Box, order: Json, now: float) -> dict[str, str]:
             raise Failure("ModuleMissing", f"modprobe: module {name} not found in /lib/modules/{box.kernel}.")
         if name not in box.modules:
             box.modules = [*box.modules, name]
+    box.boot_modules = list(order["names"])  # all of Fleet's
     return {}
 
 

@@ -22,6 +22,7 @@ _WHOLE: Final = (
     "next_cmdline",
     "boot_sysctls",
     "modules",
+    "boot_modules",
     "staged",
     "forgotten",
 )

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from fleet.control.kinds import Json
-from machines.analyze import Leftover, compare, diff_hash, installed, removal_hash, runs_kernel, strongest
+from machines.analyze import (
+    Leftover,
+    compare,
+    config_met,
+    diff_hash,
+    installed,
+    kernel_met,
+    removal_hash,
+    runs_kernel,
+    strongest,
+)
 from machines.hosts import Facts, FileFact, PackageFact, UnitFact
 from machines.judge import identity_of, preflight
 from machines.plan import converge
@@ -124,6 +134,28 @@ def test_kernel_boot_parameters_sysctls_and_modules_are_looked_at() -> None:
     assert strongest([d.disruption for d in found]) == "Reboot"
     plan = converge(found, body)
     assert [s.verb for s in plan.steps] == ["permit", "pre-check", "drain", "load-modules", "set-sysctls", "set-boot-parameters", "reboot", "post-check"]  # fmt: skip
+
+
+def test_what_left_the_set_is_taken_off_fleets_own_lists_on_the_host() -> None:
+    kept = config("c", sysctls={"net.core.somaxconn": 1024}, modules=["br_netfilter"], bootParameters=["nosmt"])
+    pouch = version("pouch", "1.0", configMaps=[{"name": "c", "value": "v1"}])
+    body = resolve(wish({"pouch": "1.0"}), catalog(pouch, kept)).body
+    seen = replace(
+        facts(body, sysctls={"net.core.somaxconn": "1024"}, modules={"br_netfilter": True}, boot_parameters="nosmt"),
+        kept_sysctls=("net.core.somaxconn", "net.ipv4.conf.eth0/1.forwarding"),
+        kept_modules=("br_netfilter", "zram"),
+        kept_boot=("isolcpus=1", "nosmt"),
+    )
+    found = [d for d in compare(body, seen, (), NOTHING) if d.kind.startswith("stale")]
+    assert [(d.kind, d.name) for d in found] == [
+        ("stale-sysctl", "net.ipv4.conf.eth0/1.forwarding"), ("stale-module", "zram"), ("stale-boot", "isolcpus=1"),
+    ]  # fmt: skip
+    assert strongest([d.disruption for d in found]) == "None"
+    plan = converge(found, body)
+    assert [(s.verb, s.items) for s in plan.steps if s.verb not in ("permit", "pre-check", "post-check")] == [
+        ("load-modules", ("br_netfilter",)), ("set-sysctls", ("net.core.somaxconn",)), ("set-boot-parameters", ("nosmt",)),
+    ]  # fmt: skip
+    assert not config_met(found) and not kernel_met(found)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ async def test_machines_of_an_idc_download_in_turn_and_all_get_their_package(loo
         most = max(most, len(await rows(loop.conn)))
         found = await loop.conn.execute("SELECT status ->> 'message' FROM machines_operation")
         said |= {str(row[0]) for row in await found.fetchall()}
-    assert "Waits for its turn: 1 downloads run in idc a already." in said
+    assert "Waits for its turn: idc a runs at most 1 downloads at a time." in said
     await loop.run(10)
     assert most == 1
     assert {await loop.phase(n) for n in ("m1", "m2", "m3")} == {"Running"}

@@ -153,6 +153,25 @@ def test_the_real_script_sees_this_machine(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/canary"))
 
 
+def test_fleets_own_lists_on_the_host_are_read(tmp_path: Path) -> None:
+    host = Sandbox(tmp_path / "host")
+    root = tmp_path / "host"
+    lists = {
+        "etc/sysctl.d/90-fleet.conf": "# Written by Fleet.\nnet/ipv4/ip_forward = 1\nnet/ipv4/conf/eth0.1/forwarding = 1\n",
+        "etc/modules-load.d/fleet.conf": "# Written by Fleet.\nbr_netfilter\noverlay\n",
+        "var/lib/fleet/boot-parameters": "nosmt isolcpus=1,2\n",
+    }
+    for path, text in lists.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    asked = target()
+    done = host.sh(observe.script(asked, "N"))
+    facts = observed.facts_from(asked, "N", done.stdout.encode(), 0, 0)
+    assert facts.kept_sysctls == ("net.ipv4.conf.eth0/1.forwarding", "net.ipv4.ip_forward")
+    assert facts.kept_modules == ("br_netfilter", "overlay")
+    assert facts.kept_boot == ("isolcpus=1,2", "nosmt")
+
+
 def test_a_health_check_that_leaves_a_daemon_does_not_hold_the_pass(tmp_path: Path) -> None:
     host = Sandbox(tmp_path / "host")
     asked = target(health_checks={"daemon": ["sh", "-c", "sleep 20 & echo started"]})

@@ -367,3 +367,20 @@ async def test_a_lost_answer_loses_nothing(loop: Loop) -> None:
     await loop.run(30)
     assert await loop.phase() == "Running"
     assert len(loop.hosts.started) == len(set(loop.hosts.started))
+
+
+async def test_a_sysctl_that_left_the_set_is_taken_off_the_hosts_list(loop: Loop) -> None:
+    await loop.make(
+        config(version="v1", sysctls={"net.core.somaxconn": "1024", "vm.swappiness": "10"}),
+        config(version="v2", sysctls={"vm.swappiness": "10"}),
+        package(configMaps=[{"name": "pouch-config", "value": "v1"}]),
+        package(version="1.1", configMaps=[{"name": "pouch-config", "value": "v2"}]),
+    )
+    await loop.machine(versions={"pouch": "1.0"})
+    await loop.run(20)
+    box = await box_of(loop)
+    assert set(box.boot_sysctls) == {"net.core.somaxconn", "vm.swappiness"}
+    await loop.edit("machines", "m1", versions={"pouch": "1.1"})
+    await loop.run(20)
+    assert set(box.boot_sysctls) == {"vm.swappiness"}
+    assert await loop.phase() == "Running"
