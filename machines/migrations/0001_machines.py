@@ -39,7 +39,6 @@ CREATE TABLE place (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, dim text NO
 -- What a machine accepted: resolved packages, rendered files by content hash, units, sysctls ... as canonical JSON.
 CREATE TABLE accepted_set (hash bigint PRIMARY KEY, body jsonb NOT NULL, created_at timestamptz NOT NULL DEFAULT now());
 CREATE TABLE accepted (machine_id bigint PRIMARY KEY, hash bigint NOT NULL, generation int NOT NULL, layers jsonb NOT NULL DEFAULT '{}', accepted_at timestamptz NOT NULL DEFAULT now());
-CREATE TABLE content (hash bytea PRIMARY KEY, body text NOT NULL, created_at timestamptz NOT NULL DEFAULT now());
 -- Last observation, and the plan that it led to (cold; shown to people).
 CREATE TABLE machine_fact (machine_id bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), facts jsonb NOT NULL DEFAULT '{}', plan jsonb NOT NULL DEFAULT '{}', why jsonb NOT NULL DEFAULT '[]');
 -- What Fleet itself installed; only this is ever removed.
@@ -67,7 +66,7 @@ CREATE VIEW safety_target AS SELECT m.id AS machine_id, m.name, m.cluster_id, co
 CREATE VIEW safety_place AS SELECT dim, id AS key, name FROM place UNION ALL SELECT 'cluster', id::int, name FROM clusters_cluster;
 """
 
-UNDO = "DROP VIEW safety_place; DROP VIEW safety_target; DROP TABLE download; DROP TABLE report; DROP TABLE node; DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE content; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
+UNDO = "DROP VIEW safety_place; DROP VIEW safety_target; DROP TABLE download; DROP TABLE report; DROP TABLE node; DROP TABLE layer_rollout; DROP TABLE count_total; DROP TABLE count_delta; DROP TABLE inventory; DROP TABLE machine_fact; DROP TABLE accepted; DROP TABLE accepted_set; DROP TABLE place; DROP TABLE seen_set; DROP TABLE condition_kind; DROP TABLE machine_state; DROP TABLE machine; DROP SEQUENCE machine_id_seq;"
 
 
 class Migration(migrations.Migration):
