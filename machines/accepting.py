@@ -72,7 +72,7 @@ def choose(row: Row, catalog: Catalog) -> Chosen:
     """The set of a machine in this pass."""
     live = shared_layers(catalog, row.cluster_id, row.spec)
     taken = row.layers.get("shared")
-    shared = live if taken is None or _moved_by_rollout(row) else _kept(taken, live)
+    shared = live if taken is None or _moved_by_rollout(row) else kept_layers(taken, live)
     wanted = _cached(row, shared, catalog)
     latest = wanted if shared == live else _cached(row, live, catalog)
     old = row.layers
@@ -121,7 +121,7 @@ def _moved_by_rollout(row: Row) -> bool:
     return operation is not None and operation.owner_class == OwnerClass.ROLLOUT and operation.started_at is None
 
 
-def _kept(taken: Json, live: Json) -> Json:
+def kept_layers(taken: Json, live: Json) -> Json:
     """Layers as accepted; one that the machine newly names is taken as it is now, one that it left is gone."""
     out: Json = {}
     for layer, now in live.items():

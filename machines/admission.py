@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from fleet.api.credentials import may_refer
 from fleet.api.models import Credential
 from fleet.api.rights import Actor
+from fleet.api.structure import same
 from fleet.control.kinds import Json, Problem
 from machines.decommission import FINALIZER
+from machines.proposed import foresee
 from machines.schema import MACHINE_KIND
 from machines.storage import MachineStorage
 
@@ -24,6 +26,16 @@ class AdmittedMachines(MachineStorage):
         finalizers = obj["metadata"].setdefault("finalizers", [])
         if FINALIZER not in finalizers:
             finalizers.append(FINALIZER)
+
+    def foresee(self, new: Json, old: Json | None) -> Sequence[str]:
+        """The plan of the proposed spec."""
+        if (
+            old is not None
+            and same(old["spec"], new["spec"])
+            and same(old["metadata"].get("labels"), new["metadata"].get("labels"))
+        ):
+            return ()
+        return foresee(new).sentences()
 
     def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         """A credential that exists must be for the machine's cluster; one that does not exist yet shows as a condition."""

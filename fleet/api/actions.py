@@ -143,6 +143,7 @@ def _insert(storage: Storage, obj: Json, write: Write) -> Json:
             )
         if write.dry_run:
             transaction.set_rollback(True)
+            write.warnings += storage.foresee(stored.obj, None)
             shown = copy.deepcopy(stored.obj)
             shown["metadata"].pop("resourceVersion", None)
             return redact(storage.kind, shown)
@@ -220,6 +221,7 @@ def _replace(storage: Storage, stored: Stored, wished: Json, write: Write, verb:
             storage.after_remove(cursor, after)
     if write.dry_run:
         transaction.set_rollback(True)
+        write.warnings += storage.foresee(after.obj, old)
         # Nothing was written, so the version is the old one: `kubectl diff` shows it otherwise.
         version = {"resourceVersion": old["metadata"]["resourceVersion"]}
         return redact(kind, {**after.obj, "metadata": {**after.obj["metadata"], **version}})

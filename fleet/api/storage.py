@@ -115,6 +115,10 @@ class Storage:
     def after_commit(self, stored: Stored) -> None:
         """Wake whoever reconciles the object: a statement of its own, after the commit."""
 
+    def foresee(self, new: Json, old: Json | None) -> Sequence[str]:
+        """What a write would lead to, told by a dry run as warnings. `old` is None for a create."""
+        return ()
+
     def presented(self, obj: Json) -> Json:
         """Computed parts of an object that is shown (fingerprints, effective state)."""
         return obj
