@@ -1,0 +1,165 @@
+"""Everything that runs for one cluster under one lease: streams, probe, writer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import orjson
+import psycopg
+
+from clusters.kube import Endpoint, Kube, KubeError, KubeUnreachable
+from fleet.control.addresses import Network
+from fleet.control.db import Connection
+from fleet.control.work import backoff
+from machines.watch.leases import Lease, LeaseLost
+from machines.watch.nodes import NodeStream
+from machines.watch.pace import Pace
+from machines.watch.reflect import ORDINARY, Reflector, Times
+from machines.watch.side import EventStream, MapNews, MapStream, sink
+from machines.watch.told import tell
+from machines.watch.view import STALE, View
+
+log = logging.getLogger("fleet.watch")
+T = TypeVar("T")
+Borrow = Callable[[Callable[[Connection], Awaitable[T]]], Awaitable[T]]
+
+GATHER_SECONDS: Final = 0.02  # news of this long go into one transaction
+QUIET_SECONDS: Final = 20.0  # after so long without a byte the server is asked whether it is there
+PROBE_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 2.0
+RELINK_SECONDS: Final = 30.0
+REQUESTS: Final = 4  # at a time; streams not counted
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be watched. `by_name`: nodes that carry no provider id of Fleet's are machines of the same name."""
+
+    endpoint: Endpoint
+    by_name: bool = False
+    namespaces: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ClusterWatch:
+    """One cluster. `borrow` runs a job with one of the process's connections."""
+
+    lease: Lease
+    subject: Subject
+    borrow: Callable[[Callable[[Connection], Awaitable[object]]], Awaitable[object]]
+    networks: Sequence[Network] = ()
+    times: Times = ORDINARY
+    listing: asyncio.Semaphore | None = None
+    view: View = field(init=False)
+    nodes: NodeStream = field(init=False)
+    lost: bool = False  # the lease went to another watcher
+
+    async def run(self) -> None:
+        """Until cancelled, or until the lease is lost. An error of one part ends all of it: the process starts it anew."""
+        self.view = View(self.lease, by_name=self.subject.by_name)
+        pace = Pace()
+        kube = Kube(
+            self.subject.endpoint, networks=self.networks, requests=REQUESTS, agent="fleet-watcher", compressed=False
+        )
+        try:
+            async with kube, asyncio.TaskGroup() as group:
+                await self._with(self.view.load)
+                self.nodes = NodeStream(kube, self.view, times=self.times, pace=pace, listing=self.listing)
+                for part in (self.nodes.run(), self._write(), self._settle(), self._probe(kube), self._relink()):
+                    group.create_task(part)
+                self._side(group, kube, pace)
+        except* LeaseLost:
+            self.lost = True
+            log.warning("cluster %d is watched by another process now", self.lease.cluster_id)
+
+    def _side(self, group: asyncio.TaskGroup, kube: Kube, pace: Pace) -> None:
+        events = EventStream(kube, times=self.times, pace=pace)
+        news: asyncio.Queue[MapNews] = asyncio.Queue(1_000)
+        streams: list[Reflector] = [events]
+        if sink() is not None:
+            streams += [
+                MapStream(kube, self.lease.cluster_id, namespace, news, times=self.times, pace=pace)
+                for namespace in self.subject.namespaces
+            ]
+            group.create_task(self._hand_over(news))
+        for stream in streams:
+            group.create_task(stream.run())
+        group.create_task(self._tell(events))
+
+    async def _with(self, job: Callable[[Connection], Awaitable[object]]) -> None:
+        """Run a job on the database, again and again while it is away: what was seen is not lost."""
+        failures = 0
+        while True:
+            try:
+                await self.borrow(job)
+                return
+            except (psycopg.OperationalError, OSError) as error:
+                failures += 1
+                log.warning("cluster %d: the database does not answer: %s", self.lease.cluster_id, error)
+                await asyncio.sleep(backoff(failures, first=0.5, most=10.0))
+
+    async def _write(self) -> None:
+        while True:
+            await self.view.news.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            await self._with(self.view.flush)
+
+    async def _settle(self) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS)
+            await self._with(self.view.settle)
+            if self.view.read_again and self.view.state() != STALE:
+                self.nodes.again.set()
+
+    async def _probe(self, kube: Kube) -> None:
+        """What the server says it is; and, while the stream is silent, whether it still answers."""
+        while True:
+            if not self.view.version or self.view.quiet_seconds() > QUIET_SECONDS:
+                try:
+                    found = orjson.loads(await kube.send("GET", "/version", seconds=PROBE_SECONDS))
+                    self.view.version = str(found.get("gitVersion", ""))[:64]
+                except (KubeUnreachable, KubeError, ValueError, AttributeError) as error:
+                    self.view.failed(str(error))
+                else:
+                    self.view.answered()
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def _relink(self) -> None:
+        while True:
+            await asyncio.sleep(RELINK_SECONDS)
+            new: list[str] = []
+
+            async def look(conn: Connection, found: list[str] = new) -> None:
+                found[:] = await self.view.relink(conn)
+
+            await self._with(look)
+            if new:
+                try:
+                    await self.nodes.read(new)
+                except (KubeUnreachable, KubeError) as error:
+                    self.view.failed(str(error))  # the next round finds them again
+
+    async def _hand_over(self, news: asyncio.Queue[MapNews]) -> None:
+        take = sink()
+        assert take is not None
+        while True:
+            each = await news.get()
+
+            async def job(conn: Connection, given: MapNews = each) -> None:
+                await take(conn, given)
+
+            try:
+                await self._with(job)
+            except (psycopg.Error, ValueError, LookupError, TypeError):
+                log.exception("cluster %d: Condition ConfigMaps of %s were not taken", each.cluster_id, each.namespace)
+
+    async def _tell(self, events: EventStream) -> None:
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS)
+            found = events.taken()
+            if found:
+                await self._with(lambda conn, found=found: tell(conn, self.lease, found))  # type: ignore[misc]

@@ -1,0 +1,139 @@
+"""The side streams of a cluster: Condition ConfigMaps by label, and Kubernetes Events about nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from clusters.kube import Kube
+from fleet.control.db import Connection
+from machines.watch.pace import Pace
+from machines.watch.reflect import ORDINARY, Reflector, Times, decoded
+from machines.watch.seen import ConditionMap, ConfigMap, KubeEvent, event_line, event_page, map_line, map_page
+
+log = logging.getLogger("fleet.watch")
+
+LABEL: Final = "fleet.dev/conditions=true"
+REPORTER: Final = "fleet.dev/reporter"
+_MOST_EVENTS: Final = 200  # kept until they are written; the oldest go first
+
+
+@dataclass(frozen=True, slots=True)
+class MapNews:
+    """Condition ConfigMaps of one namespace that changed or went. `complete`: `maps` is all that there is in it."""
+
+    cluster_id: int
+    namespace: str
+    maps: Sequence[ConditionMap]
+    gone: Sequence[str] = ()
+    complete: bool = False
+
+
+# Who takes Condition ConfigMaps: one statement or more on this connection; what it raises is logged and the news is given again.
+Sink = Callable[[Connection, MapNews], Awaitable[None]]
+_sinks: list[Sink] = []
+
+
+def register_sink(sink: Sink) -> None:
+    """Say who takes Condition ConfigMaps; there is one."""
+    _sinks[:] = [sink]
+
+
+def sink() -> Sink | None:
+    """Who takes them, if anybody does."""
+    return _sinks[0] if _sinks else None
+
+
+class MapStream(Reflector):
+    """Condition ConfigMaps of one namespace, put into a queue of news."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        cluster_id: int,
+        namespace: str,
+        news: asyncio.Queue[MapNews],
+        *,
+        times: Times = ORDINARY,
+        pace: Pace | None = None,
+    ) -> None:
+        path = f"/api/v1/namespaces/{namespace}/configmaps"
+        super().__init__(kube, path, times=times, pace=pace, selection={"labelSelector": LABEL})
+        self._cluster_id = cluster_id
+        self._namespace = namespace
+        self._news = news
+
+    async def read_all(self) -> str:
+        """All of them, as one piece of news."""
+        found: list[ConditionMap] = []
+        version = ""
+        async for page in self.pages(lambda body: decoded(map_page, body), lambda page: page.metadata.go_on):
+            found += [self._map(each) for each in page.items or ()]
+            version = version or page.metadata.version
+        await self._news.put(MapNews(self._cluster_id, self._namespace, found, complete=True))
+        return version
+
+    def line(self, line: bytes) -> str:
+        """One changed or deleted map."""
+        try:
+            event = map_line(line)
+        except msgspec.DecodeError as error:
+            log.warning("cluster %d: a ConfigMap cannot be read: %s", self._cluster_id, error)
+            return ""
+        meta = event.object.metadata
+        if event.type in ("ADDED", "MODIFIED"):
+            self._put(MapNews(self._cluster_id, self._namespace, [self._map(event.object)]))
+        elif event.type == "DELETED":
+            self._put(MapNews(self._cluster_id, self._namespace, [], gone=[meta.name]))
+        return meta.version
+
+    def _put(self, news: MapNews) -> None:
+        try:
+            self._news.put_nowait(news)
+        except asyncio.QueueFull:
+            self.again.set()  # too much at once: one list tells the same
+
+    def _map(self, found: ConfigMap) -> ConditionMap:
+        meta = found.metadata
+        reporter = meta.annotations.get(REPORTER, "")
+        return ConditionMap(self._cluster_id, self._namespace, meta.name, reporter, meta.version, found.data)
+
+
+class EventStream(Reflector):
+    """Warnings about nodes from now on; what happened before the watch began is not told again."""
+
+    def __init__(self, kube: Kube, *, times: Times = ORDINARY, pace: Pace | None = None) -> None:
+        selection = {"fieldSelector": "involvedObject.kind=Node,type=Warning"}
+        super().__init__(kube, "/api/v1/events", times=times, pace=pace, selection=selection)
+        self._kept: dict[tuple[str, str], KubeEvent] = {}
+
+    async def read_all(self) -> str:
+        """Only where the present is."""
+        body = await self.kube.send("GET", self.path, params={**self.selection, "limit": "1"})
+        return decoded(event_page, body).metadata.version
+
+    def line(self, line: bytes) -> str:
+        """One event; the newest of a node and reason is kept."""
+        try:
+            found = event_line(line)
+        except msgspec.DecodeError as error:
+            log.warning("%s: an Event cannot be read: %s", self.kube.endpoint.server, error)
+            return ""
+        event = found.object
+        if found.type in ("ADDED", "MODIFIED") and event.involved.kind == "Node" and event.type == "Warning":
+            key = event.involved.name, event.reason
+            self._kept.pop(key, None)
+            self._kept[key] = event
+            while len(self._kept) > _MOST_EVENTS:
+                self._kept.pop(next(iter(self._kept)))
+        return event.metadata.version
+
+    def taken(self) -> list[KubeEvent]:
+        """What came since the last call."""
+        kept, self._kept = self._kept, {}
+        return list(kept.values())
