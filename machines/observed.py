@@ -7,6 +7,7 @@ import binascii
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from machines.fence import clean, parse_answer
@@ -105,10 +106,16 @@ def split(text: str, nonce: str) -> dict[str, list[str]]:
     return found
 
 
-def os_release(lines: list[str]) -> dict[str, str]:
+def os_release(lines: list[str]) -> Mapping[str, str]:
     """os-release(5): KEY=value with shell quoting; lines that are not are passed over."""
+    return _os_release(tuple(lines[:200]))
+
+
+@lru_cache(maxsize=256)
+def _os_release(lines: tuple[str, ...]) -> Mapping[str, str]:
+    """Read once for each text: a fleet has few, and shell quoting is slow to undo. Shared: never changed."""
     values: dict[str, str] = {}
-    for line in lines[:200]:
+    for line in lines:
         key, separator, value = line.strip().partition("=")
         if not separator or key.startswith("#"):
             continue

@@ -92,6 +92,7 @@ WRITERS: dict[str, tuple[Row, Row]] = {
     "machineclasses": (FLEET_ADMINS, WITH_A_ROLE),
     "machinepackageversions": (FLEET_ADMINS, WITH_A_ROLE),
     "machineconfigversions": (FLEET_ADMINS, WITH_A_ROLE),
+    "clusterpackageversions": (FLEET_ADMINS, WITH_A_ROLE),
 }
 # What a test needs to lie in cluster a, by kind, over the kind's own example.
 PLACED: dict[str, Json] = {

@@ -6,10 +6,12 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -124,10 +126,9 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    home = tmp_path_factory.mktemp("world")
-    for folder in (home, *list(home.parents)[:2]):
-        folder.chmod(0o755)  # PostgreSQL runs as another user
+def world() -> Iterator[World]:
+    home = Path(tempfile.mkdtemp(prefix="fleet-test-"))
+    home.chmod(0o755)  # PostgreSQL runs as another user
     made = World(home)
     try:
         made.begin()
@@ -136,6 +137,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         if made.process is not None and made.process.poll() is None:
             made.stop()
         made.postgres.stop()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def test_a_killed_database_is_503_with_a_time_to_come_again_and_then_all_is_well_by_itself(world: World) -> None:
