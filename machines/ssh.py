@@ -28,6 +28,7 @@ T = TypeVar("T")
 OUTPUT_LIMIT: Final[int] = 8 * 1024 * 1024  # bytes of one answer; a host that sends more is cut off
 ERROR_LIMIT: Final[int] = 256 * 1024
 DEFAULT_LIMIT: Final[int] = 50  # connections per idc
+EXCHANGES: Final[int] = 32  # key exchanges at a time, of all idcs: each takes some 10 ms of this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class SshHosts:
         self._allowed, self._limit_of, self._limits, self._clock = allowed, limit_of, limits, clock
         self._pools: dict[str, Pool] = {}
         self._sweeper: asyncio.Task[None] | None = None
+        self._exchanging = asyncio.Semaphore(EXCHANGES)
         asyncssh.set_log_level(logging.WARNING)  # its INFO lines cost more than the exchange of keys
 
     async def observe(self, targets: Sequence[Target]) -> list[Facts]:
@@ -123,7 +125,7 @@ class SshHosts:
         in_turn = False
 
         async def open_connection() -> asyncssh.SSHClientConnection:
-            return await connect(target, self._allowed, self._limits.connect_seconds)
+            return await connect(target, self._allowed, self._limits.connect_seconds, self._exchanging)
 
         try:
             async with asyncio.timeout_at(deadline):
