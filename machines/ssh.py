@@ -28,6 +28,7 @@ T = TypeVar("T")
 OUTPUT_LIMIT: Final[int] = 8 * 1024 * 1024  # bytes of one answer; a host that sends more is cut off
 ERROR_LIMIT: Final[int] = 256 * 1024
 DEFAULT_LIMIT: Final[int] = 50  # connections per idc
+INLINE_BYTES: Final[int] = 64 * 1024  # of a script; sshd's window is 2 MiB
 EXCHANGES: Final[int] = 32  # key exchanges at a time, of all idcs: each takes some 10 ms of this process
 
 
@@ -125,6 +126,8 @@ class SshHosts:
         in_turn = False
 
         async def open_connection() -> asyncssh.SSHClientConnection:
+            nonlocal in_turn
+            in_turn = True
             return await connect(target, self._allowed, self._limits.connect_seconds, self._exchanging)
 
         try:
@@ -137,8 +140,8 @@ class SshHosts:
                             return await self._run(target, process, script)
                         lease.keep = False  # a kept connection that was dead: once more with a fresh one
         except TimeoutError:
-            if not in_turn and pool.opened >= self._limit_of(target.idc):
-                message = f"{where(target)} was not looked at: all {pool.opened} connections of idc {target.idc!r} were in use."
+            if not in_turn:
+                message = f"{where(target)} was not looked at: all {self._limit_of(target.idc)} connections of idc {target.idc!r} were in use."
                 raise HostError("Throttled", message) from None
             raise HostError(
                 "Timeout", f"{where(target)} did not answer within {self._limits.pass_seconds:.0f} s."
@@ -166,11 +169,7 @@ class SshHosts:
         sent = self._clock()
         try:
             async with asyncio.timeout(self._limits.command_seconds):
-                _, stdout, stderr = await asyncio.gather(
-                    _feed(process, script.encode()),
-                    _read(process.stdout, OUTPUT_LIMIT),
-                    _read(process.stderr, ERROR_LIMIT),
-                )
+                stdout, stderr = await _talk(process, script.encode())
                 await process.wait_closed()
         except TimeoutError:
             message = f"{where(target)} did not finish the command within {self._limits.command_seconds:.0f} s."
@@ -229,6 +228,19 @@ async def _guarded(target: Target, work: Awaitable[T], failed: Callable[[str, st
     except Exception as error:
         logger.exception("a host of a batch failed in an unforeseen way", extra={"machine": target.name})
         return failed("ProtocolError", f"{where(target)}: {type(error).__name__}: {clean(str(error))}")
+
+
+async def _talk(process: asyncssh.SSHClientProcess[bytes], data: bytes) -> tuple[bytes, bytes]:
+    """The script in, both outputs out. What fits into the channel's window goes without tasks of its own: they cost as much as the rest of a look."""
+    if len(data) > INLINE_BYTES:
+        _, stdout, stderr = await asyncio.gather(
+            _feed(process, data), _read(process.stdout, OUTPUT_LIMIT), _read(process.stderr, ERROR_LIMIT)
+        )
+        return stdout, stderr
+    with contextlib.suppress(OSError, asyncssh.Error):
+        process.stdin.write(data)
+        process.stdin.write_eof()
+    return await _read(process.stdout, OUTPUT_LIMIT), await _read(process.stderr, ERROR_LIMIT)
 
 
 async def _feed(process: asyncssh.SSHClientProcess[bytes], data: bytes) -> None:
