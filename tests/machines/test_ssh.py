@@ -285,7 +285,7 @@ async def test_an_idc_has_no_more_connections_than_its_limit(host: Host) -> None
     logins = [Login(f"user{number}", private_key=pem(USER_KEY)) for number in range(7)]
     seen = await hosts.observe([host.target(login=login) for login in logins])
     assert all(facts.seen for facts in seen)
-    assert host.peak <= 3  # the server may see a closed connection end a moment after its successor begins
+    assert host.peak <= 4  # of each of the two the server may see the end a moment after its successor begins
     await hosts.close()
 
 
