@@ -8,6 +8,9 @@ const newer = document.querySelector("#newer");
 const waiting = new Map();
 const unseen = new Set();
 const SLOWEST = 10000;
+const POLL_AFTER = 15; // seconds without a frame, and then every POLL_EVERY ms
+const POLL_EVERY = 10000;
+let polled = 0;
 let heard = performance.now();
 let pause = 500;
 let frozen = false;
@@ -77,6 +80,25 @@ function connect() {
   };
 }
 
+// Without its socket (a proxy that lets none through, a server that is gone) the page asks for itself, and takes its fragments.
+async function poll() {
+  polled = performance.now();
+  let answer;
+  try {
+    answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  } catch {
+    return; // nobody answers: the chip says for how long
+  }
+  if (answer.redirected) return void location.reload(); // logged out
+  if (!answer.ok || performance.now() - heard < POLL_AFTER * 1000) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const ids = (page) => (page.body.dataset.live ?? "").split(" ").filter(Boolean);
+  for (const id of ids(document)) waiting.set(id, "");
+  for (const id of ids(fresh)) waiting.set(id, fresh.getElementById(id)?.outerHTML ?? "");
+  document.body.dataset.position = fresh.body.dataset.position;
+  drain();
+}
+
 // A hidden page costs nothing: after half a minute it lets go and on return it gets what it missed.
 let hiding = 0;
 document.addEventListener("visibilitychange", () => {
@@ -98,7 +120,8 @@ function tick() {
   document.body.classList.toggle("delayed", age > 5);
   if (age > 5) say(`Delayed by ${Math.round(age)} s`);
   else say(frozen ? "Frozen" : waiting.size ? `${waiting.size} waiting` : "Live");
-  note.hidden = age < 15;
+  note.hidden = age < POLL_AFTER;
+  if (age >= POLL_AFTER && !document.hidden && performance.now() - polled >= POLL_EVERY) poll();
   drain();
   for (const time of document.querySelectorAll("time[data-at]")) {
     const text = ago(Date.now() / 1000 - Number(time.dataset.at));

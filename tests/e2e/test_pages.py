@@ -101,6 +101,27 @@ def test_frames_wait_while_a_menu_is_open_and_come_when_it_closes(
         expect(page.locator("#m-head")).to_contain_text("r9")
 
 
+def test_a_page_without_its_socket_says_so_and_asks_for_itself(
+    chromium: Browser, server: Server, people: People, small_fleet: list[str]
+) -> None:
+    with page_of(chromium, server, "oper-a") as page:
+        page.clock.install()
+        page.route_web_socket("**/ws/live*", lambda socket: None)  # it opens and nothing ever comes
+        page.goto("/machines/a1/why")
+        expect(page.locator("#delayed")).to_be_hidden()
+        patch_object("machines", "a1", lambda o: merge_patch(o, {"spec": {"rack": "r9"}}), write=Write(by=SYSTEM))
+        page.clock.run_for(8_000)
+        expect(page.locator(".fresh")).to_contain_text("Delayed by")
+        expect(page.locator("#delayed")).to_be_hidden()
+        expect(page.locator("#m-head")).not_to_contain_text("r9")
+        page.clock.run_for(8_000)
+        expect(page.locator("#delayed")).to_contain_text("asks again every 10 s")
+        expect(page.locator("#m-head")).to_contain_text("r9")
+        patch_object("machines", "a1", lambda o: merge_patch(o, {"spec": {"rack": "r8"}}), write=Write(by=SYSTEM))
+        page.clock.run_for(11_000)
+        expect(page.locator("#m-head")).to_contain_text("r8")
+
+
 def test_rows_are_selected_by_key_and_held_together(
     chromium: Browser, server: Server, people: People, small_fleet: list[str]
 ) -> None:
