@@ -161,6 +161,28 @@ async def test_facts_are_written_only_when_they_differ(conn: Connection) -> None
     assert world.sql("SELECT facts FROM machine_fact") == [({"kernel": "6.2"},)]
 
 
+@pytest.mark.parametrize(
+    "said",
+    ['"', "\\", '\\"', "{a,b}", "NULL", " , ", "two\nlines\t", "ü 漢 😀", "'; DROP TABLE event; --", "%s $1", ""],
+)
+async def test_whatever_a_host_says_is_kept_letter_by_letter(conn: Connection, said: str) -> None:
+    world.make(2)
+    first, second = await world.claimed(conn, 1)
+    message = f"it says {said}."
+    known = (Condition("Ready", "False", "Waiting", "The message of the dictionary."),)
+    await world.write(
+        conn,
+        1,
+        [
+            world.outcome(first, facts={said: said}, conditions=(Condition("Ready", "False", "Waiting", message),)),
+            world.outcome(second, events=(NewEvent("dev.fleet.test", 1, "Told", message),), conditions=known),
+        ],
+    )
+    assert world.sql("SELECT facts FROM machine_fact WHERE machine_id = %s", first.id) == [({said: said},)]
+    assert world.sql("SELECT notes ->> 'Ready' FROM machine_state WHERE id = %s", first.id) == [(message,)]
+    assert world.sql("SELECT data ->> 'message' FROM event WHERE type = 'dev.fleet.test'") == [(message,)]
+
+
 async def test_counters_equal_a_recount_after_many_moves(conn: Connection) -> None:
     ids = world.make(30, cluster_id=1) + world.make(20, cluster_id=2, prefix="n")
     for phase in ("Provisioning", "Running", "Updating", "Failed"):
