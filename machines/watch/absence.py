@@ -37,8 +37,8 @@ class Absences:
     _lacking: dict[str, tuple[int, float]] = field(default_factory=dict)
     broken: bool = False
 
-    def __bool__(self) -> bool:
-        return bool(self._lacking)
+    def __len__(self) -> int:
+        return len(self._lacking)
 
     def seen(self, name: str) -> None:
         """A node that was missed shows itself."""

@@ -27,7 +27,9 @@ log = logging.getLogger("fleet.watch")
 T = TypeVar("T")
 Borrow = Callable[[Callable[[Connection], Awaitable[T]]], Awaitable[T]]
 
-GATHER_SECONDS: Final = 0.02  # news of this long go into one transaction
+GATHER_SECONDS: Final = (
+    0.1  # at least between two writes of one cluster; the first news after a calm are written at once
+)
 QUIET_SECONDS: Final = 20.0  # after so long without a byte the server is asked whether it is there
 PROBE_SECONDS: Final = 10.0
 SETTLE_SECONDS: Final = 2.0
@@ -103,9 +105,12 @@ class ClusterWatch:
                 await asyncio.sleep(backoff(failures, first=0.5, most=10.0))
 
     async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time() - GATHER_SECONDS
         while True:
             await self.view.news.wait()
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(max(0.0, last + GATHER_SECONDS - loop.time()))
+            last = loop.time()
             await self._with(self.view.flush)
 
     async def _settle(self) -> None:

@@ -43,7 +43,7 @@ class NodeStream(Reflector):
     async def read_all(self) -> str:
         """One list; up to three when it lacks nodes that were there, so that a lie told once is nobody's loss."""
         self._view.take_again()
-        version = ""
+        version, doubted = "", frozenset[str]()
         for attempt in range(_LISTS):
             if attempt:
                 await asyncio.sleep(self.times.recheck + spread(self.times.recheck))
@@ -51,9 +51,10 @@ class NodeStream(Reflector):
                 doubted, version = await self._list()
             if not doubted:
                 break
+        self._view.missed(doubted)
         return version
 
-    async def _list(self) -> tuple[bool, str]:
+    async def _list(self) -> tuple[frozenset[str], str]:
         names: set[str] = set()
         version = ""
         async for page in self.pages(_read, lambda page: page.metadata.go_on):
@@ -63,7 +64,7 @@ class NodeStream(Reflector):
             names.update(page.unreadable)
             version = version or page.metadata.version
             await self._view.room()
-        return bool(self._view.listed(names).doubted), version
+        return self._view.listed(names).doubted, version
 
     def doubt(self) -> float | None:
         """While nodes are missed, lists go on."""
@@ -72,7 +73,7 @@ class NodeStream(Reflector):
     def line(self, line: bytes) -> str:
         """One event of one node. A node that cannot be read stays as it was; the others go on."""
         view = self._view
-        view.heard()
+        view.lines += 1
         try:
             event = node_line(line)
         except msgspec.DecodeError as error:

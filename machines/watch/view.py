@@ -38,14 +38,16 @@ class View:
         self.absences = Absences()
         self.version = ""  # of Kubernetes
         self.reason = ""  # why it is not fresh
-        self.events = 0  # lines of the watch so far
+        self.lines = 0  # of the watch so far; counted, not timed: the clock is read when somebody asks
         self.moved = True  # whether counts may have changed since they were told
         self.read_again = False
         self._clock = clock
         self._begun = clock()
         self._heard: float | None = None
+        self._noted = 0
         self._failing: float | None = None
         self._listed = False
+        self._writing = False
         self._unknown = False  # whether conditions were made Unknown because the view is stale
         self._pending: dict[str, tuple[Node, int]] = {}
         self._gone: set[str] = set()
@@ -72,16 +74,25 @@ class View:
         """The server is there, though the stream is silent: not fresh by that, but no failure either."""
         self._failing = None
 
+    def _note(self) -> None:
+        """Lines since the last look were heard just now: looks come every two seconds."""
+        if self.lines != self._noted:
+            self._noted = self.lines
+            self.heard()
+
     def quiet_seconds(self) -> float:
         """How long nothing was heard."""
+        self._note()
         return self._clock() - (self._begun if self._heard is None else self._heard)
 
     def age(self) -> float | None:
         """Seconds since the view was known to be right; None = it never was."""
+        self._note()
         return None if self._heard is None or not self._listed else self._clock() - self._heard
 
     def state(self) -> str:
         """One word on the view."""
+        self._note()
         now = self._clock()
         silent = now - (self._begun if self._heard is None else self._heard) > SILENT_SECONDS
         if silent or (self._failing is not None and now - self._failing > FAILING_SECONDS):
@@ -98,7 +109,7 @@ class View:
         if state == LISTING:
             return Condition("ViewFresh", "Unknown", "Listing", "The nodes are being read for the first time.")
         if state == SHRUNK:
-            text = f"{len(self._doubted)} nodes are missing from a list; so many are not believed to be gone at once."
+            text = f"{len(self.absences)} nodes are missing from a list; so many are not believed to be gone at once."
             return Condition("ViewFresh", "False", "ListShrank", text)
         return Condition("ViewFresh", "False", "NoAnswer", self.reason or "Nothing is heard from the API server.")
 
@@ -141,14 +152,22 @@ class View:
         verdict = self.absences.judge(set(self.cache.names()), names, self._clock())
         for name in verdict.gone:
             self.drop(name)
-        self._doubted = verdict.doubted
         self._listed = True
         self.heard()
         return verdict
 
+    def missed(self, names: frozenset[str]) -> None:
+        """Lists in a row lacked these nodes and are not believed: nobody can say how they are."""
+        self._doubted = names
+
     async def room(self) -> None:
         """Wait until there is room for more news."""
         await self._room.wait()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was seen is written."""
+        return not (self._pending or self._gone or self._writing)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -157,6 +176,7 @@ class View:
         pending, self._pending = self._pending, {}
         gone, self._gone = self._gone, set()
         self.news.clear()
+        self._writing = True
         try:
             if gone:
                 await self._flush_gone(conn, gone)
@@ -169,6 +189,8 @@ class View:
             self._gone |= {name for name in gone if name not in self._pending}
             self.news.set()
             raise
+        finally:
+            self._writing = False
         self._room.set()
         self.moved = self.moved or bool(pending or gone)
         return len(pending) + len(gone)

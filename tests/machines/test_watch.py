@@ -84,3 +84,199 @@ async def test_nodes_become_rows_and_their_conditions_the_machines(server: ApiSe
         await server.put(node("node-1", provider=ids["m-0001"], ready="False"))
         await until(lambda: ready_of("m-0001") == "False")
         assert ready_of("m-0000") == "True"
+
+
+async def test_an_unchanged_node_is_not_written_again(server: ApiServer) -> None:
+    c = cluster()
+    make(1, cluster_id=c)
+    provider = provider_ids()["m-0000"]
+    await server.put(node("n", provider=provider))
+    async with watching(server, c) as watcher:
+        await until(lambda: ready_of("m-0000") == "True")
+        before = sql("SELECT n.rv, s.rv FROM node n, machine_state s")
+        await server.put(node("n", provider=provider))
+        await server.put(node("other"))  # comes after it on the same stream
+        await until(lambda: "other" in nodes())
+        assert sql("SELECT n.rv, s.rv FROM node n, machine_state s WHERE n.name = 'n'") == before
+        assert sql("SELECT count(*) FROM change WHERE kind = 1 AND op = 2") == [(1,)]
+        assert watcher.watch_of(c) is not None
+
+
+async def test_only_a_change_wakes_the_machine(server: ApiServer) -> None:
+    c = cluster()
+    make(2, cluster_id=c)
+    ids = provider_ids()
+    for name, provider in ids.items():
+        await server.put(node(name, provider=provider))
+    async with watching(server, c) as watcher:
+        await until(lambda: all(ready_of(m) == "True" for m in ids))
+        await until(lambda: (watch := watcher.watch_of(c)) is not None and watch.view.idle)  # wakes come after the rows
+        sql("UPDATE work_item SET due_at = now() + interval '1 day' WHERE kind = 1")
+        await server.put(node("m-0000", provider=ids["m-0000"]))
+        await server.put(node("m-0001", provider=ids["m-0001"], unschedulable=True))
+        due = await until(
+            lambda: sql(
+                "SELECT m.name FROM work_item w JOIN machine m ON m.id = w.object_id WHERE w.kind = 1 AND w.due_at <= now()"
+            )
+        )
+        assert due == [("m-0001",)]
+        assert sql("SELECT name FROM node WHERE unschedulable") == [("m-0001",)]
+
+
+async def test_a_node_that_nobody_declared_is_stored_and_counted(server: ApiServer) -> None:
+    c = cluster()
+    await server.put(node("stray"))
+    async with watching(server, c):
+        await until(lambda: nodes() == ["stray"])
+        assert sql("SELECT machine_id FROM node") == [(None,)]
+        await until(lambda: sql("SELECT status -> 'nodes' ->> 'undeclared' FROM clusters_cluster") == [("1",)])
+
+
+async def test_a_machine_declared_after_its_node_gets_its_conditions(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machines.watch.cluster.RELINK_SECONDS", 0.1)
+    c = cluster(provider="Imported")
+    await server.put(node("m-0000"))
+    async with watching(server, c):
+        await until(lambda: nodes() == ["m-0000"])
+        make(1, cluster_id=c)
+        await until(lambda: ready_of("m-0000") == "True")
+        assert sql("SELECT machine_id = (SELECT id FROM machine) FROM node") == [(True,)]
+
+
+async def test_the_name_of_a_node_makes_no_machine_of_a_cluster_of_fleets_making(server: ApiServer) -> None:
+    c = cluster(provider="Local")
+    make(1, cluster_id=c)
+    await server.put(node("m-0000"))
+    async with watching(server, c):
+        await until(lambda: nodes() == ["m-0000"])
+        assert sql("SELECT machine_id FROM node") == [(None,)]
+
+
+async def test_a_machine_of_another_cluster_is_not_linked(server: ApiServer) -> None:
+    c, other = cluster(), cluster("c2")
+    make(1, cluster_id=other)
+    await server.put(node("n", provider=provider_ids()["m-0000"]))
+    async with watching(server, c):
+        await until(lambda: nodes() == ["n"])
+        assert (sql("SELECT machine_id FROM node"), ready_of("m-0000")) == ([(None,)], "Unknown")
+
+
+async def test_two_nodes_with_one_provider_id_are_one_machine_and_one_stray(server: ApiServer) -> None:
+    c = cluster()
+    make(1, cluster_id=c)
+    provider = provider_ids()["m-0000"]
+    await server.put(node("first", provider=provider))
+    await server.put(node("second", provider=provider, ready="False"))
+    async with watching(server, c):
+        await until(lambda: nodes() == ["first", "second"] and ready_of("m-0000") == "True")
+        assert sql("SELECT name FROM node WHERE machine_id IS NOT NULL") == [("first",)]
+
+
+async def test_a_machine_that_leaves_the_cluster_is_no_node_any_more(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machines.watch.cluster.RELINK_SECONDS", 0.1)
+    c = cluster()
+    make(1, cluster_id=c)
+    await server.put(node("n", provider=provider_ids()["m-0000"]))
+    async with watching(server, c):
+        await until(lambda: ready_of("m-0000") == "True")
+        assert sql("SELECT is_node FROM machine_state") == [(True,)]
+        sql("UPDATE machine SET cluster_id = 0")
+        sql("UPDATE machine_state SET cluster_id = 0")
+        await until(lambda: sql("SELECT is_node, k_cond FROM machine_state") == [(False, [])])
+        assert sql("SELECT machine_id FROM node") == [(None,)]
+
+
+async def test_a_deleted_node_leaves_its_machine_unknown(server: ApiServer) -> None:
+    c = cluster()
+    make(2, cluster_id=c)
+    ids = provider_ids()
+    for name, provider in ids.items():
+        await server.put(node(name, provider=provider))
+    async with watching(server, c):
+        await until(lambda: all(ready_of(m) == "True" for m in ids))
+        await server.delete("m-0000")
+        await until(lambda: nodes() == ["m-0001"])
+        assert (ready_of("m-0000"), ready_of("m-0001")) == ("Unknown", "True")
+
+
+async def test_a_node_that_comes_back_under_its_name_is_written_whole(server: ApiServer) -> None:
+    c = cluster()
+    make(1, cluster_id=c)
+    provider = provider_ids()["m-0000"]
+    await server.put(node("n", provider=provider))
+    async with watching(server, c):
+        await until(lambda: ready_of("m-0000") == "True")
+        await server.delete("n")
+        await server.put(node("n", provider=provider, uid="second"))
+        await until(lambda: sql("SELECT uid FROM node") == [("second",)] and ready_of("m-0000") == "True")
+
+
+async def test_types_that_others_own_are_not_taken_from_a_node(server: ApiServer) -> None:
+    c = cluster()
+    make(1, cluster_id=c)
+    lying = node("n", provider=provider_ids()["m-0000"])
+    lying["status"]["conditions"] += [
+        {"type": t, "status": "True", "reason": "Lie"}
+        for t in ("HostHealthy", "UpToDate", "NodeReady", "not a type", "GPUHealthy")
+    ]
+    lying["status"]["conditions"][1]["status"] = "False"
+    await server.put(lying)
+    async with watching(server, c):
+        await until(lambda: ready_of("m-0000") == "False")
+        kept = sql(
+            "SELECT k.type FROM machine_state s, unnest(s.k_cond) v JOIN condition_kind k ON k.id = v >> 32 ORDER BY 1"
+        )
+        assert [row[0] for row in kept] == ["GPUHealthy", "MemoryPressure", "NodeReady"]
+        assert sql("SELECT cond_true FROM machine_state") == [(0,)]
+
+
+async def test_an_unreadable_node_stops_no_other(server: ApiServer) -> None:
+    c = cluster()
+    await server.put(node("good"))
+    await server.put({**node("bad"), "status": {"conditions": "none"}})
+    async with watching(server, c):
+        await until(lambda: nodes() == ["good"])
+        await server.say(b'{"type":"MODIFIED","object":{"metadata":{"name":7}}}')
+        await server.put(node("later"))
+        await until(lambda: nodes() == ["good", "later"])
+
+
+async def test_lists_come_in_pages(server: ApiServer) -> None:
+    server.page = 7
+    c = cluster()
+    for n in range(30):
+        await server.put(node(f"n{n:02}"))
+    async with watching(server, c):
+        await until(lambda: len(nodes()) == 30)
+        assert server.seen.count("list /api/v1/nodes") == 5
+
+
+async def test_leases_are_not_watched(server: ApiServer) -> None:
+    c = cluster()
+    await server.put(node("n"))
+    async with watching(server, c):
+        await until(lambda: nodes() == ["n"])
+        await until(lambda: "watch /api/v1/nodes" in server.seen and "watch /api/v1/events" in server.seen)
+    assert {s.split()[1] for s in server.seen} == {"/api/v1/nodes", "/api/v1/events"}
+
+
+async def test_a_warning_about_a_node_is_told_of_its_machine_once(server: ApiServer) -> None:
+    c = cluster()
+    make(1, cluster_id=c)
+    await server.put(node("n", provider=provider_ids()["m-0000"]))
+    async with watching(server, c):
+        await until(lambda: ready_of("m-0000") == "True" and "watch /api/v1/events" in server.seen)
+        sql("INSERT INTO position_mark (at, pos) VALUES (now() - interval '11 min', 1)")
+        for n in range(3):
+            await server.put(
+                {"metadata": {"name": f"e{n}"}, "involvedObject": {"kind": "Node", "name": "n"}, "type": "Warning", "reason": "OOM", "message": "killed"},
+                "/api/v1/events",
+            )  # fmt: skip
+        await until(lambda: sql("SELECT data FROM event WHERE type = 'dev.fleet.machine.node-event'"))
+        assert sql(
+            "SELECT data ->> 'reason', data ->> 'name' FROM event WHERE type = 'dev.fleet.machine.node-event'"
+        ) == [("OOM", "m-0000")]

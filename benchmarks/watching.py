@@ -1,0 +1,75 @@
+"""A watcher inside a benchmark: the real ClusterWatch, leases and writes, on the benchmark's own loop and connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from clusters.kube import Endpoint
+from machines.watch.cluster import ClusterWatch, Subject
+from machines.watch.leases import Lease
+from machines.watch.reflect import Times
+
+ME = 4_712
+LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
+# Between runs of contenders the loop stands still: nothing may count as silence.
+PATIENT = Times(silence=86_400.0)
+
+
+class Watching:
+    """Clusters by their ids at these addresses; machines are found by the names of nodes."""
+
+    def __init__(self, conn: Any, subjects: Sequence[tuple[int, str]]) -> None:
+        self._conn = conn
+        self._subjects = subjects
+        self._turn = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.watches: list[ClusterWatch] = []
+
+    async def _borrow(self, job: Callable[[Any], Awaitable[object]]) -> object:
+        async with self._turn:
+            return await job(self._conn)
+
+    async def start(self) -> None:
+        """Take the leases and begin to list."""
+        ids = [c for c, _ in self._subjects]
+        found = await self._conn.execute(
+            "INSERT INTO shard (cluster_id, holder, epoch, lease_until) SELECT c, %s, 1, now() + interval '1 day' FROM unnest(%s::int[]) c "
+            "ON CONFLICT (cluster_id) DO UPDATE SET holder = excluded.holder, epoch = shard.epoch + 1, lease_until = excluded.lease_until RETURNING cluster_id, epoch",
+            [ME, ids],
+        )
+        epochs = dict(await found.fetchall())
+        listing = asyncio.Semaphore(2)
+        for cluster, url in self._subjects:
+            subject = Subject(Endpoint(url), by_name=True)
+            watch = ClusterWatch(
+                Lease(cluster, ME, epochs[cluster]),
+                subject,
+                self._borrow,
+                networks=LOOPBACK,
+                times=PATIENT,
+                listing=listing,
+            )
+            self.watches.append(watch)
+            self._tasks.append(asyncio.create_task(watch.run()))
+
+    async def reached(self, versions: Sequence[str]) -> None:
+        """Wait until every stream has come to its version and everything is written."""
+        while not all(self._done(w, v) for w, v in zip(self.watches, versions, strict=True)):
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            await asyncio.sleep(0.005)
+
+    def _done(self, watch: ClusterWatch, version: str) -> bool:
+        return hasattr(watch, "nodes") and watch.nodes.version == version and watch.view.idle
+
+    async def stop(self) -> None:
+        """End all streams."""
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
