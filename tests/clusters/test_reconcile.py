@@ -110,3 +110,10 @@ def test_nothing_comes_back_from_a_deletion(phase: str) -> None:
     row = Cluster(phase="Deleting")
     with pytest.raises(TransitionNotAllowed):
         row.move_to(phase)
+
+
+@pytest.mark.parametrize("provider", ["Hosted", "Imported", "Simulated"])
+def test_a_provider_that_is_not_built_is_refused_by_its_field(fleet_db: None, provider: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        cluster(provider=provider)
+    assert "spec.provider" in str(refused.value) and "not built yet" in str(refused.value)
