@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help up test check test-lab faults bench bench-smoke docs lab clean
+.PHONY: help up test check test-lab test-kube faults bench bench-smoke docs lab clean
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -18,7 +18,7 @@ up: .venv/ready ## Run Fleet here with a simulated fleet of 3,000 machines; Ctrl
 	@exec $(PY) -m fleet.dev.up
 
 test: .venv/ready-dev ## The whole suite that needs no root and no compiler
-	$(PY) -m pytest -q -n 2 -m "not lab and not browser"
+	$(PY) -m pytest -q -n 2 -m "not lab and not browser and not kube"
 	$(PY) -m pytest -q -m browser tests/e2e
 
 check: export FLEET_SECRET_KEY = check
@@ -32,6 +32,9 @@ check: .venv/ready-dev ## Lint, types, import contracts, migrations
 
 test-lab: .venv/ready-dev ## Against real hosts made on this machine (root)
 	$(PY) -m pytest -q -p no:randomly -m lab tests/lab
+
+test-kube: .venv/ready-dev ## Against real control planes built from Go modules (minutes the first time)
+	$(PY) -m pytest -q -p no:randomly -m kube tests/kube
 
 faults: .venv/ready-dev ## The fault matrix, printed as a table
 	$(PY) -m pytest -q -m faults tests

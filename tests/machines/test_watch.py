@@ -128,7 +128,7 @@ async def test_a_node_that_nobody_declared_is_stored_and_counted(server: ApiServ
     await server.put(node("stray"))
     async with watching(server, c):
         await until(lambda: nodes() == ["stray"])
-        assert sql("SELECT machine_id FROM node") == [(None,)]
+        await until(lambda: sql("SELECT machine_id FROM node") == [(None,)])
         await until(lambda: sql("SELECT status -> 'nodes' ->> 'undeclared' FROM clusters_cluster") == [("1",)])
 
 

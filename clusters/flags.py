@@ -1,0 +1,154 @@
+"""Command lines of the components of a control plane. Pure.
+
+What a ClusterPackageVersion says in `args` is added to these; where both name a flag, this one holds: safety hangs on them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clusters.planes import APISERVER, CONTROLLER_MANAGER, ETCD, SCHEDULER, Plane
+
+MEMBER: Final = "default"  # the name of a single etcd member
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a component finds its things: the folder of its files, its data, and the ports of its neighbours on `bind`."""
+
+    files: Path
+    data: Path
+    bind: str
+    etcd: int
+    peer: int
+    controller_manager: int
+    scheduler: int
+
+    def file(self, name: str) -> str:
+        """Path of one of the component's files."""
+        return str(self.files / name)
+
+
+def arguments(plane: Plane, component: str, place: Place) -> list[str]:
+    """The flags of a component, each as one word, in order of their names."""
+    own = _OF[component](plane, place)
+    emulated = plane.emulation(component)
+    if emulated:
+        own["emulated-version"] = emulated
+    return [f"--{flag}={value}" for flag, value in sorted({**plane.components[component].args, **own}.items())]
+
+
+def _etcd(plane: Plane, place: Place) -> dict[str, str]:
+    client, peer = (f"https://{place.bind}:{port}" for port in (place.etcd, place.peer))
+    return {
+        "name": MEMBER,
+        "data-dir": str(place.data),
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"{MEMBER}={peer}",
+        "cert-file": place.file("etcd-server.crt"),
+        "key-file": place.file("etcd-server.key"),
+        "trusted-ca-file": place.file("etcd-ca.crt"),
+        "client-cert-auth": "true",
+        "peer-cert-file": place.file("etcd-peer.crt"),
+        "peer-key-file": place.file("etcd-peer.key"),
+        "peer-trusted-ca-file": place.file("etcd-ca.crt"),
+        "peer-client-cert-auth": "true",
+    }
+
+
+def _apiserver(plane: Plane, place: Place) -> dict[str, str]:
+    own = {
+        "bind-address": plane.host if _is_address(plane.host) else "0.0.0.0",
+        "secure-port": str(plane.port),
+        "etcd-servers": f"https://{place.bind}:{place.etcd}",
+        "etcd-cafile": place.file("etcd-ca.crt"),
+        "etcd-certfile": place.file("apiserver-etcd-client.crt"),
+        "etcd-keyfile": place.file("apiserver-etcd-client.key"),
+        "client-ca-file": place.file("ca.crt"),
+        "tls-cert-file": place.file("apiserver.crt"),
+        "tls-private-key-file": place.file("apiserver.key"),
+        "kubelet-client-certificate": place.file("apiserver-kubelet-client.crt"),
+        "kubelet-client-key": place.file("apiserver-kubelet-client.key"),
+        "kubelet-preferred-address-types": "InternalIP,Hostname",
+        "service-account-issuer": "https://kubernetes.default.svc.cluster.local",
+        "service-account-key-file": place.file("sa.pub"),
+        "service-account-signing-key-file": place.file("sa.key"),
+        "service-cluster-ip-range": plane.service_cidr,
+        "authorization-mode": "Node,RBAC",
+        "enable-admission-plugins": "NodeRestriction",
+        "enable-bootstrap-token-auth": "true",
+        "requestheader-client-ca-file": place.file("front-proxy-ca.crt"),
+        "requestheader-allowed-names": "front-proxy-client",
+        "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+        "requestheader-group-headers": "X-Remote-Group",
+        "requestheader-username-headers": "X-Remote-User",
+        "proxy-client-cert-file": place.file("front-proxy-client.crt"),
+        "proxy-client-key-file": place.file("front-proxy-client.key"),
+        "encryption-provider-config": place.file("encryption.yaml"),
+        "audit-policy-file": place.file("audit-policy.yaml"),
+        "audit-log-path": str(place.data / "audit.log"),
+        "audit-log-maxsize": "50",
+        "audit-log-maxbackup": "3",
+    }
+    if _is_address(plane.host):
+        own["advertise-address"] = plane.host
+        if ipaddress.ip_address(plane.host).is_loopback:
+            own["endpoint-reconciler-type"] = "none"  # Kubernetes takes no loopback address as an endpoint
+    return own
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _client(plane: Plane, place: Place, name: str) -> dict[str, str]:
+    config = place.file(f"{name}.kubeconfig")
+    return {
+        "kubeconfig": config,
+        "authentication-kubeconfig": config,
+        "authorization-kubeconfig": config,
+        "bind-address": place.bind,
+        "leader-elect": "true",
+    }
+
+
+def _controller_manager(plane: Plane, place: Place) -> dict[str, str]:
+    return {
+        **_client(plane, place, "controller-manager"),
+        "secure-port": str(place.controller_manager),
+        "client-ca-file": place.file("ca.crt"),
+        "requestheader-client-ca-file": place.file("front-proxy-ca.crt"),
+        "root-ca-file": place.file("ca.crt"),
+        "service-account-private-key-file": place.file("sa.key"),
+        "cluster-signing-cert-file": place.file("ca.crt"),
+        "cluster-signing-key-file": place.file("ca.key"),
+        "use-service-account-credentials": "true",
+        # Fleet alone approves the certificates of kubelets.
+        "controllers": "*,bootstrap-signer-controller,token-cleaner-controller,-certificatesigningrequest-approving-controller",
+        "allocate-node-cidrs": "true",
+        "cluster-cidr": plane.pod_cidr,
+        "service-cluster-ip-range": plane.service_cidr,
+    }
+
+
+def _scheduler(plane: Plane, place: Place) -> dict[str, str]:
+    return {**_client(plane, place, "scheduler"), "secure-port": str(place.scheduler)}
+
+
+_OF: Final[Mapping[str, Callable[[Plane, Place], dict[str, str]]]] = {
+    ETCD: _etcd,
+    APISERVER: _apiserver,
+    CONTROLLER_MANAGER: _controller_manager,
+    SCHEDULER: _scheduler,
+}
