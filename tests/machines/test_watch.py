@@ -187,7 +187,7 @@ async def test_a_machine_that_leaves_the_cluster_is_no_node_any_more(
         sql("UPDATE machine SET cluster_id = 0")
         sql("UPDATE machine_state SET cluster_id = 0")
         await until(lambda: sql("SELECT is_node, k_cond FROM machine_state") == [(False, [])])
-        assert sql("SELECT machine_id FROM node") == [(None,)]
+        await until(lambda: sql("SELECT machine_id FROM node") == [(None,)])
 
 
 async def test_a_deleted_node_leaves_its_machine_unknown(server: ApiServer) -> None:
