@@ -172,7 +172,7 @@ class Storage:
     def page(self, query: ListQuery) -> Page:
         """One keyset page; the position is read in the same statement order that makes a watch from it complete."""
         where, params = self._where(query)
-        sql = f"SELECT id, fleet_horizon() - 1 AS horizon FROM {self.model._meta.db_table} WHERE {where} ORDER BY name LIMIT %s"
+        sql = f"SELECT id, name, fleet_horizon() - 1 AS horizon FROM {self.model._meta.db_table} WHERE {where} ORDER BY name LIMIT %s"
         with connection.cursor() as cursor:
             cursor.execute(sql, [*params, query.limit + 1])
             found = cursor.fetchall()
@@ -180,9 +180,11 @@ class Storage:
                 cursor.execute("SELECT fleet_horizon() - 1")
                 return Page([], int(cursor.fetchone()[0]))
         more = len(found) > query.limit
-        objects = self.by_ids([i for i, _ in found[: query.limit]])
-        ordered = [objects[i] for i, _ in found[: query.limit] if i in objects]
-        return Page(ordered, int(found[0][1]), ordered[-1]["metadata"]["name"] if more and ordered else "")
+        shown = found[: query.limit]
+        objects = self.by_ids([i for i, _, _ in shown])
+        # What was deleted since is left out; where the next page begins comes from the names that were found, or the list would end early.
+        ordered = [objects[i] for i, _, _ in shown if i in objects]
+        return Page(ordered, int(found[0][2]), str(shown[-1][1]) if more else "")
 
     def text_page(self, query: ListQuery) -> Page | None:
         """The same page with each object as `orjson.Fragment`, for a kind whose objects lie ready as text; None = it has none."""

@@ -33,7 +33,8 @@ def check(reply: Any, sent: str) -> None:
     """Never a fault of the server; what is refused is a Status with a sentence and the code of its head."""
     assert reply.status < 500, f"{reply.status} for {sent}: {reply.data[:500]!r}"
     assert b"Traceback" not in reply.data, sent
-    if reply.status >= 400 and reply.headers.get("Content-Type", "").startswith("application/json") and reply.data:
+    if reply.status >= 400 and reply.data:
+        assert reply.headers.get("Content-Type", "").startswith("application/json"), f"{sent}: {reply.data[:300]!r}"
         body = reply.json
         assert body["kind"] == "Status" and body["code"] == reply.status and body["message"], f"{sent}: {body}"
 

@@ -169,7 +169,9 @@ def test_a_killed_database_is_503_with_a_time_to_come_again_and_then_all_is_well
     world.make("after")
 
 
-def test_a_client_that_asks_too_much_is_slowed_and_gets_its_answer(world: World, tmp_path: Path) -> None:
+def test_who_asks_too_much_is_told_when_to_come_again_and_kubectl_still_gets_its_answer(
+    world: World, tmp_path: Path
+) -> None:
     config = tmp_path / "kubeconfig"
     write_kubeconfig(config, server=f"https://127.0.0.1:{world.https}", ca=world.ca, token=world.token)
     kubectl = Kubectl(kubectl_binaries()[0], config, tmp_path / "cache")
@@ -217,7 +219,7 @@ def test_a_watch_goes_on_where_it_was_over_a_restart_of_the_server(world: World)
     assert seen[:2] == ["ADDED one", "ADDED two"]
 
 
-def test_a_server_that_is_asked_to_end_finishes_what_it_answers_and_says_nothing_went_wrong(world: World) -> None:
+def test_a_server_that_is_asked_to_end_ends_well_and_leaves_no_trace_in_its_log(world: World) -> None:
     code = world.stop()
     assert code == 0
     assert "Traceback" not in (world.home / "server.log").read_text().split("ready")[-1]
