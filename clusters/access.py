@@ -24,6 +24,18 @@ def store(cluster_id: int, endpoint: Endpoint) -> None:
         )
 
 
+def store_if_new(cluster_id: int, endpoint: Endpoint) -> None:
+    """As `store`, but what stands there already is left alone: sealing the same twice gives other bytes, and readers would start anew."""
+    with django_connection.cursor() as cursor:
+        cursor.execute("SELECT server, ca, server_name, sealed FROM cluster_access WHERE cluster_id = %s", [cluster_id])
+        row = cursor.fetchone()
+    if row is not None:
+        opened = unseal(f"of cluster {cluster_id}", bytes(row[3])) if row[3] else {}
+        if Endpoint(row[0], ca=row[1], server_name=row[2], **opened) == endpoint:
+            return
+    store(cluster_id, endpoint)
+
+
 def forget(cluster_id: int) -> None:
     """The cluster is gone."""
     with django_connection.cursor() as cursor:

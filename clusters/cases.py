@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from clusters.lifecycle import Progress, Step
 from clusters.models import Cluster, ClusterPackageVersion
+from clusters.reconcile import phase_column
 from clusters.status import Part, write_parts
 from fleet.api.storage import format_time, storage_for
 from fleet.control.errors import TemporaryError
@@ -17,15 +18,7 @@ from fleet.control.work import Claim
 from fleet.safety.models import Hold
 from fleet.safety.schema import parse_time
 
-FIELDS: Final = (
-    "componentVersions",
-    "packageVersion",
-    "emulatedVersion",
-    "soakUntil",
-    "steps",
-    "stopped",
-    "snapshotFor",
-)
+FINALIZER: Final = "fleet.dev/control-plane"
 
 
 class LeaseLost(Exception):
@@ -36,7 +29,8 @@ class LeaseLost(Exception):
 class Case:
     """One cluster in a pass. `uid` is that of its control plane: of the deleted cluster when it was restored from one.
 
-    `held`: why nothing new may start, "" = nothing holds it. `versions`: specs of the ClusterPackageVersions that it names.
+    `guarded`: its object waits for
+    the control plane to be stopped. `held`: why nothing new may start, "" = nothing holds it. `versions`: specs of the ClusterPackageVersions that it names.
     """
 
     id: int
@@ -47,6 +41,7 @@ class Case:
     status: Json
     annotations: Mapping[str, str]
     deleted: bool
+    guarded: bool
     held: str
     versions: Mapping[str, Json]
     known: tuple[tuple[str, str], ...]
@@ -62,7 +57,7 @@ def load(ids: Iterable[int]) -> list[Case]:
     return [
         Case(
             row.pk, row.name, str(row.spec.get("restoreFrom") or row.uid), row.generation, row.spec, row.status, row.annotations, row.deleted_at is not None,
-            _held(row, holds), {n: specs[n] for n in _named(row) if n in specs}, tuple(known),
+            FINALIZER in row.finalizers, _held(row, holds), {n: specs[n] for n in _named(row) if n in specs}, tuple(known),
         )
         for row in rows
     ]  # fmt: skip
@@ -150,4 +145,6 @@ def fence(claim: Claim, me: int, *, effect: bool) -> Any:
 
 def write(claim: Claim, me: int, part: Part, *, effect: bool = False) -> None:
     """Write a part of the cluster's status behind its lease."""
-    write_parts(storage_for("clusters"), {claim.object_id: part}, fence=fence(claim, me, effect=effect))
+    write_parts(
+        storage_for("clusters"), {claim.object_id: part}, fence=fence(claim, me, effect=effect), columns=phase_column
+    )

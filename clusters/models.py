@@ -45,9 +45,9 @@ class Cluster(KubeObject):
     def run(self) -> None:
         """Everything wanted is there and ready."""
 
-    @transition(field=phase, source=[RUNNING, DEGRADED, FAILED], target=UPGRADING)
+    @transition(field=phase, source=_others(UPGRADING), target=UPGRADING)
     def upgrade(self) -> None:
-        """The control plane moves to another package version, up or back."""
+        """The control plane moves to another package version, up or back; one taken up again may have to at once."""
 
     @transition(field=phase, source=_others(DEGRADED), target=DEGRADED)
     def degrade(self) -> None:

@@ -10,6 +10,7 @@ from django.db import connection
 from django_fsm import TransitionNotAllowed
 
 from clusters.models import Cluster
+from clusters.schema_cluster import MADE, provider_of
 from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
 from fleet.control.conditions import Condition
@@ -53,6 +54,11 @@ def part_of(phases: Mapping[str, int], generation: int, deleting: bool, paused: 
     return Part(fields, conditions)
 
 
+def counts_of(phases: Mapping[str, int]) -> Part:
+    """Of a cluster with a control plane the counts only: its operator says the rest."""
+    return Part({"machines": sum(phases.values()), "phases": dict(sorted(phases.items()))})
+
+
 def reconcile() -> list[int]:
     """All clusters; ids of those whose status moved."""
     counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
@@ -61,17 +67,17 @@ def reconcile() -> list[int]:
         for cluster, phase, number in cursor.fetchall():
             counts[cluster][phase] = int(number)
     parts = {
-        row.pk: part_of(
-            counts.get(row.pk, {}), row.generation, row.deleted_at is not None, bool(row.spec.get("paused"))
-        )
+        row.pk: counts_of(counts.get(row.pk, {}))
+        if provider_of(row.spec) in MADE
+        else part_of(counts.get(row.pk, {}), row.generation, row.deleted_at is not None, bool(row.spec.get("paused")))
         for row in Cluster.objects.only("id", "generation", "deleted_at", "spec")
     }
-    return write_parts(storage_for("clusters"), parts, columns=_phase) if parts else []
+    return write_parts(storage_for("clusters"), parts, columns=phase_column) if parts else []
 
 
-def _phase(row: Cluster) -> dict[str, str]:
+def phase_column(row: Cluster) -> dict[str, str]:
     """The phase beside the status, moved along the declared transitions; an illegal one is a bug that is logged, and the phase stays."""
-    wanted = row.status["phase"]
+    wanted = row.status.get("phase", row.phase)
     if row.phase == wanted:
         return {}
     try:

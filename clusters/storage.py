@@ -7,21 +7,22 @@ from typing import Any, Final
 
 from django.db import connection
 
+from clusters.cases import FINALIZER
 from clusters.models import Cluster, ClusterPackageVersion, Idc
 from clusters.preflight import Hop, refusals
 from clusters.schema import IDC_KIND
 from clusters.schema_cluster import CLUSTER_KIND, MADE, provider_of
 from clusters.schema_versions import CLUSTER_PACKAGE_VERSION_KIND
 from fleet.api import errors
+from fleet.api.actions import Write, change_object
 from fleet.api.approval import approve, authored, hash_of, usable
-from fleet.api.rights import Actor
+from fleet.api.rights import SYSTEM, Actor
 from fleet.api.storage import Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import CLUSTER, Json, Problem
 from fleet.events.publish import Cursor
 
 CONFIRM: Final = "fleet.dev/confirm-delete"
-FINALIZER: Final = "fleet.dev/control-plane"
 
 
 class ClusterStorage(Storage):
@@ -151,6 +152,16 @@ class ClusterPackageVersionStorage(Storage):
         if users:
             shown = ", ".join(users[:3]) + (" and others" if len(users) > 3 else "")
             raise errors.conflict(self.kind, name, f"it is in use by {shown}")
+
+
+def let_go(name: str) -> None:
+    """Remove Fleet's finalizer from a cluster whose control plane is stopped; without others of upper apps it is gone."""
+
+    def change(live: Json) -> Json:
+        live["metadata"]["finalizers"] = [f for f in live["metadata"].get("finalizers", []) if f != FINALIZER]
+        return live
+
+    change_object("clusters", name, change, write=Write(by=SYSTEM, manager="fleet"), verb="update")
 
 
 def storages() -> list[Storage]:

@@ -87,6 +87,7 @@ def _environment(state: State, postgres: Postgres, valkey: Valkey, options: argp
         "DATABASE_URL": postgres.url,
         "REDIS_URL": valkey.url,
         "CELERY_BROKER": valkey.broker_url,
+        "FLEET_CLUSTERS_DIR": str(state.home / "clusters"),
         "FLEET_SECURE_COOKIES": "false",
         "FLEET_REQUIRE_APPROVAL": "false",
         "FLEET_ALLOWED_NETWORKS": os.environ.get("FLEET_ALLOWED_NETWORKS", EVALUATION_NETWORKS),

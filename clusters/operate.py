@@ -1,0 +1,324 @@
+"""The Cluster-Operator in a pass: files, observe, the next move, its intent behind the lease, its effect; again, until there is nothing to do now."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from clusters import access, backups, keep, lifecycle, pki
+from clusters.cases import Case, LeaseLost, progress_of, write
+from clusters.kube import Kube, KubeError, KubeUnreachable
+from clusters.lifecycle import Move, Progress, Wish, next_move
+from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Plane, Provider
+from clusters.planning import SOON, URGENT, Ends, Outcome, backup_due, emulating, part_of, soak_until, wish_of
+from clusters.providers import networks
+from clusters.status import Told
+from clusters.storage import let_go
+from clusters.wanted import host_of, plane_of, port_of
+from fleet.control.errors import PermanentError, ReconcileError
+from fleet.control.work import Claim, Settled, backoff
+from fleet.events.publish import ERROR, WARNING
+
+log = logging.getLogger("fleet.clusters")
+T = TypeVar("T")
+
+MOVES: Final = 24  # of one pass; what is left comes in the next
+WAIT_SECONDS: Final = 1.0
+REFUSED_SECONDS: Final = 15.0
+REST_SECONDS: Final = 10.0
+STUCK_SECONDS: Final = 60.0  # waits for a new spec, which wakes it
+_WORSE: Final = {"put-back": ERROR, "late": ERROR, "refuse": WARNING}
+_CHANGING: Final = frozenset({"begin", "snapshot", "intend", "apply", "put-back", "unemulate"})
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Django's blocking code; its connection does not outlive it."""
+
+    def run() -> T:
+        try:
+            return work()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(run)
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass over one cluster with a control plane."""
+
+    claim: Claim
+    me: int
+    case: Case
+    provider: Provider
+    stopping: Callable[[], bool] = lambda: False
+
+    async def run(self) -> Settled:
+        """To its end; how the lease ends. LeaseLost when it is another's by now."""
+        progress = progress_of(self.case.status)
+        try:
+            if self.case.deleted:
+                await self._take_down()
+                return self._settled(STUCK_SECONDS)
+            outcome = await self._move_on(progress)
+        except ReconcileError as error:
+            final = isinstance(error, PermanentError)
+            now = datetime.now(UTC)
+            kept = progress_of((await self._reread()).status)
+            told = self._trouble_told(error)
+            part = part_of(
+                self.case,
+                Outcome(kept, trouble=(error.reason, error.message), final=final, ends=await self._ends(), told=told),
+                now,
+            )
+            await in_thread(lambda: write(self.claim, self.me, part))
+            return self._settled(STUCK_SECONDS if final else backoff(self.claim.attempts + 1, most=60), failed=True)
+        return self._settled(outcome)
+
+    def _settled(self, seconds: float, *, failed: bool = False) -> Settled:
+        attempts = min(self.claim.attempts + 1, 1_000) if failed else 0
+        return Settled(self.claim.object_id, self.claim.epoch, seconds, attempts)
+
+    def _trouble_told(self, error: ReconcileError) -> tuple[Told, ...]:
+        """An event when the trouble is new: a sentence that is there already is not said again."""
+        before = {c["type"]: c for c in self.case.status.get("conditions", [])}.get("Ready", {})
+        if (before.get("reason"), before.get("message")) == (error.reason, error.message):
+            return ()
+        return (Told("trouble", error.reason, error.message, WARNING),)
+
+    async def _reread(self) -> Case:
+        """What this pass itself wrote last."""
+        from clusters.cases import load
+
+        found = await in_thread(lambda: load([self.case.id]))
+        return found[0] if found else self.case
+
+    async def _ends(self) -> Ends:
+        return await in_thread(lambda: keep.ends(self.case.uid))
+
+    # -- towards the wish -----------------------------------------------------------------------------------------------
+
+    async def _move_on(self, progress: Progress) -> float:
+        files, ends = await self._files()
+        told: list[Told] = []
+        for _ in range(MOVES):
+            now = datetime.now(UTC)
+            plane = plane_of(self.case, progress, files)
+            seen = {s.name: s for s in await self.provider.observe(plane)}
+            wish = wish_of(self.case, progress, plane, ends, now)
+            move = next_move(wish, progress, seen, now)
+            if self._is_kept_back(move, ends, now):
+                move = Move("wait", message=f"nothing new starts: {self.case.held}", reason="Held")
+            if move.verb in ("wait", "late", "refuse", "rest"):
+                if move.verb == "rest" and not self.case.held:
+                    await self._back_up(plane, now)
+                return await self._end(plane, progress, seen, move, ends, told)
+            progress = await self._do(move, progress, wish, plane, now)
+            if move.verb == "begin" and set(progress.versions) - set(self.case.versions):
+                self.case = await self._reread()
+            if self.stopping():
+                break
+        return 0.0
+
+    def _is_kept_back(self, move: Move, ends: Ends, now: datetime) -> bool:
+        """Held: nothing new starts, but a certificate that is about to end is renewed, one component at a time."""
+        if not self.case.held or move.verb not in _CHANGING:
+            return False
+        return not (move.verb == "apply" and ends and ends[0][1] - now < URGENT)
+
+    async def _files(self) -> tuple[Mapping[str, str], Ends]:
+        """Keys and certificates, made and renewed; while held only what is about to end."""
+        case, now = self.case, datetime.now(UTC)
+        have = await in_thread(lambda: keep.files(case.uid))
+        before = await self._ends()
+        if have and case.held and (not before or before[0][1] - now >= URGENT):
+            return have, before
+        host, port = host_of(case), port_of(case)
+        names = pki.Names(host, f"https://{host}:{port}", plane_network(case))
+        made = pki.ensure(names, have, now)
+        if made.changed:
+            await in_thread(lambda: keep.store(case.uid, made.changed, made.ends))
+        return made.all, sorted(((n, at) for n, at in made.ends.items()), key=lambda e: (e[1], e[0]))
+
+    async def _end(
+        self, plane: Plane, progress: Progress, seen: Mapping[str, ComponentSeen], move: Move, ends: Ends, told: list[Told]
+    ) -> float:  # fmt: skip
+        """Record what was found; seconds until the next look."""
+        case, now = self.case, datetime.now(UTC)
+        endpoint = self.provider.endpoint(plane)
+        version = await self._version(plane) if seen.get(APISERVER) and seen[APISERVER].ready else ""
+        said = {c["type"]: c for c in case.status.get("conditions", [])}.get("Ready", {})
+        if move.verb in ("late", "refuse") and said.get("message") != move.message:
+            told.append(Told(move.verb, move.reason, move.message, _WORSE[move.verb]))
+        shown = endpoint.server if version else ""
+        part = part_of(
+            case, Outcome(progress, seen, move, ends=ends, told=tuple(told), version=version, endpoint=shown), now
+        )
+        snapshots = await in_thread(lambda: backups.listed(case.uid))
+        part = replace(part, fields={**part.fields, "snapshots": snapshots or None})
+
+        def record() -> None:
+            with transaction.atomic():
+                write(self.claim, self.me, part)
+                if version:
+                    access.store_if_new(case.id, endpoint)
+
+        await in_thread(record)
+        if move.verb == "wait":
+            return REST_SECONDS if case.held else WAIT_SECONDS
+        if ends and ends[0][1] - now < SOON:
+            log.warning("cluster %s: the certificate %s ends at %s", case.name, ends[0][0], ends[0][1])
+        return REFUSED_SECONDS if move.verb in ("refuse", "late") else REST_SECONDS
+
+    async def _version(self, plane: Plane) -> str:
+        try:
+            async with Kube(self.provider.endpoint(plane), networks=networks()) as kube:
+                return str((await kube.get("/version"))["gitVersion"]).removeprefix("v")
+        except (KubeError, KubeUnreachable) as error:
+            log.info("cluster %s does not tell its version: %s", self.case.name, error)
+            return ""
+
+    # -- one move -------------------------------------------------------------------------------------------------------
+
+    async def _do(self, move: Move, progress: Progress, wish: Wish, plane: Plane, now: datetime) -> Progress:
+        """The intent behind the lease, then the effect; the progress after it."""
+        name, case = move.component, self.case
+        if move.verb == "begin":
+            return await in_thread(lambda: self._begin(wish))
+        if move.verb == "snapshot":
+            await self._snapshot(plane, "upgrade", now)
+            taken = replace(progress, snapshot_for=wish.target)
+            told = Told("snapshot", "SnapshotTaken", f"etcd was saved before the change to {wish.target}")
+            return await self._intend(taken, told)
+        if move.verb == "intend":
+            kind = "back" if wish.down else "on"
+            told = Told("component", "Changing", f"{name} goes {kind} to {wish.target}")
+            return await self._intend(lifecycle.intended(emulating(case, progress), wish, name), told)
+        if move.verb == "apply":
+            told = Told("component", "Starting", f"{name} is started at {progress.versions[name]}")
+            after = await self._intend(lifecycle.started(progress, name, wish.digests[name], now), told)
+            await self.provider.apply(plane, name)
+            return after
+        if move.verb == "done":
+            return await self._intend(
+                lifecycle.ended(progress, name, now, ok=True),
+                Told("component", "Ready", f"{name} is ready"),
+                effect=False,
+            )
+        if move.verb == "put-back":
+            told = Told("component", move.reason, f"{name} is put back: {move.message}", ERROR)
+            return await self._intend(lifecycle.put_back(progress, wish, move, now), told)
+        if move.verb == "finish":
+            until = soak_until(case, progress, now, settings.FLEET_SOAK_SECONDS)
+            text = f"the control plane stands at {wish.target}" + (
+                f" and is watched until {until:%H:%M:%S} UTC" if until else ""
+            )
+            return await self._intend(
+                lifecycle.finished(progress, wish, until), Told("reached", "Reached", text), effect=False
+            )
+        if move.verb == "unemulate":
+            told = Told(
+                "soaked",
+                "SoakEnded",
+                f"the soak is over: {progress.emulated} is emulated no longer, pointing back ends here",
+            )
+            return await self._intend(replace(progress, emulated="", soak_until=None), told)
+        raise AssertionError(f"no such move: {move.verb}")
+
+    async def _intend(self, progress: Progress, told: Told, *, effect: bool = True) -> Progress:
+        part = part_of(self.case, Outcome(progress, ends=await self._ends(), told=(told,)), datetime.now(UTC))
+        await in_thread(lambda: write(self.claim, self.me, part, effect=effect))
+        return progress
+
+    def _begin(self, wish: Wish) -> Progress:
+        """A new control plane starts at the target; one that is taken up again where the deleted cluster stood."""
+        case = self.case
+        with transaction.atomic():
+            progress = Progress(versions=dict.fromkeys(COMPONENTS, wish.target))
+            told = Told("begun", "Begun", f"a control plane is made at {wish.target}")
+            if case.spec.get("restoreFrom"):
+                status = backups.take_up(case.uid)
+                if status is None:
+                    raise PermanentError(
+                        "NothingToRestore",
+                        f"the data of the deleted cluster {case.uid} is gone, or another cluster took it up",
+                    )
+                progress = replace(progress_of(status), stopped={}) if status.get("componentVersions") else progress
+                told = Told(
+                    "begun", "Restored", f"the control plane of the deleted cluster {case.uid} is taken up again"
+                )
+            write(self.claim, self.me, part_of(case, Outcome(progress, told=(told,)), datetime.now(UTC)), effect=True)
+        return progress
+
+    async def _snapshot(self, plane: Plane, why: str, now: datetime) -> None:
+        name = f"{now:%Y%m%dT%H%M%SZ}-{why}.db"
+        taken = await self.provider.snapshot(plane, backups.path_of(self.case, name))
+        await in_thread(lambda: backups.note(self.case, taken, why, self.case.status.get("packageVersion", "")))
+
+    async def _back_up(self, plane: Plane, now: datetime) -> None:
+        """Scheduled snapshots."""
+        last = await in_thread(lambda: backups.last(self.case.uid))
+        if backup_due(self.case, last, now):
+            await self._snapshot(plane, "schedule", now)
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    async def _take_down(self) -> None:
+        """Everything stops, the data stays for a day; then the object goes."""
+        case = self.case
+        if not case.guarded:
+            return
+        files = await in_thread(lambda: keep.files(case.uid))
+        told = Told(
+            "stopped", "Stopping", "the control plane is stopped; its data and keys are kept for a day", WARNING
+        )
+        part = part_of(
+            case, Outcome(progress_of(case.status), ends=await self._ends(), told=(told,)), datetime.now(UTC)
+        )
+        await in_thread(lambda: write(self.claim, self.me, part, effect=True))
+        plane = plane_of(case, progress_of(case.status), files)
+        for name in reversed(COMPONENTS):
+            await self.provider.stop(plane, name)
+
+        def end() -> None:
+            with transaction.atomic():
+                backups.lay_down(case)
+                access.forget(case.id)
+                let_go(case.name)
+
+        await in_thread(end)
+
+
+def plane_network(case: Case) -> str:
+    """Addresses of services."""
+    from clusters.schema_cluster import SERVICE_CIDR
+
+    return str(case.spec.get("network", {}).get("serviceCIDR", SERVICE_CIDR))
+
+
+async def operate(passes: Sequence[Pass], seconds: float) -> list[Settled]:
+    """All side by side; what breaks backs off alone, what was lost is left to its new holder."""
+
+    async def one(each: Pass) -> Settled | None:
+        try:
+            async with asyncio.timeout(seconds):
+                return await each.run()
+        except LeaseLost:
+            log.info("cluster %s has another holder by now", each.case.name)
+            return None
+        except TimeoutError:
+            log.warning("the pass over cluster %s was cut off after %.0f s", each.case.name, seconds)
+        except Exception:
+            log.exception("cluster %s is set aside: its pass ended in a bug", each.case.name)
+        attempts = each.claim.attempts + 1
+        return Settled(each.claim.object_id, each.claim.epoch, backoff(attempts, most=60), min(attempts, 1_000))
+
+    found = await asyncio.gather(*(one(p) for p in passes))
+    return [s for s in found if s is not None]

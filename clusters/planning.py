@@ -1,0 +1,207 @@
+"""What a pass wants of one control plane: the change that it is in, its refusals, and the outcome in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from clusters import models
+from clusters.cases import Case, fields_of
+from clusters.lifecycle import Move, Progress, Wish
+from clusters.planes import APISERVER, COMPONENTS, ETCD, ComponentSeen, Plane
+from clusters.preflight import Hop, refusals, state_refusals
+from clusters.status import Part, Told
+from clusters.versions import minor_text
+from fleet.api.storage import format_time
+from fleet.control.conditions import Condition
+from fleet.control.kinds import Json
+
+Ends = Sequence[tuple[str, datetime]]
+SOON: Final = timedelta(days=14)  # a certificate that ends so soon alarms
+URGENT: Final = timedelta(days=3)  # and so soon it is renewed even while the cluster is held
+BACKUP_SECONDS: Final = 6 * 3600
+BACKUPS: Final = 10
+
+
+def hop_of(case: Case, progress: Progress) -> Hop | None:
+    """From what the control plane stands at to what the spec says; None = nothing to go to, or the versions are not known."""
+    target = str(case.spec["packageVersion"])
+    others = [v for v in (progress.reached, *progress.versions.values()) if v and v != target and v in case.versions]
+    if not others or target not in case.versions:
+        return None
+    return Hop(case.versions[others[0]], case.versions[target], progress.emulated, case.known)
+
+
+def wish_of(case: Case, progress: Progress, plane: Plane, ends: Ends, now: datetime) -> Wish:
+    """What is wanted now. The state of the cluster is asked before a change only: one that runs may be the way out."""
+    hop = hop_of(case, progress)
+    why = refusals(hop) if hop else []
+    if hop and set(progress.versions.values()) == {progress.reached}:
+        why += state_refusals(case.status.get("conditions", []), ends, now)
+    digests = {name: plane.digest(name) for name in COMPONENTS}
+    return Wish(str(case.spec["packageVersion"]), case.generation, digests, why, bool(hop and hop.down))
+
+
+def emulating(case: Case, progress: Progress) -> Progress:
+    """While a minor upgrade is not proven, what is new speaks as the old minor."""
+    hop = hop_of(case, progress)
+    if hop is None or hop.minors <= 0 or progress.emulated:
+        return progress
+    return replace(progress, emulated=minor_text(hop.before["kubernetesVersion"]))
+
+
+def soak_until(case: Case, progress: Progress, now: datetime, default_seconds: float) -> datetime | None:
+    """The end of the soak of a minor upgrade that has just arrived; None = there is none."""
+    version = case.versions[str(case.spec["packageVersion"])]["kubernetesVersion"]
+    if not progress.emulated or progress.emulated == minor_text(version):
+        return None
+    return now + timedelta(seconds=case.spec.get("rollout", {}).get("soakSeconds", default_seconds))
+
+
+def backup_due(case: Case, last: datetime | None, now: datetime) -> bool:
+    """Whether a scheduled snapshot is due; `last`: the time of the youngest."""
+    seconds = case.spec.get("backups", {}).get("intervalSeconds", BACKUP_SECONDS)
+    return last is None or now - last >= timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass found and how it ended. `seen` None: nothing was looked at. `trouble`: reason and sentence of what went wrong."""
+
+    progress: Progress
+    seen: Mapping[str, ComponentSeen] | None = None
+    move: Move | None = None
+    trouble: tuple[str, str] | None = None
+    final: bool = False
+    ends: Ends = ()
+    told: Sequence[Told] = field(default_factory=tuple)
+    version: str = ""
+    endpoint: str = ""
+
+
+def part_of(case: Case, outcome: Outcome, now: datetime) -> Part:
+    """Everything that the Cluster-Operator says of a cluster with a control plane."""
+    seen = outcome.seen
+    conditions = [_held(case), _certificates(outcome.ends, now), *_whole(case, outcome)]
+    fields: Json = {
+        **fields_of(outcome.progress),
+        "observedGeneration": case.generation,
+        "phase": phase_of(case, outcome),
+    }
+    if seen is not None:
+        conditions += [_component(seen, ETCD, "EtcdHealthy"), _component(seen, APISERVER, "APIServerReachable")]
+        fields["components"] = [_row(case, outcome.progress, name, seen.get(name)) for name in COMPONENTS]
+    if outcome.ends:
+        fields["certificates"] = [{"name": n, "notAfter": format_time(at)} for n, at in outcome.ends]
+    if outcome.version:
+        fields["kubernetesVersion"] = outcome.version
+    if outcome.endpoint:
+        fields["endpoint"] = outcome.endpoint
+    return Part(fields, conditions, outcome.told)
+
+
+def phase_of(case: Case, outcome: Outcome) -> str:
+    """The summary for people."""
+    progress = outcome.progress
+    if case.deleted:
+        return models.DELETING
+    if (outcome.trouble and outcome.final) or progress.stopped:
+        return models.FAILED
+    if not progress.reached:
+        return models.PROVISIONING
+    if progress.reached != case.spec["packageVersion"] and (outcome.move is None or outcome.move.verb != "refuse"):
+        return models.UPGRADING
+    machines = case.status.get("phases", {})
+    if outcome.trouble or not _all_ready(outcome.seen) or machines.get("Failed") or machines.get("Repairing"):
+        return models.DEGRADED
+    return models.RUNNING
+
+
+def _all_ready(seen: Mapping[str, ComponentSeen] | None) -> bool:
+    return seen is None or all(n in seen and seen[n].ready is not False for n in COMPONENTS)
+
+
+def _held(case: Case) -> Condition:
+    return Condition("Held", "True", "Held", case.held) if case.held else Condition("Held", "False", "NotHeld")
+
+
+def _component(seen: Mapping[str, ComponentSeen], name: str, type_: str) -> Condition:
+    found = seen.get(name)
+    if found is None or (found.ready is False):
+        return Condition(type_, "False", "NotReady", found.message if found else f"{name} is not there")
+    if found.ready is None:
+        return Condition(type_, "Unknown", "NotSeen", found.message)
+    return Condition(type_, "True", "Ready", f"{name} {found.version} is ready.")
+
+
+def _row(case: Case, progress: Progress, name: str, found: ComponentSeen | None) -> Json:
+    spec = case.versions.get(progress.versions.get(name, str(case.spec["packageVersion"])), {})
+    wanted = next(
+        (c.get("version") or spec["kubernetesVersion"] for c in spec.get("components", []) if c["name"] == name), ""
+    )
+    if found is None:
+        return {
+            "name": name,
+            "wanted": wanted,
+            "seen": "",
+            "ready": "False",
+            "replicas": "0/1",
+            "message": "is not there",
+        }
+    ready = {True: "True", False: "False", None: "Unknown"}[found.ready]
+    return {
+        "name": name, "wanted": wanted, "seen": found.version, "ready": ready, "replicas": f"{found.replicas_ready}/{found.replicas}",
+        "message": found.message,
+    }  # fmt: skip
+
+
+def _certificates(ends: Ends, now: datetime) -> Condition:
+    if not ends:
+        return Condition("CertificatesValid", "Unknown", "NotMade", "there are no certificates yet")
+    name, at = ends[0]
+    text = f"the first to end is {name}, at {at:%Y-%m-%d %H:%M} UTC"
+    if at <= now:
+        return Condition("CertificatesValid", "False", "Ended", f"{name} ended at {at:%Y-%m-%d %H:%M} UTC")
+    return Condition("CertificatesValid", "True", "EndsSoon" if at - now < SOON else "Valid", text)
+
+
+def _whole(case: Case, outcome: Outcome) -> list[Condition]:
+    """ControlPlaneUpToDate, Ready, Reconciling and Stalled, which follow the kstatus convention."""
+    progress, target = outcome.progress, str(case.spec["packageVersion"])
+    reason, message = _now(case, outcome)
+    calm = outcome.move is not None and outcome.move.verb == "rest" and not progress.stopped
+    there = progress.reached == target and set(progress.versions.values()) == {target}
+    stalled = (
+        bool(progress.stopped)
+        or outcome.final
+        or (outcome.move is not None and outcome.move.verb in ("refuse", "late"))
+    )
+    ready = there and calm and _all_ready(outcome.seen) and not outcome.trouble
+    return [
+        Condition("ControlPlaneUpToDate", "True" if there else "False", "UpToDate" if there else reason, f"all components stand at {target}" if there else message),
+        Condition("Ready", "True" if ready else "False", "Ready" if ready else reason, "the control plane is ready" if ready else message),
+        Condition("Reconciling", "False" if calm or stalled else "True", "AtRest" if calm else reason, "" if calm else message),
+        Condition("Stalled", "True" if stalled else "False", reason if stalled else "NotStalled", message if stalled else ""),
+    ]  # fmt: skip
+
+
+def _now(case: Case, outcome: Outcome) -> tuple[str, str]:
+    """One word and one sentence for what goes on."""
+    if case.deleted:
+        return "Deleting", outcome.trouble[1] if outcome.trouble else "the control plane is being stopped"
+    if outcome.trouble:
+        return outcome.trouble
+    stopped = outcome.progress.stopped
+    if stopped:
+        return stopped["reason"], (
+            f"the change to {stopped['packageVersion']} stopped at {stopped['component']}, which was put back: {stopped['message']}; "
+            "change the spec to try again"
+        )
+    if case.held:
+        return "Held", f"nothing new starts: {case.held}"
+    move = outcome.move
+    if move is not None and move.message:
+        return move.reason, move.message
+    return "Progressing", f"on the way to {case.spec['packageVersion']}"
