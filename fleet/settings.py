@@ -148,7 +148,9 @@ FLEET_SWEEP_SECONDS = env.float("FLEET_SWEEP_SECONDS", default=1.0)
 FLEET_OBSERVE_SECONDS = env.float("FLEET_OBSERVE_SECONDS", default=600.0)  # each machine is looked at again this often
 FLEET_LEASE_SECONDS = env.float("FLEET_LEASE_SECONDS", default=60.0)
 FLEET_SOAK_SECONDS = env.float("FLEET_SOAK_SECONDS", default=60.0)
-FLEET_CLUSTERS_DIR = env.str("FLEET_CLUSTERS_DIR", default=str(BASE_DIR / ".fleet" / "clusters"))  # data of Local control planes, snapshots
+FLEET_CLUSTERS_DIR = env.str(
+    "FLEET_CLUSTERS_DIR", default=str(BASE_DIR / ".fleet" / "clusters")
+)  # data of Local control planes, snapshots
 FLEET_BINARIES = env.str("FLEET_BINARIES", default="")  # folder in which Local control planes find their programs
 
 CELERY_BROKER_URL = REDIS_URL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +329,7 @@ async def test_after_a_day_nothing_is_left(fake: Fake) -> None:
     await _tasks.purge(Seat(None, 1))  # type: ignore[arg-type]
     assert fake.log[-1] == f"remove {uid}"
     for table in ("cluster_secret", "cluster_snapshot", "deleted_cluster"):
-        assert await in_thread(lambda table=table: rows(f"SELECT 1 FROM {table}")) == [], table
+        assert await in_thread(partial(rows, f"SELECT 1 FROM {table}")) == [], table
 
 
 async def test_snapshots_beyond_the_number_that_is_kept_go(fake: Fake) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ async def test_the_life_of_a_cluster(fleet_db: None, settings: Any, tmp_path: Pa
     settings.FLEET_CLUSTERS_DIR = str(tmp_path / "clusters")
     settings.FLEET_BINARIES = str(await asyncio.to_thread(kubernetes.folder, tmp_path / "binaries"))
     for each in kubernetes.VERSIONS:
-        await in_thread(lambda each=each: version(each))
+        await in_thread(partial(version, each))
     spec = {
         "provider": "Local", "packageVersion": f"k8s-{OLD}", "rollout": {"soakSeconds": 3600},
         "controlPlane": {"exposure": {"type": "HostPort", "host": "127.0.0.1", "port": port()}},
