@@ -51,6 +51,6 @@ lab: .venv/ready-dev ## Real hosts on this machine under Fleet's eyes (root)
 docs: .venv/ready-dev ## The documentation as HTML in docs/_build
 	.venv/bin/sphinx-build -W -q docs docs/_build
 
-clean: ## Remove the virtual environment and Fleet's state of this checkout
-	@$(PY) -m fleet.dev.clean 2>/dev/null || true
+clean: ## End control planes that run beside Fleet; remove the virtual environment and this checkout's state
+	@if [ -x $(PY) ]; then $(PY) -m fleet.dev.clean; fi
 	rm -rf .venv .fleet

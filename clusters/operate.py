@@ -118,7 +118,7 @@ class Pass:
                 move = Move("wait", message=f"nothing new starts: {self.case.held}", reason="Held")
             if move.verb in ("wait", "late", "refuse", "rest"):
                 if move.verb == "rest" and not self.case.held:
-                    await self._back_up(plane, now)
+                    await self._back_up(plane, progress, now)
                 return await self._end(plane, progress, seen, move, ends, told)
             progress = await self._do(move, progress, wish, plane, now)
             if move.verb == "begin" and set(progress.versions) - set(self.case.versions):
@@ -193,7 +193,7 @@ class Pass:
         if move.verb == "begin":
             return await in_thread(lambda: self._begin(wish))
         if move.verb == "snapshot":
-            await self._snapshot(plane, "upgrade", now)
+            await self._snapshot(plane, progress, "upgrade", now)
             taken = replace(progress, snapshot_for=wish.target)
             told = Told("snapshot", "SnapshotTaken", f"etcd was saved before the change to {wish.target}")
             return await self._intend(taken, told)
@@ -257,16 +257,16 @@ class Pass:
             write(self.claim, self.me, part_of(case, Outcome(progress, told=(told,)), datetime.now(UTC)), effect=True)
         return progress
 
-    async def _snapshot(self, plane: Plane, why: str, now: datetime) -> None:
+    async def _snapshot(self, plane: Plane, progress: Progress, why: str, now: datetime) -> None:
         name = f"{now:%Y%m%dT%H%M%SZ}-{why}.db"
         taken = await self.provider.snapshot(plane, backups.path_of(self.case, name))
-        await in_thread(lambda: backups.note(self.case, taken, why, self.case.status.get("packageVersion", "")))
+        await in_thread(lambda: backups.note(self.case, taken, why, progress.reached))
 
-    async def _back_up(self, plane: Plane, now: datetime) -> None:
+    async def _back_up(self, plane: Plane, progress: Progress, now: datetime) -> None:
         """Scheduled snapshots."""
         last = await in_thread(lambda: backups.last(self.case.uid))
         if backup_due(self.case, last, now):
-            await self._snapshot(plane, "schedule", now)
+            await self._snapshot(plane, progress, "schedule", now)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 

@@ -165,7 +165,7 @@ async def test_a_cluster_gets_its_control_plane_etcd_first(fake: Fake) -> None:
     for type_ in ("Ready", "EtcdHealthy", "APIServerReachable", "ControlPlaneUpToDate", "CertificatesValid"):
         assert (await said(type_))[0] == "True", type_
     assert await in_thread(lambda: Cluster.objects.get().phase) == "Running"
-    assert obj["status"]["snapshots"][0]["why"] == "schedule"
+    assert [(s["why"], s["packageVersion"]) for s in obj["status"]["snapshots"]] == [("schedule", "v36")]
     assert await in_thread(
         lambda: rows("SELECT count(*) FROM cluster_secret WHERE sealed IS NOT NULL AND public <> ''")
     ) == [(0,)]
