@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final, Protocol
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from clusters import access, backups, keep, lifecycle, pki
 from clusters.cases import Case, LeaseLost, progress_of, write
@@ -23,11 +23,11 @@ from clusters.status import Told
 from clusters.storage import let_go
 from clusters.wanted import host_of, plane_of, port_of
 from fleet.control.errors import PermanentError, ReconcileError
+from fleet.control.threads import in_thread
 from fleet.control.work import Claim, Settled, backoff
 from fleet.events.publish import ERROR, WARNING
 
 log = logging.getLogger("fleet.clusters")
-T = TypeVar("T")
 
 MOVES: Final = 24  # of one pass; what is left comes in the next
 WAIT_SECONDS: Final = 1.0
@@ -36,18 +36,6 @@ REST_SECONDS: Final = 10.0
 STUCK_SECONDS: Final = 60.0  # waits for a new spec, which wakes it
 _WORSE: Final = {"put-back": ERROR, "late": ERROR, "refuse": WARNING}
 _CHANGING: Final = frozenset({"begin", "snapshot", "intend", "apply", "put-back", "unemulate"})
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Django's blocking code; its connection does not outlive it."""
-
-    def run() -> T:
-        try:
-            return work()
-        finally:
-            connection.close()
-
-    return await asyncio.to_thread(run)
 
 
 @dataclass(slots=True)
@@ -303,10 +291,21 @@ def plane_network(case: Case) -> str:
     return str(case.spec.get("network", {}).get("serviceCIDR", SERVICE_CIDR))
 
 
-async def operate(passes: Sequence[Pass], seconds: float) -> list[Settled]:
+class AnyPass(Protocol):
+    """One look at one cluster, whoever made it."""
+
+    claim: Claim
+    case: Case
+
+    async def run(self) -> Settled:
+        """To its end; how the lease ends."""
+        ...
+
+
+async def operate(passes: Sequence[AnyPass], seconds: float) -> list[Settled]:
     """All side by side; what breaks backs off alone, what was lost is left to its new holder."""
 
-    async def one(each: Pass) -> Settled | None:
+    async def one(each: AnyPass) -> Settled | None:
         try:
             async with asyncio.timeout(seconds):
                 return await each.run()

@@ -10,7 +10,7 @@ from django.db import connection
 from django_fsm import TransitionNotAllowed
 
 from clusters.models import Cluster
-from clusters.schema_cluster import MADE, provider_of
+from clusters.schema_cluster import OPERATED, provider_of
 from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
 from fleet.control.conditions import Condition
@@ -68,7 +68,7 @@ def reconcile() -> list[int]:
             counts[cluster][phase] = int(number)
     parts = {
         row.pk: counts_of(counts.get(row.pk, {}))
-        if provider_of(row.spec) in MADE
+        if provider_of(row.spec) in OPERATED
         else part_of(counts.get(row.pk, {}), row.generation, row.deleted_at is not None, bool(row.spec.get("paused")))
         for row in Cluster.objects.only("id", "generation", "deleted_at", "spec")
     }

@@ -16,7 +16,8 @@ IMPORTED: Final = "Imported"
 SIMULATED: Final = "Simulated"
 PROVIDERS: Final = (HOSTED, LOCAL, IMPORTED, SIMULATED)
 MADE: Final = (HOSTED, LOCAL)  # providers whose control plane is Fleet's own work
-BUILT: Final[tuple[str, ...]] = (LOCAL,)  # those that this version has
+OPERATED: Final = (*MADE, IMPORTED)  # providers whose clusters are in the loop
+BUILT: Final[tuple[str, ...]] = (LOCAL, IMPORTED)  # those that this version has
 POD_CIDR: Final = "10.244.0.0/16"
 SERVICE_CIDR: Final = "10.96.0.0/12"
 _NAME: Json = {"type": "string", "maxLength": 253}
@@ -124,7 +125,7 @@ def _check_cidr(spec: Json, name: str) -> Sequence[Problem]:
 def _required(spec: Json) -> list[Problem]:
     provider, plane = provider_of(spec), spec.get("controlPlane", {})
     if provider and provider not in BUILT:
-        instead = f"use {', '.join(BUILT)}, or leave it out"
+        instead = f"use {' or '.join(BUILT)}, or leave it out"
         text = f"{provider} control planes are not built yet; {instead} for a group of plain hosts"
         return [Problem("spec.provider", text, "FieldValueForbidden")]
     problems = []

@@ -11,11 +11,13 @@ from clusters.cases import FINALIZER
 from clusters.models import Cluster, ClusterPackageVersion, Idc
 from clusters.preflight import Hop, refusals
 from clusters.schema import IDC_KIND
-from clusters.schema_cluster import CLUSTER_KIND, MADE, provider_of
+from clusters.schema_cluster import CLUSTER_KIND, IMPORTED, MADE, OPERATED, provider_of
 from clusters.schema_versions import CLUSTER_PACKAGE_VERSION_KIND
 from fleet.api import errors
 from fleet.api.actions import Write, change_object
 from fleet.api.approval import approve, authored, hash_of, usable
+from fleet.api.credentials import may_refer
+from fleet.api.models import Credential
 from fleet.api.rights import SYSTEM, Actor
 from fleet.api.storage import Storage, Stored
 from fleet.control import work
@@ -44,6 +46,8 @@ class ClusterStorage(Storage):
     def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         """What the spec refers to is there, and the way to it is one that Fleet goes."""
         spec = new["spec"]
+        if provider_of(spec) == IMPORTED:
+            return _kubeconfig_problems(new["metadata"]["name"], str(spec["kubeconfigCredential"]))
         wanted = spec.get("packageVersion")
         if wanted is None or (old is not None and old["spec"].get("packageVersion") == wanted):
             return _restore_problems(spec, old)
@@ -69,14 +73,15 @@ class ClusterStorage(Storage):
 
     def after_write(self, cursor: Cursor, stored: Stored, old: Stored | None) -> None:
         """Clusters with a control plane are in the loop."""
-        if provider_of(stored.obj["spec"]) in MADE:
+        if provider_of(stored.obj["spec"]) in OPERATED:
             work.ensure(cursor, CLUSTER, stored.id, cluster_id=stored.id)
 
     def after_remove(self, cursor: Cursor, stored: Stored) -> None:
         work.forget(cursor, CLUSTER, stored.id)
+        cursor.execute("DELETE FROM cluster_access WHERE cluster_id = %s", [stored.id])
 
     def after_commit(self, stored: Stored) -> None:
-        if provider_of(stored.obj["spec"]) in MADE:
+        if provider_of(stored.obj["spec"]) in OPERATED:
             work.wake(CLUSTER, [stored.id])
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
@@ -105,6 +110,25 @@ def _guard(obj: Json) -> None:
         finalizers.append(FINALIZER)
     if not finalizers:
         del obj["metadata"]["finalizers"]
+
+
+def _kubeconfig_problems(name: str, credential: str) -> Sequence[Problem]:
+    """The Credential is there, is a kubeconfig, and is for this cluster."""
+    field = "spec.kubeconfigCredential"
+    row = Credential.objects.filter(name=credential).first()
+    if row is None:
+        return [Problem(field, f'"{credential}": there is no such Credential', "FieldValueNotFound")]
+    if row.spec.get("type") != "kubeconfig":
+        return [Problem(field, f'"{credential}": is of type {row.spec.get("type")}, not kubeconfig')]
+    if not may_refer({"spec": row.spec}, name):
+        return [
+            Problem(
+                field,
+                f'"{credential}": is not for cluster {name}; its spec.clusters says for whom it is',
+                "FieldValueForbidden",
+            )
+        ]
+    return ()
 
 
 def _restore_problems(spec: Json, old: Json | None) -> Sequence[Problem]:

@@ -7,31 +7,38 @@ import asyncio
 from django.conf import settings
 
 from clusters import backups
-from clusters.cases import load
-from clusters.operate import Pass, in_thread, operate
+from clusters.cases import Case, load
+from clusters.imported import ImportedPass
+from clusters.operate import AnyPass, Pass, operate
 from clusters.planes import Plane
 from clusters.providers import provider
 from clusters.reconcile import reconcile
-from clusters.schema_cluster import MADE, provider_of
+from clusters.schema_cluster import IMPORTED, OPERATED, provider_of
 from fleet.control import work
 from fleet.control.kinds import CLUSTER
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
+from fleet.control.threads import in_thread
 from fleet.control.work import Claim
 
 _PART_OF_LEASE = 0.8  # a pass that lasts longer is cut off: its lease must not run out under it
 
 
 async def reconcile_clusters(seat: Seat, claims: list[Claim]) -> None:
-    """One pass over clusters that have a control plane of Fleet's making."""
+    """One pass over clusters with a control plane, of Fleet's making or another's."""
     by_id = {c.object_id: c for c in claims}
     cases = {case.id: case for case in await in_thread(lambda: load(by_id))}
-    made = {i: case for i, case in cases.items() if provider_of(case.spec) in MADE}
-    await work.release(seat.conn, seat.me, [c for c in claims if c.object_id not in made], next_seconds=3_600)
-    passes = [
-        Pass(by_id[i], seat.me, case, provider(provider_of(case.spec)), seat.stopping) for i, case in made.items()
-    ]
+    ours = {i: case for i, case in cases.items() if provider_of(case.spec) in OPERATED}
+    await work.release(seat.conn, seat.me, [c for c in claims if c.object_id not in ours], next_seconds=3_600)
+    passes = [_pass(seat, by_id[i], case) for i, case in ours.items()]
     settled = await operate(passes, settings.FLEET_LEASE_SECONDS * _PART_OF_LEASE)
     await work.settle(seat.conn, CLUSTER, seat.me, settled)
+
+
+def _pass(seat: Seat, claim: Claim, case: Case) -> AnyPass:
+    name = provider_of(case.spec)
+    if name == IMPORTED:
+        return ImportedPass(claim, seat.me, case)
+    return Pass(claim, seat.me, case, provider(name), seat.stopping)
 
 
 async def purge(seat: Seat) -> None:

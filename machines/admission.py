@@ -43,6 +43,9 @@ class AdmittedMachines(MachineStorage):
         spec = new.get("spec", {})
         name = spec.get("driver", {}).get("credential", "")
         known = Credential.objects.filter(name=name).first() if name else None
+        if known is not None and known.spec.get("type") != "ssh":
+            text = f'"{name}" is of type {known.spec.get("type")}, a machine takes one of type ssh'
+            return [*found, Problem("spec.driver.credential", text)]
         if known is not None and not may_refer({"spec": known.spec}, spec.get("clusterName", "")):
             where = (
                 f"machines of cluster {spec['clusterName']}"

@@ -5,9 +5,15 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+from django.conf import settings
+
+from fleet.api.kubeconfig import KubeconfigError, address_refusal, parse
 from fleet.control.kinds import CREDENTIAL, Column, Json, Kind, Problem
 
-_DATA_KEYS = {"ssh": ({"username", "privateKey", "passphrase", "password"}, {"privateKey", "password"})}
+_DATA_KEYS = {
+    "ssh": ({"username", "privateKey", "passphrase", "password"}, {"privateKey", "password"}),
+    "kubeconfig": ({"kubeconfig"}, {"kubeconfig"}),
+}
 
 
 def _check(new: Json, old: Json | None) -> Sequence[Problem]:
@@ -20,6 +26,10 @@ def _check(new: Json, old: Json | None) -> Sequence[Problem]:
     ]
     if old is None and not any(spec.get("data", {}).get(k) for k in one_of):
         problems.append(Problem("spec.data", f"one of {', '.join(sorted(one_of))} is required", "FieldValueRequired"))
+    if old is not None and old.get("spec", {}).get("type") != spec["type"]:
+        problems.append(Problem("spec.type", "is fixed once the credential is there", "FieldValueForbidden"))
+    if spec["type"] == "kubeconfig" and spec.get("data", {}).get("kubeconfig"):
+        problems += _check_kubeconfig(spec["data"]["kubeconfig"])
     for index, network in enumerate(spec.get("networks", [])):
         try:
             ipaddress.ip_network(network)
@@ -28,13 +38,27 @@ def _check(new: Json, old: Json | None) -> Sequence[Problem]:
     return problems
 
 
+def _check_kubeconfig(text: str) -> list[Problem]:
+    """What the text alone tells; a name is looked at when Fleet connects."""
+    try:
+        found = parse(text)
+    except KubeconfigError as error:
+        return [Problem("spec.data[kubeconfig]", str(error))]
+    why = address_refusal(found, [ipaddress.ip_network(n) for n in settings.FLEET_ALLOWED_NETWORKS])
+    return (
+        [Problem("spec.data[kubeconfig]", f"has the server {found.server}: {why}", "FieldValueForbidden")]
+        if why
+        else []
+    )
+
+
 CREDENTIAL_KIND = Kind(
     kind="Credential",
     plural="credentials",
     singular="credential",
     number=CREDENTIAL,
     short_names=("cred",),
-    description="A secret that Fleet uses at hosts. Its data can be written and never read; it is sealed so that only workers can open it.",
+    description="A secret that Fleet uses at hosts and at clusters of others. Its data can be written and never read; it is sealed so that only workers can open it.",
     spec={
         "type": "object",
         "description": "What the credential is, and where it may go.",
@@ -42,8 +66,8 @@ CREDENTIAL_KIND = Kind(
         "properties": {
             "type": {
                 "type": "string",
-                "enum": ["ssh"],
-                "description": "ssh: username (default root), privateKey, passphrase, password.",
+                "enum": ["ssh", "kubeconfig"],
+                "description": "ssh: username (default root), privateKey, passphrase, password. kubeconfig: kubeconfig, of an Imported cluster.",
             },
             "data": {
                 "type": "object",

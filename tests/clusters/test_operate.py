@@ -25,8 +25,8 @@ from fleet.control import work, worker
 from fleet.control.errors import PermanentError, TemporaryError
 from fleet.control.kinds import API_VERSION, CLUSTER, Json
 from fleet.control.operators import Seat
+from fleet.control.threads import in_thread
 from fleet.safety import switch
-from tests.threads import in_thread
 
 assert _tasks
 BY = Write(by=SYSTEM)

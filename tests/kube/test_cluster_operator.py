@@ -26,9 +26,9 @@ from fleet.api.storage import storage_for
 from fleet.control import db, work, worker
 from fleet.control.kinds import API_VERSION, CLUSTER, Json
 from fleet.control.operators import Seat
+from fleet.control.threads import in_thread
 from lab import kubernetes
 from tests.kube.test_local import port
-from tests.threads import in_thread
 
 pytestmark = pytest.mark.kube
 assert _tasks

@@ -12,10 +12,10 @@ from fleet.api.rights import SYSTEM
 from fleet.control import work
 from fleet.control.db import Connection
 from fleet.control.kinds import API_VERSION, MACHINE, Json
+from fleet.control.threads import in_thread
 from machines import hot
 from machines.reconcile import Context, no_fault, reconcile
 from tests.fakes.hosts import FakeHosts
-from tests.threads import in_thread
 
 INSTALLATION = "11111111-1111-1111-1111-111111111111"
 ME = 1

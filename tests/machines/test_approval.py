@@ -12,8 +12,8 @@ from fleet.api.errors import ApiError
 from fleet.api.rights import Actor
 from fleet.control.db import Connection
 from fleet.control.kinds import API_VERSION, Json
+from fleet.control.threads import in_thread
 from tests.machines.loop import Loop, package
-from tests.threads import in_thread
 
 ANA = Actor("ana", 1, (("admin", ""),))
 BEN = Actor("ben", 2, (("admin", ""),))

@@ -8,9 +8,9 @@ import pytest
 
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
+from fleet.control.threads import in_thread
 from machines.layers import RESUME, Layer, Progress, Sight, advance, rollout_layers
 from tests.machines.loop import Loop, package
-from tests.threads import in_thread
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ from fleet.api.actions import Write, create_object, patch_object
 from fleet.api.rights import SYSTEM
 from fleet.control.db import Connection
 from fleet.control.kinds import API_VERSION, Json
+from fleet.control.threads import in_thread
 from tests.machines.loop import Loop, config, package
 from tests.machines.world_of_one import running
-from tests.threads import in_thread
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 
 from fleet.api.rights import SYSTEM
 from fleet.control.db import Connection
+from fleet.control.threads import in_thread
 from machines.actions import let_go
 from machines.reconcile import no_fault
 from machines.why import why_of
 from simulator.box import Box
 from tests.machines.loop import INSTALLATION, Loop, config, package
 from tests.machines.world_of_one import box_of, operation, read, running, simple
-from tests.threads import in_thread
 
 
 @pytest.fixture

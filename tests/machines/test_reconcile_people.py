@@ -8,10 +8,10 @@ from fleet.api.actions import Write, delete_object
 from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
 from fleet.control.db import Connection
+from fleet.control.threads import in_thread
 from machines.why import plan_of
 from tests.machines.loop import Loop, package
 from tests.machines.world_of_one import box_of, operation, read, running, simple
-from tests.threads import in_thread
 
 
 @pytest.fixture

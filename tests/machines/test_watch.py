@@ -11,11 +11,11 @@ import pytest
 
 from clusters import access
 from clusters.kube import Endpoint
+from fleet.control.threads import in_thread
 from machines.watch.process import Watcher
 from machines.watch.reflect import Times
 from tests.machines.watch_server import ApiServer, node, until
 from tests.machines.world import make, sql
-from tests.threads import in_thread
 
 pytestmark = pytest.mark.usefixtures("fleet_db")
 FAST = Times(silence=2.0, recheck=0.01, relist=0.3, jitter=0.01, first=0.01, most=0.1)

@@ -16,13 +16,13 @@ from fleet.api.rights import SYSTEM
 from fleet.control import db, work
 from fleet.control.kinds import MACHINE
 from fleet.control.position import identity
+from fleet.control.threads import in_thread
 from fleet.safety import switch
 from machines import hot
 from machines.reconcile import Context, reconcile
 from simulator import faults
 from simulator.demo import seed_demo
 from simulator.hosts import SimulatedHosts
-from tests.threads import in_thread
 
 MACHINES = 12
 

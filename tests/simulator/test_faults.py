@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from django.db import connection
 
+from fleet.control.threads import in_thread
 from machines.hosts import Action, WantedFile, WantedPackage
 from simulator import faults
 from simulator.box import bare
 from simulator.timeline import HOUR, settle
 from tests.simulator.conftest import CRON, Lab, digest, package
-from tests.threads import in_thread
 
 NOW = 1_800_000_000.0
 

@@ -1,4 +1,4 @@
-"""Django's blocking code out of asynchronous tests."""
+"""Django's blocking code out of the loop."""
 
 from __future__ import annotations
 
