@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from django.conf import settings
 from django.db import transaction
 
-from clusters import access, backups, keep, lifecycle, pki
+from clusters import access, backups, keep, lifecycle, pki, restoring
 from clusters.cases import Case, LeaseLost, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.lifecycle import Move, Progress, Wish, next_move
@@ -55,6 +55,9 @@ class Pass:
             if self.case.deleted:
                 await self._take_down()
                 return self._settled(STUCK_SECONDS)
+            restore = await in_thread(lambda: restoring.wanted(self.case))
+            if restore is not None and (restore.stage or not self.case.held):
+                progress = await self._restore(restore, progress)
             outcome = await self._move_on(progress)
         except ReconcileError as error:
             final = isinstance(error, PermanentError)
@@ -255,6 +258,30 @@ class Pass:
         last = await in_thread(lambda: backups.last(self.case.uid))
         if backup_due(self.case, last, now):
             await self._snapshot(plane, progress, "schedule", now)
+
+    async def _restore(self, wanted: restoring.Wanted, progress: Progress) -> Progress:
+        """From the stage where it is to the moment when components may start; the progress from there."""
+        plane = plane_of(self.case, progress, (await self._files())[0])
+        if wanted.stage in ("", restoring.STOPPING):
+            told = Told("restoring", "Restoring", f"etcd goes back to {wanted.name}: API servers are stopped", WARNING)
+            await self._stage(wanted, restoring.STOPPING, progress, told)
+            for name in reversed(COMPONENTS):
+                await self.provider.stop(plane, name)
+        if wanted.stage != restoring.STARTING:
+            await self._stage(wanted, restoring.LOADING, progress)
+            await self.provider.restore(plane, wanted.snapshot)
+            progress = restoring.progress_after(self.case, progress, wanted.version)
+            told = Told("restoring", "Restored", f"etcd holds {wanted.name}; the components start again", WARNING)
+            await self._stage(wanted, restoring.STARTING, progress, told)
+        await in_thread(lambda: restoring.used_up(self.case.name))
+        await self._stage(wanted, "", progress)
+        return progress
+
+    async def _stage(self, wanted: restoring.Wanted, stage: str, progress: Progress, told: Told | None = None) -> None:
+        outcome = Outcome(progress, ends=await self._ends(), told=(told,) if told else ())
+        part = part_of(self.case, outcome, datetime.now(UTC))
+        part = replace(part, fields={**part.fields, **restoring.stage_field(wanted.name, stage)})
+        await in_thread(lambda: write(self.claim, self.me, part, effect=True))
 
     # -- the end --------------------------------------------------------------------------------------------------------
 

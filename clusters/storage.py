@@ -24,6 +24,7 @@ from fleet.control import work
 from fleet.control.kinds import CLUSTER, Json, Problem
 from fleet.events.publish import Cursor
 
+RESTORE: Final = "fleet.dev/restore"
 CONFIRM: Final = "fleet.dev/confirm-delete"
 
 
@@ -68,8 +69,21 @@ class ClusterStorage(Storage):
         if before is None or old is None:
             return _restore_problems(spec, old)
         known = list(ClusterPackageVersion.objects.values_list("name", "kubernetes_version"))
+        if _goes_back_with_its_data(new, wanted):
+            return ()
         hop = Hop(before.spec, version.spec, old["status"].get("emulatedVersion", ""), known)
         return [Problem("spec.packageVersion", f'"{wanted}": {text}', "FieldValueForbidden") for text in refusals(hop)]
+
+    def admit(self, new: Json, old: Json | None, by: Actor) -> None:
+        """Who restores names a snapshot that is there."""
+        word = new["metadata"].get("annotations", {}).get(RESTORE)
+        if not word or word == ((old or {}).get("metadata") or {}).get("annotations", {}).get(RESTORE):
+            return
+        name = new["metadata"]["name"]
+        snapshots = [s["name"] for s in new.get("status", {}).get("snapshots", [])]
+        if word not in snapshots:
+            there = f"there are {', '.join(snapshots[:5])}" if snapshots else "there is none yet"
+            raise errors.conflict(self.kind, name, f"{RESTORE}={word} names no snapshot of it; {there}")
 
     def after_write(self, cursor: Cursor, stored: Stored, old: Stored | None) -> None:
         """Clusters with a control plane are in the loop."""
@@ -129,6 +143,18 @@ def _kubeconfig_problems(name: str, credential: str) -> Sequence[Problem]:
             )
         ]
     return ()
+
+
+def _goes_back_with_its_data(new: Json, wanted: str) -> bool:
+    """Whether the same write restores a snapshot of that version: then the data is of that time too."""
+    name = new["metadata"].get("annotations", {}).get(RESTORE, "")
+    uid = new["spec"].get("restoreFrom") or new["metadata"].get("uid", "")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM cluster_snapshot WHERE cluster_uid::text = %s AND name = %s AND package_version = %s",
+            [uid, name, wanted],
+        )
+        return cursor.fetchone() is not None
 
 
 def _restore_problems(spec: Json, old: Json | None) -> Sequence[Problem]:

@@ -28,7 +28,8 @@ _SUFFIX = string.ascii_lowercase.replace("l", "") + "2456789"
 WORD_PREFIX = "fleet.dev/"
 # Annotations that are a person's word (semantics: accept, confirm, approve ...): only approvers and admins may set them.
 WORDS = frozenset(
-    WORD_PREFIX + w for w in ("confirm-removal", "accept-diff", "approve", "abandon", "take-over", "resume-rollout")
+    WORD_PREFIX + w
+    for w in ("confirm-removal", "accept-diff", "approve", "abandon", "take-over", "resume-rollout", "restore")
 )
 
 

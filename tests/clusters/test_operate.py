@@ -41,6 +41,7 @@ class Fake:
     fail: Exception | None = None
     dies_before: int = 0  # the n-th start breaks off before its effect
     dies_after: int = 0  # or after it
+    dies_loading: bool = False
     log: list[str] = field(default_factory=list)
 
     async def observe(self, plane: Plane) -> Sequence[ComponentSeen]:
@@ -75,7 +76,10 @@ class Fake:
         return Snapshot(target, "0" * 64, 4)
 
     async def restore(self, plane: Plane, source: Snapshot) -> None:
-        raise NotImplementedError
+        self.log.append(f"restore {source.path.name}")
+        if self.dies_loading:
+            self.dies_loading = False
+            raise RuntimeError("the worker died")
 
     async def remove(self, plane: Plane) -> bool:
         self.log.append(f"remove {plane.uid}")
@@ -351,3 +355,53 @@ async def test_a_pass_may_die_at_any_start_and_no_effect_is_repeated(fake: Fake,
         await turn()
     assert [e.split()[1] for e in fake.log if e.startswith("apply")] == list(COMPONENTS)
     assert (await shown())["status"]["phase"] == "Running"
+
+
+async def annotate(**words: str) -> None:
+    def do(live: Json) -> Json:
+        live["metadata"].setdefault("annotations", {}).update({f"fleet.dev/{k}": v for k, v in words.items()})
+        return live
+
+    await in_thread(lambda: patch_object("clusters", "c1", do, write=BY))
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_etcd_goes_back_to_a_snapshot_by_a_persons_word_once(fake: Fake, dies: bool) -> None:
+    await up()
+    name = (await shown())["status"]["snapshots"][0]["name"]
+    fake.log.clear()
+    fake.dies_loading = dies
+    await annotate(restore=name)
+    await turn()
+    await turn()
+    stops = [f"stop {n}" for n in reversed(COMPONENTS)]
+    loads = [f"restore {name}"] * (2 if dies else 1)
+    assert fake.log == [*stops, *loads, *(f"apply {n} {'3.7.3' if n == ETCD else '1.36.3'}" for n in COMPONENTS)]
+    obj = await shown()
+    assert obj["status"]["phase"] == "Running"
+    assert "work" not in obj["status"] and "fleet.dev/restore" not in obj["metadata"].get("annotations", {})
+
+
+async def test_after_the_soak_a_snapshot_of_the_old_version_leads_back(fake: Fake) -> None:
+    await up(rollout={"soakSeconds": 0})
+    await in_thread(lambda: change(packageVersion="v37"))
+    await turn()
+    name = next(s["name"] for s in (await shown())["status"]["snapshots"] if s["why"] == "upgrade")
+
+    def both(live: Json) -> Json:
+        live["spec"]["packageVersion"] = "v36"
+        live["metadata"].setdefault("annotations", {})["fleet.dev/restore"] = name
+        return live
+
+    await in_thread(lambda: patch_object("clusters", "c1", both, write=BY))
+    await turn()
+    await turn()
+    (plane,) = fake.planes.values()
+    assert plane[APISERVER][1] == "1.36.3"
+    assert (await shown())["status"]["packageVersion"] == "v36"
+
+
+async def test_a_snapshot_that_is_not_there_is_refused_by_name(fake: Fake) -> None:
+    await up()
+    with pytest.raises(ApiError, match="names no snapshot of it; there are"):
+        await annotate(restore="yesterday.db")

@@ -17,7 +17,7 @@ import pytest
 from clusters import access
 from clusters import tasks as _tasks  # registers the operator
 from clusters.kube import Kube
-from clusters.local import _LOOPBACK
+from clusters.local import _LOOPBACK, BUMP
 from clusters.models import Cluster
 from clusters.planes import APISERVER, COMPONENTS, ETCD, SCHEDULER
 from fleet.api.actions import Write, create_object, delete_object, patch_object
@@ -130,6 +130,25 @@ async def test_the_life_of_a_cluster(fleet_db: None, settings: Any, tmp_path: Pa
         await in_thread(lambda: point_at("first", OLD))
         back = await reached("first", stands_at(OLD))
         assert "emulatedVersion" not in back["status"]
+
+        snapshot = upgraded["status"]["snapshots"][0]["name"]
+        async with await client() as kube:
+            await kube.create(
+                MAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}, "data": {}}
+            )
+        await in_thread(
+            lambda: change(
+                "first",
+                lambda live: live["metadata"].setdefault("annotations", {}).update({"fleet.dev/restore": snapshot}),
+            )
+        )
+        await reached("first", lambda s: "work" not in s and stands_at(OLD)(s))
+        async with await client() as kube:
+            assert await kube.find(f"{MAPS}/later") is None
+            kept = await kube.get(f"{MAPS}/kept")
+            listed = await kube.get(MAPS)
+        assert kept["data"] == {"a": "b"}
+        assert int(listed["metadata"]["resourceVersion"]) > BUMP
 
         run = orjson.loads(await asyncio.to_thread((tmp_path / "clusters" / uid / SCHEDULER / "run.json").read_bytes))
         os.kill(run["pid"], signal.SIGKILL)
