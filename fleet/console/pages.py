@@ -12,7 +12,7 @@ from django.http import QueryDict
 from fleet.api.audit import verify
 from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
-from fleet.console import queries, records, words
+from fleet.console import plane, queries, records, words
 from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
@@ -109,6 +109,7 @@ def cluster(actor: Actor, query: QueryDict, name: str) -> Page:
         "conditions": stored.obj.get("status", {}).get("conditions", []),
         "budgets": budgets,
         "layer": layer,
+        "plane": plane.view(stored.obj),
         "sentence": _cluster_sentence(row, layer, budgets),
     }
     fragments = tuple(
@@ -116,6 +117,7 @@ def cluster(actor: Actor, query: QueryDict, name: str) -> Page:
         for id_, template in (
             ("c-head", "_cluster_head"),
             ("o-bar", "_overview_bar"),
+            ("c-plane", "_cluster_plane"),
             ("c-layer", "_cluster_layer"),
             ("o-refused", "_overview_refused"),
             ("c-budgets", "_budgets"),

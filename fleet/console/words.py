@@ -29,6 +29,8 @@ PHASES: Final[dict[str, str]] = {
     "Degraded": "warn",
     "Provisioning": "busy",
     "Updating": "busy",
+    "Upgrading": "busy",
+    "Deleting": "off",
     "Repairing": "warn",
     "Probation": "warn",
     "Granted": "busy",

@@ -1,0 +1,104 @@
+"""A control plane as the page of its cluster shows it: where it stands, what it is doing, its components, certificates and snapshots. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fleet.console.words import Stage
+from fleet.control.kinds import Json
+
+_SHORT: Final[Mapping[str, str]] = {
+    "kube-apiserver": "API server",
+    "kube-controller-manager": "Controllers",
+    "kube-scheduler": "Scheduler",
+}
+ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneView:
+    """`moving`: the stages of a change that runs or stopped; empty at rest. `sentence` and its `tone`."""
+
+    sentence: str
+    tone: str
+    moving: Sequence[Stage]
+    components: Sequence[Json]
+    certificates: Sequence[Json]
+    snapshots: Sequence[Json]
+
+
+def view(obj: Json) -> PlaneView | None:
+    """None for a group of plain hosts."""
+    spec, status = obj["spec"], obj.get("status", {})
+    if not spec.get("provider"):
+        return None
+    tone, sentence = _sentence(spec, status)
+    return PlaneView(
+        sentence,
+        tone,
+        _stages(spec, status),
+        status.get("components", []),
+        status.get("certificates", [])[:3],
+        status.get("snapshots", [])[:5],
+    )
+
+
+def _sentence(spec: Json, status: Json) -> tuple[str, str]:
+    """What people ask first, in one sentence."""
+    by_type = {c["type"]: c for c in status.get("conditions", [])}
+    ready, stalled = by_type.get("Ready", {}), by_type.get("Stalled", {})
+    target, reached, version = (
+        spec.get("packageVersion", ""),
+        status.get("packageVersion", ""),
+        status.get("kubernetesVersion", ""),
+    )
+    if status.get("work"):
+        return (
+            "busy",
+            f"Etcd goes back to the snapshot {status['work'].get('restore')}: {str(status['work'].get('stage', '')).lower()}.",
+        )
+    if stalled.get("status") == "True":
+        return "bad", _closed(stalled.get("message") or stalled.get("reason", ""))
+    if not ready:
+        return "unknown", "Nothing was looked at yet."
+    if ready.get("status") != "True":
+        way = f"On the way from {reached} to {target}. " if reached and target and reached != target else ""
+        return "busy" if by_type.get("Reconciling", {}).get("status") == "True" else "warn", way + _closed(
+            ready.get("message", "")
+        )
+    soak = (
+        f" It speaks as {status['emulatedVersion']} until its soak ends; until then pointing back is allowed."
+        if status.get("emulatedVersion")
+        else ""
+    )
+    return "ok", f"Kubernetes {version or '?'} is ready.{soak}"
+
+
+def _closed(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _stages(spec: Json, status: Json) -> list[Stage]:
+    """One stage a component while it is made, changed or was stopped half-way; nothing at rest."""
+    stands, reached, target = (
+        status.get("componentVersions", {}),
+        status.get("packageVersion", ""),
+        spec.get("packageVersion", ""),
+    )
+    stopped = status.get("stopped", {}).get("component", "")
+    if not stands or (reached == target and set(stands.values()) == {target} and not stopped):
+        return []
+    steps: dict[str, Any] = {s["name"]: s for s in status.get("steps", [])}
+    return [_stage(name, stands.get(name) == target, steps.get(name, {}), stopped) for name in ORDER]
+
+
+def _stage(name: str, there: bool, step: Json, stopped: str) -> Stage:
+    shown = _SHORT.get(name, name)
+    if name == stopped:
+        return Stage(shown, "failed", "put back", 1)
+    if step.get("status") == "Running":
+        return Stage(shown, "now", "", 1)
+    return Stage(shown, "done" if there and step.get("status") == "True" else "later", "", 1)
