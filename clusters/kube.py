@@ -305,13 +305,19 @@ def continue_of(page: bytes) -> str:
     return str(meta.get("continue", ""))
 
 
+def _words(text: str) -> str:
+    """What a plain answer says, shortened; of the list of checks of /readyz and /healthz those that fail."""
+    failing = [line.strip().removeprefix("[-]") for line in text.splitlines() if line.startswith("[-]")]
+    return ", ".join(failing)[:300] if failing else text[:300]
+
+
 def refused(code: int, headers: Mapping[str, str], content: bytes) -> KubeError:
     """The error of an answer that is no success; a body that is no Status is shown as it is, shortened."""
     try:
         status = orjson.loads(content)
         reason, message, details = status.get("reason", ""), status.get("message", ""), status.get("details") or {}
     except (orjson.JSONDecodeError, AttributeError):
-        reason, message, details = "", content[:300].decode(errors="replace"), {}
+        reason, message, details = "", _words(content.decode(errors="replace")), {}
     try:
         wait = float(headers.get("Retry-After", details.get("retryAfterSeconds", 0)) or 0)
     except (TypeError, ValueError):

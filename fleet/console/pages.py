@@ -99,6 +99,7 @@ def cluster(actor: Actor, query: QueryDict, name: str) -> Page:
     refused = queries.refusals(actor, 50, cluster_id=stored.id)
     budgets = queries.budgets([stored.id])
     layer = next((r for r in queries.layers(actor) if r["layer"] == "cluster" and r["name"] == name), None)
+    shown = plane.view(stored.obj)
     context = {
         "obj": stored.obj,
         "name": name,
@@ -109,8 +110,8 @@ def cluster(actor: Actor, query: QueryDict, name: str) -> Page:
         "conditions": stored.obj.get("status", {}).get("conditions", []),
         "budgets": budgets,
         "layer": layer,
-        "plane": plane.view(stored.obj),
-        "sentence": _cluster_sentence(row, layer, budgets),
+        "plane": shown,
+        "sentence": _cluster_sentence(row, layer, budgets, shown),
     }
     fragments = tuple(
         Fragment(id_, f"console/{template}.html")
@@ -128,7 +129,11 @@ def cluster(actor: Actor, query: QueryDict, name: str) -> Page:
     return Page("console/cluster.html", name, context, fragments, kinds, "clusters", (("Clusters", "/clusters"),))
 
 
-def _cluster_sentence(row: ClusterRow, layer: dict[str, Any] | None, budgets: list[queries.Budget]) -> list[Word]:
+def _cluster_sentence(
+    row: ClusterRow, layer: dict[str, Any] | None, budgets: list[queries.Budget], shown: plane.PlaneView | None
+) -> list[Word]:
+    if not row.total and shown is not None:
+        return [Word(shown.sentence, tone="bad" if shown.tone == "bad" else "")]
     if not row.total:
         return [Word("No machine names this cluster yet.")]
     here = f"+cluster:{quote(row.name)}"

@@ -19,7 +19,7 @@ ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-sched
 
 @dataclass(frozen=True, slots=True)
 class PlaneView:
-    """`moving`: the stages of a change that runs or stopped; empty at rest. `sentence` and its `tone`."""
+    """`certificates`: the first to end. `moving`: the stages of a change that runs or stopped; empty at rest. `sentence` and its `tone`."""
 
     sentence: str
     tone: str
@@ -40,7 +40,7 @@ def view(obj: Json) -> PlaneView | None:
         tone,
         _stages(spec, status),
         status.get("components", []),
-        status.get("certificates", [])[:3],
+        status.get("certificates", [])[:1],
         status.get("snapshots", [])[:5],
     )
 
