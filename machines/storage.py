@@ -84,7 +84,7 @@ class MachineStorage(Storage):
         return {row[0]: self.presented(orjson.loads(text)) for row, text in zip(rows, _texts(rows), strict=True)}
 
     def ids_of(self, names: Sequence[str]) -> list[int]:
-        return [row[0] for row in _fetch("SELECT id FROM machine WHERE name = ANY (%s)", [list(names)])]
+        return [row[0] for row in fetch("SELECT id FROM machine WHERE name = ANY (%s)", [list(names)])]
 
     def page(self, query: ListQuery) -> Page:
         objects, rv, next_name = self.page_bytes(query)
@@ -96,7 +96,7 @@ class MachineStorage(Storage):
 
     def page_bytes(self, query: ListQuery) -> tuple[list[bytes], int, str]:
         """One keyset page as JSON texts: (objects by name, the list's position, where the next page begins or "")."""
-        where, params, rare = self._filter(query)
+        where, params, rare = self.filter_sql(query)
         name = (
             "s.name" if rare else "m.name"
         )  # a rare phase is driven from the state's index, all else from the machine's
@@ -106,7 +106,7 @@ class MachineStorage(Storage):
             ", fleet_horizon() - 1",
         )
         if not rows:
-            return [], int(_fetch("SELECT fleet_horizon() - 1", [])[0][0]), ""
+            return [], int(fetch("SELECT fleet_horizon() - 1", [])[0][0]), ""
         more = len(rows) > query.limit
         shown = rows[: query.limit]
         return _texts(shown), int(rows[0][-1]), shown[-1][3] if more else ""
@@ -115,7 +115,7 @@ class MachineStorage(Storage):
         """From the kept counters; None with selectors, or far into the list."""
         if query.labels.requirements or query.fields.terms or query.clusters is not None:
             return None
-        before = _fetch(
+        before = fetch(
             "SELECT count(*) FROM (SELECT FROM machine WHERE name <= %s LIMIT %s) t", [query.after, _COUNTED + 1]
         )[0][0]
         if before > _COUNTED:
@@ -138,16 +138,19 @@ class MachineStorage(Storage):
             raise ValueError(f"no field selector for {path}")
         return "coalesce(m.spec #>> %s::text[], '')", [rest.split(".")]
 
-    def _filter(self, query: ListQuery) -> tuple[str, list[Any], bool]:
-        """(conditions beginning with AND, parameters, whether the partial index of rare phases drives)."""
+    def filter_sql(self, query: ListQuery, cluster: str = "m.cluster_id") -> tuple[str, list[Any], bool]:
+        """(conditions beginning with AND, parameters, whether the partial index of rare phases drives).
+
+        `cluster`: the column of the index that drives; machine and state hold the same.
+        """
         parts, params, rare = [""], list[Any](), False
         if query.clusters is not None:
-            parts.append("m.cluster_id = ANY (ARRAY(SELECT id::int FROM clusters_cluster WHERE name = ANY (%s)))")
+            parts.append(f"{cluster} = ANY (ARRAY(SELECT id::int FROM clusters_cluster WHERE name = ANY (%s)))")
             params.append(sorted(query.clusters))
         for path, operator, value in query.fields.terms:
             if path == "spec.clusterName":
                 named = "(SELECT id::int FROM clusters_cluster WHERE name = %s)" if value else "%s::int"
-                parts.append(f"m.cluster_id {'=' if operator == '=' else 'IS DISTINCT FROM'} {named}")
+                parts.append(f"{cluster} {'=' if operator == '=' else 'IS DISTINCT FROM'} {named}")
                 params.append(value or 0)
                 continue
             if path == "status.phase" and operator == "=" and value != "Running":
@@ -166,7 +169,7 @@ class MachineStorage(Storage):
         return " AND ".join(parts), params, rare
 
     def _rows(self, where: str, params: list[Any], extra: str = "") -> list[tuple[Any, ...]]:
-        return _fetch(f"SELECT {compose.COLUMNS}{extra} FROM {compose.TABLES} WHERE {where}", params)
+        return fetch(f"SELECT {compose.COLUMNS}{extra} FROM {compose.TABLES} WHERE {where}", params)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -334,7 +337,7 @@ def _texts(rows: Sequence[Sequence[Any]]) -> list[bytes]:
         return [compose.to_bytes(row) for row in rows]
 
 
-def _fetch(text: str, params: Iterable[Any]) -> list[tuple[Any, ...]]:
+def fetch(text: str, params: Iterable[Any]) -> list[tuple[Any, ...]]:
     """Rows of a statement that is prepared on Django's own connection and transaction: its cursor would bind on the client."""
     connection.ensure_connection()
     raw: psycopg.Connection[Any] = connection.connection

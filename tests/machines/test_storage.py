@@ -227,8 +227,8 @@ def test_a_page_takes_one_statement(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(text)
         return fetch(text, params)
 
-    fetch = machines.storage._fetch
-    monkeypatch.setattr(machines.storage, "_fetch", counting)
+    fetch = machines.storage.fetch
+    monkeypatch.setattr(machines.storage, "fetch", counting)
     assert len(storage.page(ListQuery()).objects) == 3
     assert len(asked) == 1
 
