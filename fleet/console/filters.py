@@ -8,7 +8,6 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Final, Literal
-from urllib.parse import urlencode
 
 from fleet.api.errors import ApiError
 from fleet.api.selectors import FieldSelector, LabelSelector
@@ -83,7 +82,7 @@ def parse(text: str) -> Filter:
             continue
         sign, key, value = match.groups()
         if key == "label":
-            labels.append(value if not sign else f"!{value}" if "=" not in value else value.replace("=", "!=", 1))
+            labels.append(label_text(f"{sign}{key}", value))
         else:
             _check(key, value)
             terms.append((FIELDS[key], "!=" if sign else "=", value))
@@ -95,6 +94,13 @@ def parse(text: str) -> Filter:
     except ApiError as error:
         raise FilterError(f"The label cannot be read: {error.message}") from None
     return Filter(tuple(tokens), tuple(words), FieldSelector(tuple(terms)), selector)
+
+
+def label_text(key: str, value: str) -> str:
+    """A token `label:` or `-label:` as a label selector."""
+    if not key.startswith("-"):
+        return value
+    return value.replace("=", "!=", 1) if "=" in value else f"!{value}"
 
 
 def _bare(part: str) -> str:
@@ -132,6 +138,6 @@ def join(tokens: tuple[tuple[str, str], ...], words: tuple[str, ...]) -> str:
 
 
 def with_state(parsed: Filter, state: str) -> str:
-    """The query with this state instead of any other."""
+    """The filter with this state instead of any other."""
     kept = tuple(t for t in parsed.tokens if t[0] not in ("state", "-state"))
-    return urlencode({"q": join((*kept, ("state", state)), parsed.words)})
+    return join((*kept, ("state", state)), parsed.words)

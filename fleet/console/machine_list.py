@@ -1,10 +1,11 @@
-"""The list of machines: a filter, keyset pages of 100, a selection to act on."""
+"""The list of machines: a filter, an order, keyset pages of 100, a selection to act on."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.http import QueryDict
@@ -14,15 +15,30 @@ from fleet.api.storage import ListQuery, cluster_ids, storage_for
 from fleet.console import filters, queries, words
 from fleet.console.page import Fragment, Page
 from fleet.control.kinds import MACHINE, OPERATION
+from machines.orders import NAME, ORDERS, CursorError, ordered
+from machines.storage import MachineStorage
 
-_BY_NAME = 2_000  # names with the same beginning that one page looks through
 # what kubectl can select by: the rest of a filter is the console's alone
-_SELECTABLE = ("spec.clusterName", "spec.idc", "spec.ip", "status.phase")
+_SELECTABLE: Final = {"cluster": "spec.clusterName", "idc": "spec.idc", "ip": "spec.ip", "phase": "status.phase"}
+_WORDS: Final[dict[str, str]] = {
+    "name": "Name, A to Z",
+    "-name": "Name, Z to A",
+    "trouble": "Trouble first",
+    "cluster": "Cluster, A to Z",
+    "-cluster": "Cluster, Z to A",
+    "new": "Newest first",
+}
+# a head of the table: (its orders in the order of presses, how each is told)
+_HEADS: Final[dict[str, dict[str, str]]] = {
+    "Name": {"name": "ascending", "-name": "descending"},
+    "State": {"trouble": "descending"},
+    "Cluster": {"cluster": "ascending", "-cluster": "descending"},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One part of the filter, and the query without it."""
+    """One part of the filter, and the address without it."""
 
     key: str
     value: str
@@ -30,34 +46,72 @@ class Token:
     without: str
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A head of the table that sorts: how it is sorted by now ("" = not), the order that a press gives, its address."""
+
+    aria: str
+    gives: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The rows of a page in their order, the cursor of the next ("" = the end), and what had to be done otherwise than asked."""
+
+    rows: list[dict[str, Any]]
+    next: str
+    order: str
+    after: str
+    notice: str = ""
+
+
 def machines(actor: Actor, query: QueryDict) -> Page:
-    """Machines: filter, keyset pages of 100."""
+    """Machines: filter, order, keyset pages of 100."""
     text = " ".join(filter(None, (query.get("base", "").strip(), query.get("q", "").strip())))
-    after = query.get("after", "")
-    error, shown, next_name = "", list[dict[str, Any]](), ""
-    parsed = filters.Filter()
+    error, parsed, shown = "", filters.Filter(), Shown([], "", "name", "")
     try:
         parsed = filters.parse(text)
-        shown, next_name = _rows(actor, parsed, after)
+        shown = _shown(actor, parsed, query.get("sort", "") or "name", query.get("after", ""))
     except filters.FilterError as problem:
         error = str(problem)
+    order = shown.order
     context = {
-        "q": text, "error": error, "machines": shown, "tokens": _tokens(parsed), "words": " ".join(parsed.words) if not error else query.get("q", ""),
-        "base": filters.join(parsed.tokens, ()), "after": after, "next": urlencode({"q": text, "after": next_name}) if next_name else "",
-        "first": urlencode({"q": text}), "counted": "" if error else _counted(actor, parsed, len(shown), bool(next_name or after)),
-        "states": [(k, w[0], w[2], filters.with_state(parsed, k), k in parsed.values("state")) for k, w in words.STATES.items()],
-        "clusters": _clusters(actor), "phases": [p for p, _, _ in words.LEGEND], "command": f"kubectl get machines{_kubectl(parsed)}",
+        "q": text, "error": error, "notice": shown.notice, "machines": shown.rows, "tokens": _tokens(parsed, order),
+        "words": " ".join(parsed.words) if not error else query.get("q", ""), "base": filters.join(parsed.tokens, ()),
+        "order": order, "orders": [(w, _address(text, o), o == order) for o, w in _WORDS.items()], "order_word": _WORDS[order], "heads": _heads(text, order),
+        "after": shown.after, "next": _address(text, order, shown.next) if shown.next else "", "first": _address(text, order),
+        "counted": "" if error else _counted(actor, parsed, len(shown.rows), bool(shown.next or shown.after)), "most": queries.MACHINE_PAGE,
+        "states": [(k, w[0], w[2], _address(filters.with_state(parsed, k), order), k in parsed.values("state")) for k, w in words.STATES.items()],
+        "clusters": _clusters(actor), "phases": [p for p, _, _ in words.LEGEND], "command": _kubectl(parsed, order),
         "may_write": bool({"operator", "admin"} & {role for role, _ in actor.bindings}),
     }  # fmt: skip
-    fragments = tuple(Fragment(f"row-{m['name']}", "console/_machine_row.html", {"m": m}) for m in shown)
+    fragments = tuple(Fragment(f"row-{m['name']}", "console/_machine_row.html", {"m": m}) for m in shown.rows)
     return Page("console/machines.html", "Machines", context, fragments, frozenset({MACHINE, OPERATION}), "machines")
 
 
-def _tokens(parsed: filters.Filter) -> list[Token]:
+def _address(text: str, order: str, after: str = "") -> str:
+    """The query of the list's address; what is as by default is left out."""
+    parts = {"q": text, "sort": "" if order == "name" else order, "after": after}
+    return urlencode({k: v for k, v in parts.items() if v})
+
+
+def _heads(text: str, order: str) -> dict[str, Head]:
+    """A press sorts, a second one turns the order round, where there is another way, and else goes back to the names."""
+    out = {}
+    for head, ways in _HEADS.items():
+        orders = list(ways)
+        at = orders.index(order) + 1 if order in ways else 0
+        gives = orders[at] if at < len(orders) else orders[0] if len(orders) > 1 else "name"
+        out[head] = Head(ways.get(order, ""), _WORDS[gives], _address(text, gives))
+    return out
+
+
+def _tokens(parsed: filters.Filter, order: str) -> list[Token]:
     out = []
     for number, (key, value) in enumerate(parsed.tokens):
         rest = parsed.tokens[:number] + parsed.tokens[number + 1 :]
-        without = urlencode({"q": filters.join(rest, parsed.words)})
+        without = _address(filters.join(rest, parsed.words), order)
         out.append(Token(key.removeprefix("-"), value, key.startswith("-"), without))
     return out
 
@@ -95,29 +149,79 @@ def _kept(actor: Actor, parsed: filters.Filter) -> int:
     )
 
 
-def _kubectl(parsed: filters.Filter) -> str:
-    fields = ",".join(f"{p}{o}{v}" for p, o, v in parsed.fields.terms if p in _SELECTABLE)
-    labels = ",".join(v for k, v in parsed.tokens if k == "label")
-    return (f" --field-selector '{fields}'" if fields else "") + (f" -l '{labels}'" if labels else "")
+def _kubectl(parsed: filters.Filter, order: str) -> str:
+    """The line that lists the same; what kubectl cannot select by is told behind it, so that nobody takes it for the same."""
+    fields, labels, beyond = list[str](), list[str](), list[str]()
+    for key, value in parsed.tokens:
+        path = _SELECTABLE.get(key.removeprefix("-"))
+        if key.endswith("label"):
+            labels.append(filters.label_text(key, value))
+        elif path is None:
+            beyond.append(f"{key}:{value}")
+        else:
+            fields.append(f"{path}{'!=' if key.startswith('-') else '='}{value}")
+    beyond += parsed.words
+    text = "kubectl get machines"
+    text += f" --field-selector {shlex.quote(','.join(fields))}" if fields else ""
+    text += f" -l {shlex.quote(','.join(labels))}" if labels else ""
+    text += " --sort-by=.spec.clusterName" if order == "cluster" else ""
+    # on one line whatever it holds: a line break would end the comment, and the rest would be a command
+    return text + (f"  # kubectl does not select by {' '.join(', '.join(beyond).split())}" if beyond else "")
 
 
-def _rows(actor: Actor, parsed: filters.Filter, after: str) -> tuple[list[dict[str, Any]], str]:
+def machine_storage() -> MachineStorage:
+    """Where machines lie."""
     storage = storage_for("machines")
+    assert isinstance(storage, MachineStorage)
+    return storage
+
+
+def _shown(actor: Actor, parsed: filters.Filter, order: str, after: str) -> Shown:
+    """The page that is asked for; where an order or a place in it cannot be had, the nearest that can, and the sentence why."""
+    notice, among = "", None
+    if order not in ORDERS:
+        notice = f"“{order[:40]}” is no order. Orders are {', '.join(ORDERS)}. The list stands by name."
+        order, after = "name", ""
+    if order != "name" and parsed.prefix:
+        among = queries.meant(parsed.prefix)
+        if among is None:
+            notice = f"More than {queries.BY_NAME:,} names begin with “{parsed.prefix}”: too many to sort. The list stands by name; a longer word can be sorted."
+            order, after = "name", ""
+    try:
+        rows, cursor = _rows(actor, parsed, order, after, among)
+    except CursorError:
+        notice, after = "That page belongs to another order. This is the first page.", ""
+        rows, cursor = _rows(actor, parsed, order, after, among)
+    return Shown(rows, cursor, order, after, notice)
+
+
+def _rows(
+    actor: Actor, parsed: filters.Filter, order: str, after: str, among: list[int] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """(rows of the page, cursor of the next or ""). CursorError: `after` is no place in this order."""
+    storage = machine_storage()
+    query = ListQuery(parsed.labels, parsed.fields, after, queries.MACHINE_PAGE, actor.clusters)
+    if order != "name":
+        page = ordered(storage, query, order, among)
+        objects = storage.by_ids(page.ids)
+        return [queries.with_state(objects[id_]) for id_ in page.ids if id_ in objects], page.next
+    if after and not NAME.fullmatch(after):
+        raise CursorError(after)
     if parsed.prefix:
         # Two statements in one: an OR would make the planner walk all names from the first on.
         found = queries.rows(
             """SELECT name FROM ((SELECT name FROM machine WHERE name > %s AND name >= %s AND name < %s ORDER BY name LIMIT %s)
               UNION (SELECT name FROM machine WHERE serial_number = %s AND serial_number <> '' AND name > %s)) t ORDER BY name""",
-            [after, parsed.prefix, parsed.prefix + "\uffff", _BY_NAME, parsed.prefix, after],
+            [after, parsed.prefix, parsed.prefix + "\uffff", queries.BY_NAME, parsed.prefix, after],
         )
         return _named(actor, parsed, [r["name"] for r in found])
-    page = storage.page(ListQuery(parsed.labels, parsed.fields, after, queries.MACHINE_PAGE, actor.clusters))
-    return [queries.with_state(o) for o in page.objects], page.next_name
+    by_name = storage.page(query)
+    return [queries.with_state(o) for o in by_name.objects], by_name.next_name
 
 
 def _named(actor: Actor, parsed: filters.Filter, names: list[str]) -> tuple[list[dict[str, Any]], str]:
     """Machines by name, filtered by what else was asked, up to a page."""
-    storage = storage_for("machines")
+    storage = machine_storage()
     shown: list[dict[str, Any]] = []
     for start in range(0, len(names), queries.MACHINE_PAGE):
         objects = storage.by_ids(storage.ids_of(names[start : start + queries.MACHINE_PAGE]))

@@ -20,6 +20,7 @@ from machines.conditions import BIT
 from machines.schema import state_of
 
 MACHINE_PAGE = 100
+BY_NAME = 2_000  # names with the same beginning that one page looks through
 
 
 def rows(sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
@@ -286,6 +287,16 @@ def guard() -> Guard:
         FROM ledger, (SELECT count(*) AS holds, count(*) FILTER (WHERE status ->> 'phase' = 'Overdue') AS overdue FROM safety_hold WHERE deleted_at IS NULL) h WHERE id = 1"""
     )[0]
     return Guard(**row)
+
+
+def meant(word: str) -> list[int] | None:
+    """Ids of the machines whose name begins with a word or whose serial number it is; None = more than `BY_NAME`."""
+    found = rows(
+        """(SELECT id FROM machine WHERE name >= %s AND name < %s LIMIT %s)
+        UNION (SELECT id FROM machine WHERE serial_number = %s AND serial_number <> '')""",
+        [word, word + "\uffff", BY_NAME + 1, word],
+    )
+    return [r["id"] for r in found] if len(found) <= BY_NAME else None
 
 
 def with_state(obj: Json) -> Json:

@@ -3,11 +3,12 @@ const $ = (s, from = document) => from.querySelector(s);
 const filter = $("[data-filter]");
 const field = $("input[name=q]", filter);
 
-// The address carries one `q`: what stands as tokens and what is typed.
+// The address carries one `q` (what stands as tokens and what is typed) and the order.
 filter.addEventListener("submit", (event) => {
   event.preventDefault();
   const q = [$("[name=base]", filter).value, field.value.trim()].filter(Boolean).join(" ");
-  location.href = q ? `/machines?${new URLSearchParams({ q })}` : "/machines";
+  const sort = $("[name=sort]", filter)?.value;
+  location.href = `/machines?${new URLSearchParams({ ...(q && { q }), ...(sort && { sort }) })}`.replace(/\?$/, "");
 });
 field.addEventListener("keydown", (event) => {
   if (event.key === "Backspace" && !field.value) [...filter.querySelectorAll("[data-token]")].at(-1)?.click();

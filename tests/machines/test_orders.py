@@ -11,11 +11,10 @@ from pytest import MonkeyPatch
 from fleet.api.selectors import FieldSelector, LabelSelector
 from fleet.api.storage import ListQuery
 from fleet.control import db
-from machines import orders
 from machines.bulk import NewMachine, create_machines
 from machines.orders import ORDERS, CursorError, ordered
 from machines.schema import MACHINE_KIND
-from machines.storage import MachineStorage
+from machines.storage import MachineStorage, fetch
 from tests.machines import world
 
 pytestmark = pytest.mark.usefixtures("fleet_db")
@@ -110,7 +109,7 @@ def test_a_page_goes_on_where_the_last_ended_though_its_machine_is_gone(order: s
 @pytest.mark.parametrize("order", SORTED)
 def test_an_order_keeps_to_filter_and_scope(order: str) -> None:
     fill(60)
-    selected = {
+    selected: dict[str, Any] = {
         "labels": LabelSelector.parse("even=yes"),
         "fields": FieldSelector((("status.phase", "!=", "Pending"), ("spec.clusterName", "!=", "zeta"))),
         "clusters": frozenset({"alpha", "zeta"}),
@@ -163,7 +162,6 @@ def test_a_page_reads_no_more_rows_than_some_pages_hold(order: str, monkeypatch:
     world.sql("UPDATE machine_state SET phase = 'Running', observed_hash = 0, cond_true = 6 WHERE id > 400 RETURNING 1")
     for table in ("machine", "machine_state", "clusters_cluster"):
         world.sql(f"ANALYZE {table}")
-    fetch = orders.fetch
     read: list[int] = []
 
     def explained(text: str, params: Any) -> Any:
@@ -171,7 +169,7 @@ def test_a_page_reads_no_more_rows_than_some_pages_hold(order: str, monkeypatch:
         read.append(rows_read((plan if isinstance(plan, list) else orjson.loads(plan))[0]["Plan"]))
         return fetch(text, params)
 
-    monkeypatch.setattr(orders, "fetch", explained)
+    monkeypatch.setattr("machines.orders.fetch", explained)
     page = ordered(storage, ListQuery(limit=20), order)
     for _ in range(30):
         page = ordered(storage, ListQuery(limit=20, after=page.next), order)
