@@ -196,3 +196,15 @@ def _clusters(query: ListQuery) -> tuple[str, list[Any]]:
         f"""SELECT id, name FROM (SELECT 0 AS id, '' COLLATE "C" AS name UNION ALL SELECT id::int, name::text FROM clusters_cluster) k WHERE {" AND ".join(parts)}""",
         params,
     )
+
+
+def matching(
+    storage: MachineStorage, query: ListQuery, among: Sequence[int] | None = None
+) -> list[tuple[int, str, str]]:
+    """(id, name, name of the cluster or "") of what a filter means, in no order; one more than `query.limit` when there are more."""
+    where, params = _filtered(storage, query, "m.cluster_id", among)
+    found = fetch(
+        f"SELECT m.id, m.name, coalesce(c.name, '') FROM {_TABLES} LEFT JOIN clusters_cluster c ON c.id = m.cluster_id WHERE true{where} LIMIT {query.limit + 1}",
+        params,
+    )
+    return [(int(id_), str(name), str(cluster)) for id_, name, cluster in found]

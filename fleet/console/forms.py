@@ -22,7 +22,7 @@ from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import format_time, storage_for
-from fleet.console import queries, words
+from fleet.console import matching, queries, words
 from fleet.console.page import Page, respond
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
@@ -192,18 +192,30 @@ def machine_do(request: HttpRequest, name: str) -> HttpResponse:
         return _refused(request, actor, error, path)
 
 
+def _selected(actor: Actor, form: QueryDict) -> list[str]:
+    """Names of the rows that were ticked, or of all that match; none when that is too many rows."""
+    names = sorted(set(form.getlist("name")))
+    if "hash" not in form:
+        return names if len(names) <= queries.MACHINE_PAGE else []
+    if names:
+        raise bad_request("select rows or all that match, not both")
+    return list(matching.frozen(actor, form).names)
+
+
 @login_required
 @require_POST
 def machines_do(request: HttpRequest) -> HttpResponse:
-    """POST of one verb on the machines that were selected; the first refusal ends it and says how far it came."""
+    """POST of one verb on the machines that were selected; the first refusal ends it and says how far it came.
+
+    Rows come as names. All that match come as the filter and the hash of what was counted, and are looked for again.
+    """
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
     wanted = request.POST.get("back", "")
     back = wanted if wanted.startswith("/machines") and url_has_allowed_host_and_scheme(wanted, None) else "/machines"
-    names = sorted(set(request.POST.getlist("name")))
-    verb, done = request.POST.get("verb", ""), 0
+    verb, done, names = request.POST.get("verb", ""), 0, list[str]()
     try:
-        act = BULK.get(verb)
-        if act is None or not 0 < len(names) <= queries.MACHINE_PAGE:
+        act, names = BULK.get(verb), _selected(actor, request.POST)
+        if act is None or not names:
             raise bad_request(f"select 1 to {queries.MACHINE_PAGE} machines, and one of {', '.join(BULK)}")
         if len(names) > MANY and request.POST.get("count", "").strip() != str(len(names)):
             raise bad_request(f"type {len(names)}, the number of machines that were selected")

@@ -7,6 +7,7 @@ from django.urls import path
 
 from fleet.console import forms, pages
 from fleet.console.kit import kit
+from fleet.console.matching import matching_view
 from fleet.console.page import page_view
 
 urlpatterns = [
@@ -19,6 +20,7 @@ urlpatterns = [
     path("clusters/<str:name>", page_view(pages.cluster), name="cluster"),
     path("machines", page_view(pages.machines), name="machines"),
     path("do/machines", forms.machines_do, name="machines-do"),
+    path("do/matching", matching_view, name="machines-matching"),
     path("machines/<str:name>/do", forms.machine_do, name="machine-do"),
     path("machines/<str:name>", page_view(pages.machine), name="machine"),
     path("machines/<str:name>/<str:tab>", page_view(pages.machine), name="machine-tab"),

@@ -21,18 +21,71 @@ field.addEventListener("input", (event) => {
 const panel = $("[data-select]");
 const bar = $(".selbar");
 const all = $("[data-all]");
-const chosen = () => [...panel.querySelectorAll("tbody input:checked")];
+const boxes = () => [...panel.querySelectorAll("tbody input[type=checkbox]")];
+const chosen = () => boxes().filter((box) => box.checked);
+const machines = (n) => (n === 1 ? "1 machine" : `${n.toLocaleString("en")} machines`);
+
+// All that match, beyond this page: counted and frozen by the server, {n, hash}. `frozen` once a person chose it.
+let offered = null;
+let frozen = null;
+let asked = 0;
+
+async function offer() {
+  const turn = ++asked;
+  const q = panel.dataset.q;
+  say("counting what matches…");
+  let answer;
+  try {
+    answer = await fetch(`/do/matching?${new URLSearchParams({ q, ...(q ? {} : { all: "1" }) })}`, { headers: { Accept: "application/json" } });
+    if (answer.redirected) return void location.reload(); // logged out
+    answer = await answer.json();
+  } catch {
+    answer = { n: null, why: "What matches could not be counted." };
+  }
+  if (turn !== asked) return;
+  if (answer.n === null) return void say(answer.why);
+  offered = answer;
+  say("");
+  const button = $("[data-match-all]");
+  button.textContent = q ? `Select all ${answer.n.toLocaleString("en")} that match` : `Select all ${machines(answer.n)}`;
+  button.hidden = false;
+}
+
+function say(text) {
+  $("[data-match]").textContent = text;
+}
+
+function withdraw() {
+  asked += 1;
+  offered = frozen = null;
+  say("");
+  $("[data-match-all]").hidden = true;
+}
 
 function show() {
   const n = chosen().length;
-  for (const box of panel.querySelectorAll("tbody input[type=checkbox]")) {
+  const whole = n > 0 && n === boxes().length;
+  for (const box of boxes()) {
     if (box.checked) box.closest("tr").setAttribute("aria-selected", "true");
     else box.closest("tr").removeAttribute("aria-selected");
   }
   bar.hidden = !n;
-  $("[data-selected]").textContent = `${n} selected`;
-  all.checked = n > 0 && n === panel.querySelectorAll("tbody input[type=checkbox]").length;
-  all.indeterminate = n > 0 && !all.checked;
+  $("[data-selected]").textContent = frozen ? `All ${machines(frozen.n)} that match selected` : `${n} selected`;
+  $("[data-page]").hidden = whole;
+  all.checked = whole;
+  all.indeterminate = n > 0 && !whole;
+}
+
+// Rows were ticked by hand: what was chosen beyond them no longer holds.
+function ticked() {
+  withdraw();
+  show();
+  if (all.checked && "more" in panel.dataset) offer();
+}
+
+function tickAll(on) {
+  for (const box of boxes()) box.checked = on;
+  ticked();
 }
 
 let last = null;
@@ -40,21 +93,22 @@ if (bar) {
   panel.addEventListener("click", (event) => {
     const box = event.target.closest("tbody input[type=checkbox]");
     if (!box) return;
-    const boxes = [...panel.querySelectorAll("tbody input[type=checkbox]")];
+    const every = boxes();
     if (event.shiftKey && last) {
-      const [a, b] = [boxes.indexOf(last), boxes.indexOf(box)].sort((x, y) => x - y);
-      for (const each of boxes.slice(a, b + 1)) each.checked = box.checked;
+      const [a, b] = [every.indexOf(last), every.indexOf(box)].sort((x, y) => x - y);
+      for (const each of every.slice(a, b + 1)) each.checked = box.checked;
     }
     last = box;
-    show();
+    ticked();
   });
-  all.addEventListener("change", () => {
-    for (const box of panel.querySelectorAll("tbody input[type=checkbox]")) box.checked = all.checked;
+  all.addEventListener("change", () => tickAll(all.checked));
+  $("[data-page]").addEventListener("click", () => tickAll(true));
+  $("[data-unselect]").addEventListener("click", () => tickAll(false));
+  $("[data-match-all]").addEventListener("click", (event) => {
+    frozen = offered;
+    event.currentTarget.hidden = true;
     show();
-  });
-  $("[data-unselect]").addEventListener("click", () => {
-    for (const box of chosen()) box.checked = false;
-    show();
+    $("[data-unselect]").focus(); // the button that had the focus is gone
   });
 }
 
@@ -67,24 +121,33 @@ const VERBS = {
 const dialog = $("#do-many");
 dialog?.addEventListener("fleet:open", (event) => {
   const verb = event.detail.dataset.verb;
-  const names = chosen().map((box) => box.value);
-  const what = names.length === 1 ? "1 machine" : `${names.length} machines`;
+  const names = frozen ? [] : chosen().map((box) => box.value);
+  const n = frozen ? frozen.n : names.length;
+  const q = panel.dataset.q;
   const form = $("form", dialog);
-  for (const old of form.querySelectorAll("[name=name]")) old.remove();
-  for (const name of names) form.append(Object.assign(document.createElement("input"), { type: "hidden", name: "name", value: name }));
+  for (const old of form.querySelectorAll("[data-target]")) old.remove();
+  const put = (name, value) => {
+    const field = Object.assign(document.createElement("input"), { type: "hidden", name, value });
+    field.dataset.target = "";
+    form.append(field);
+  };
+  for (const name of names) put("name", name);
+  if (frozen) for (const [key, value] of Object.entries({ q, hash: frozen.hash, n, ...(q ? {} : { all: 1 }) })) put(key, value);
   $("[name=verb]", form).value = verb;
-  $("h2", form).textContent = `${VERBS[verb][0]} ${what}`;
-  $("[data-says]", form).textContent = VERBS[verb][1];
+  $("h2", form).textContent = `${VERBS[verb][0]} ${machines(n)}`;
+  const which = q ? `All that match ${q}` : "Every machine that you may see";
+  const kept = frozen ? ` ${which}, as counted: if another set matches when you press, nothing is done.` : "";
+  $("[data-says]", form).textContent = VERBS[verb][1] + kept;
   $("[data-for=hold]", form).hidden = verb !== "hold";
   $("[name=reason]", form).required = verb === "hold";
   const count = $("[data-count]", form);
   const input = $("input", count);
-  count.hidden = names.length <= MANY;
+  count.hidden = n <= MANY;
   input.value = "";
-  input.dataset.must = String(names.length);
+  input.dataset.must = String(n);
   input.dataset.arms = "#many-go";
-  $("b", count).textContent = String(names.length);
+  $("b", count).textContent = String(n);
   const go = $("#many-go");
-  go.textContent = `${VERBS[verb][0]} ${what}`;
-  go.disabled = names.length > MANY;
+  go.textContent = `${VERBS[verb][0]} ${machines(n)}`;
+  go.disabled = n > MANY;
 });
