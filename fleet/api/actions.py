@@ -15,22 +15,17 @@ from typing import Any
 from django.db import connection, transaction
 from django.utils import timezone
 
-from fleet.api import audit, errors, schema
+from fleet.api import audit, errors
 from fleet.api.apply import server_side_apply, track_update
+from fleet.api.checks import check_finalizers, check_lock, check_name, check_right, check_shape, check_values
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
 from fleet.api.storage import Storage, Stored, difference, storage_for
 from fleet.api.structure import same
-from fleet.control.kinds import API_VERSION, Json, Kind, Problem
+from fleet.control.kinds import Json, Kind, Problem
 from fleet.events.publish import ADDED, MODIFIED, hint, note_change, publish
 
 _SUFFIX = string.ascii_lowercase.replace("l", "") + "2456789"
-WORD_PREFIX = "fleet.dev/"
-# Annotations that are a person's word (semantics: accept, confirm, approve ...): only approvers and admins may set them.
-WORDS = frozenset(
-    WORD_PREFIX + w
-    for w in ("confirm-removal", "accept-diff", "approve", "abandon", "take-over", "resume-rollout", "restore")
-)
 
 
 @dataclass(slots=True)
@@ -44,71 +39,17 @@ class Write:
     warnings: list[str] = field(default_factory=list)
 
 
-def _check(kind: Kind, obj: Json, old: Json | None, write: Write, duplicates: list[str]) -> Json:
-    """Shape, unknown fields, schema. Returns the pruned object."""
-    if not isinstance(obj, dict):
-        raise errors.bad_request(f"the body must be a {kind.kind} object")
-    if not schema.api_version_is_right(obj):
-        given = obj.get("apiVersion")
-        raise errors.bad_request(
-            f"the API version in the data ({given}) does not match the expected API version ({API_VERSION})"
-        )
-    name = obj.get("metadata", {}).get("name", "") if isinstance(obj.get("metadata", {}), dict) else ""
-    wrong = schema.identity(kind, obj)
-    if wrong:
-        raise errors.invalid(kind, str(name), wrong)
-    obj, unknown = schema.prune(kind, obj)
-    if write.validation == "Strict" and (unknown or duplicates):
-        raise errors.strict(kind, unknown, duplicates)
-    if write.validation == "Warn":
-        write.warnings += [f'unknown field "{p}"' for p in unknown] + [f'duplicate field "{p}"' for p in duplicates]
-    obj["apiVersion"], obj["kind"] = API_VERSION, kind.kind
-    obj.setdefault("metadata", {})
+def _shaped(kind: Kind, obj: Json, write: Write, duplicates: list[str] | None) -> Json:
+    obj, warnings = check_shape(kind, obj, write.validation, duplicates or [])
+    write.warnings += warnings
     return obj
-
-
-def _validate(storage: Storage, obj: Json, old: Json | None, write: Write) -> None:
-    kind = storage.kind
-    problems = [*schema.validate(kind, obj, old)] or [*storage.problems(obj, old)]
-    if problems:
-        raise errors.invalid(kind, str(obj["metadata"].get("name", "")), problems)
-    write.warnings += list(kind.warn(obj))
-
-
-def _authorize(
-    storage: Storage, verb: str, obj: Json, by: Actor, old: Json | None = None, subresource: str = ""
-) -> None:
-    """The verb must be allowed in the object's cluster, and in the one that it leaves."""
-    kind = storage.kind
-    for each in (obj, old):
-        if each is not None and not by.may(
-            verb, kind, storage.cluster_name(each) if kind.cluster_field else None, subresource
-        ):
-            raise errors.forbidden(
-                by.name, verb, kind, obj["metadata"].get("name"), _why(kind, storage.cluster_name(each))
-            )
-    before = (old or {}).get("metadata", {}).get("annotations", {})
-    for key, value in obj["metadata"].get("annotations", {}).items():
-        if key in WORDS and before.get(key) != value and not by.may_approve(storage.cluster_name(obj) or None):
-            raise errors.forbidden(
-                by.name, verb, kind, obj["metadata"].get("name"), f"the annotation {key} is an approver's word"
-            )
-
-
-def _why(kind: Kind, cluster: str) -> str:
-    if kind.read_only:
-        return f"a {kind.kind} is written by Fleet alone"
-    if kind.cluster_field is None:
-        return "kinds that belong to no cluster are written by a fleet-wide admin"
-    where = f"in cluster {cluster}" if cluster else "outside every cluster"
-    return f"it takes the role {kind.writers} {where}"
 
 
 def create_object(plural: str, obj: Json, *, write: Write, duplicates: list[str] | None = None) -> Json:
     """Create; the stored object. Raises ApiError."""
     storage = storage_for(plural)
     kind = storage.kind
-    obj = _check(kind, copy.deepcopy(obj), None, write, duplicates or [])
+    obj = _shaped(kind, copy.deepcopy(obj), write, duplicates)
     meta = obj["metadata"]
     if meta.get("resourceVersion"):
         raise errors.bad_request("resourceVersion should not be set on objects to be created")
@@ -118,9 +59,9 @@ def create_object(plural: str, obj: Json, *, write: Write, duplicates: list[str]
     if not obj["metadata"].get("name") and obj["metadata"].get("generateName"):
         suffix = "".join(secrets.choice(_SUFFIX) for _ in range(5))
         obj["metadata"]["name"] = str(obj["metadata"]["generateName"])[:248] + suffix
-    _validate(storage, obj, None, write)
+    write.warnings += check_values(storage, obj, None)
     storage.default(obj, write.by)
-    _authorize(storage, "create", obj, write.by)
+    check_right(storage, "create", obj, write.by)
     obj["metadata"]["managedFields"] = track_update(
         kind,
         None,
@@ -199,9 +140,9 @@ def change_object(
 def _replace(storage: Storage, stored: Stored, wished: Json, write: Write, verb: str, subresource: str | None) -> Json:
     kind, old = storage.kind, stored.obj
     new = _laid_over(old, wished, subresource)
-    _validate(storage, new, old, write)
-    _authorize(storage, verb, new, write.by, old, subresource or "")
-    _check_finalizers(kind, old, new)
+    write.warnings += check_values(storage, new, old)
+    check_right(storage, verb, new, write.by, old, subresource or "")
+    check_finalizers(kind, old, new)
     new = storage.settle(new, old)
     if _same(old, new):
         return redact(kind, old)
@@ -248,17 +189,6 @@ def _laid_over(old: Json, wished: Json, subresource: str | None) -> Json:
     return new
 
 
-def _check_finalizers(kind: Kind, old: Json, new: Json) -> None:
-    if "deletionTimestamp" not in old["metadata"]:
-        return
-    added = set(new["metadata"].get("finalizers", [])) - set(old["metadata"].get("finalizers", []))
-    if added:
-        text = f"no new finalizers can be added if the object is being deleted, found new finalizers {sorted(added)}"
-        raise errors.invalid(
-            kind, old["metadata"]["name"], [Problem("metadata.finalizers", text, "FieldValueForbidden")]
-        )
-
-
 def _same(old: Json, new: Json) -> bool:
     """Equal content: no write, no event, the same resourceVersion. Only a changed set of owners counts, not their times."""
 
@@ -268,20 +198,6 @@ def _same(old: Json, new: Json) -> bool:
         return {"metadata": meta, "spec": obj.get("spec", {}), "status": obj.get("status", {}), "owners": owners}
 
     return same(bare(old), bare(new))
-
-
-def check_lock(kind: Kind, live: Json, given: Any) -> None:
-    """Optimistic lock: a resourceVersion that is given must be the live one."""
-    if given not in (None, "") and given != live["metadata"]["resourceVersion"]:
-        raise errors.conflict(kind, live["metadata"]["name"])
-
-
-def check_name(name: str, obj: Json) -> None:
-    """The name in the body is that of the address, or absent."""
-    meta = obj.get("metadata")
-    given = meta.get("name") if isinstance(meta, dict) else None
-    if given not in (None, "", name):
-        raise errors.bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
 
 
 def put_object(
@@ -296,7 +212,7 @@ def put_object(
     """Replace; resourceVersion is required."""
     storage = storage_for(plural)
     kind = storage.kind
-    obj = _check(kind, obj, None, write, duplicates or [])
+    obj = _shaped(kind, obj, write, duplicates)
     check_name(name, obj)
     meta = obj["metadata"]
     if not meta.get("resourceVersion"):
@@ -340,7 +256,7 @@ def patch_object(
         check_lock(kind, live, meta.get("resourceVersion"))
         if meta.get("uid") != live["metadata"]["uid"]:
             raise errors.conflict(kind, name, "metadata.uid never changes")
-        wished = _check(kind, wished, live, write, duplicates or [])
+        wished = _shaped(kind, wished, write, duplicates)
         check_name(name, wished)
         wished["metadata"]["managedFields"] = track_update(
             kind, live, wished, write.manager, timezone.now(), subresource
@@ -363,7 +279,7 @@ def apply_object(
     """Server-side apply; (object, created)."""
     storage = storage_for(plural)
     kind = storage.kind
-    config = _check(kind, config, None, write, duplicates or [])
+    config = _shaped(kind, config, write, duplicates)
     check_name(name, config)
     config["metadata"]["name"] = name
 
@@ -376,9 +292,9 @@ def apply_object(
             raise errors.conflict(kind, name)
         made = server_side_apply(kind, None, config, write.manager, force, timezone.now())
         made.pop("status", None)
-        _validate(storage, made, None, write)
+        write.warnings += check_values(storage, made, None)
         storage.default(made, write.by)
-        _authorize(storage, "create", made, write.by)
+        check_right(storage, "create", made, write.by)
         return made
 
     return change_object(plural, name, change, write=write, verb="patch", subresource=subresource, create=create)
@@ -410,7 +326,7 @@ def delete_object(
                 f"Precondition failed: UID in precondition: {wish.uid}, UID in object meta: {old['metadata']['uid']}",
             )
         check_lock(kind, old, wish.resource_version)
-        _authorize(storage, "delete", old, write.by)
+        check_right(storage, "delete", old, write.by)
         storage.admit_delete(old, write.by)
         gone = not old["metadata"].get("finalizers")
         after = stored
