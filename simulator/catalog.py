@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+from fleet.control.kinds import API_VERSION
 from simulator.steps import host_version
 
 Json = dict[str, Any]
+
+
+def _object(kind: str, name: str, spec: Json, **meta: Any) -> Json:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name, **meta}, "spec": spec}
 
 
 def package(name: str, version: str, *, unit: bool = True, config: str = "", **more: Any) -> Json:
@@ -31,16 +36,14 @@ def package(name: str, version: str, *, unit: bool = True, config: str = "", **m
         spec["rollbackOnFailure"] = True
     if config:
         spec["configMaps"] = [{"name": f"{name}-config", "value": config}]
-    return {"metadata": {"name": f"{name}-{version}"}, "spec": spec | more}
+    return _object("MachinePackageVersion", f"{name}-{version}", spec | more)
 
 
 def config(name: str, version: str, path: str, content: str, *, restart: str, **more: Any) -> Json:
     """A MachineConfigVersion with one file."""
     file = {"path": path, "content": content, "onChange": [f"restart:{restart}"]}
-    return {
-        "metadata": {"name": f"{name}-{version}"},
-        "spec": {"configName": name, "version": version, "files": [file], **more},
-    }
+    spec = {"configName": name, "version": version, "files": [file], **more}
+    return _object("MachineConfigVersion", f"{name}-{version}", spec)
 
 
 _CONTAINERD_TOML = """version = 3
@@ -93,7 +96,7 @@ PACKAGES: Final[tuple[Json, ...]] = (
 )
 
 CLASSES: Final[tuple[Json, ...]] = (
-    {"metadata": {"name": "storage"}, "spec": {"versions": {"disk-agent": "3.2"}, "variables": {"maxPods": 60}}},
+    _object("MachineClass", "storage", {"versions": {"disk-agent": "3.2"}, "variables": {"maxPods": 60}}),
 )
 
 _DEFAULTS: Final[Json] = {
@@ -135,13 +138,10 @@ def image(versions: dict[str, str]) -> list[Json]:
 
 def idc_json(idc: str) -> Json:
     """An Idc."""
-    return {"metadata": {"name": idc}, "spec": {"sshConnections": 200, "downloads": 50}}
+    return _object("Idc", idc, {"sshConnections": 200, "downloads": 50})
 
 
 def cluster_json(number: int) -> Json:
     """A Cluster without provider: a group of plain hosts with common defaults."""
     idc, name, versions = place(number)
-    return {
-        "metadata": {"name": name, "labels": {"demo": "true"}},
-        "spec": {"idc": idc, "machineVersions": versions, **_DEFAULTS},
-    }
+    return _object("Cluster", name, {"idc": idc, "machineVersions": versions, **_DEFAULTS}, labels={"demo": "true"})

@@ -17,12 +17,25 @@ from django.utils import timezone
 
 from fleet.api import audit, errors
 from fleet.api.apply import server_side_apply, track_update
-from fleet.api.checks import check_finalizers, check_lock, check_name, check_right, check_shape, check_values
+from fleet.api.checks import (
+    check_applied_name,
+    check_applied_type,
+    check_fields,
+    check_finalizers,
+    check_lock,
+    check_name,
+    check_patched_type,
+    check_right,
+    check_type,
+    check_uid,
+    check_values,
+    check_version,
+)
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
 from fleet.api.storage import Storage, Stored, difference, storage_for
 from fleet.api.structure import same
-from fleet.control.kinds import Json, Kind, Problem
+from fleet.control.kinds import Json, Kind
 from fleet.events.publish import ADDED, MODIFIED, hint, note_change, publish
 
 _SUFFIX = string.ascii_lowercase.replace("l", "") + "2456789"
@@ -39,8 +52,8 @@ class Write:
     warnings: list[str] = field(default_factory=list)
 
 
-def _shaped(kind: Kind, obj: Json, write: Write, duplicates: list[str] | None) -> Json:
-    obj, warnings = check_shape(kind, obj, write.validation, duplicates or [])
+def _known(kind: Kind, obj: Json, write: Write, duplicates: list[str] | None) -> Json:
+    obj, warnings = check_fields(kind, obj, write.validation, duplicates or [])
     write.warnings += warnings
     return obj
 
@@ -49,7 +62,8 @@ def create_object(plural: str, obj: Json, *, write: Write, duplicates: list[str]
     """Create; the stored object. Raises ApiError."""
     storage = storage_for(plural)
     kind = storage.kind
-    obj = _shaped(kind, copy.deepcopy(obj), write, duplicates)
+    check_type(kind, obj)
+    obj = _known(kind, copy.deepcopy(obj), write, duplicates)
     meta = obj["metadata"]
     if meta.get("resourceVersion"):
         raise errors.bad_request("resourceVersion should not be set on objects to be created")
@@ -212,13 +226,13 @@ def put_object(
     """Replace; resourceVersion is required."""
     storage = storage_for(plural)
     kind = storage.kind
-    obj = _shaped(kind, obj, write, duplicates)
+    check_type(kind, obj)
+    obj = _known(kind, obj, write, duplicates)
     check_name(name, obj)
     meta = obj["metadata"]
-    if not meta.get("resourceVersion"):
-        raise errors.invalid(kind, name, [Problem("metadata.resourceVersion", "0x0: must be specified for an update")])
 
     def change(live: Json) -> Json:
+        check_version(kind, name, obj)
         if meta.get("uid") not in (None, "", live["metadata"]["uid"]):
             raise errors.conflict(
                 kind,
@@ -226,7 +240,6 @@ def put_object(
                 f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {live['metadata']['uid']}",
             )
         check_lock(kind, live, meta["resourceVersion"])
-        obj["metadata"]["name"] = name
         obj["metadata"]["managedFields"] = track_update(kind, live, obj, write.manager, timezone.now(), subresource)
         return obj
 
@@ -253,10 +266,10 @@ def patch_object(
         meta = wished.get("metadata")
         if not isinstance(meta, dict):
             raise errors.bad_request("the patch removed metadata")
+        check_patched_type(kind, name, wished)
         check_lock(kind, live, meta.get("resourceVersion"))
-        if meta.get("uid") != live["metadata"]["uid"]:
-            raise errors.conflict(kind, name, "metadata.uid never changes")
-        wished = _shaped(kind, wished, write, duplicates)
+        check_uid(kind, live, meta.get("uid"))
+        wished = _known(kind, wished, write, duplicates)
         check_name(name, wished)
         wished["metadata"]["managedFields"] = track_update(
             kind, live, wished, write.manager, timezone.now(), subresource
@@ -279,15 +292,17 @@ def apply_object(
     """Server-side apply; (object, created)."""
     storage = storage_for(plural)
     kind = storage.kind
-    config = _shaped(kind, config, write, duplicates)
-    check_name(name, config)
-    config["metadata"]["name"] = name
+    check_applied_type(kind, config)
+    check_applied_name(name, config)
+    config = _known(kind, config, write, duplicates)
 
     def change(live: Json) -> Json:
         check_lock(kind, live, config["metadata"].get("resourceVersion"))
+        config["metadata"].setdefault("name", name)
         return server_side_apply(kind, live, config, write.manager, force, timezone.now(), subresource)
 
     def create() -> Json:
+        check_name(name, config)
         if config["metadata"].get("resourceVersion"):
             raise errors.conflict(kind, name)
         made = server_side_apply(kind, None, config, write.manager, force, timezone.now())

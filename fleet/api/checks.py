@@ -16,23 +16,57 @@ WORDS = frozenset(
 )
 
 
-def check_shape(kind: Kind, obj: Json, validation: str, duplicates: list[str]) -> tuple[Json, list[str]]:
-    """(the object without fields that its schema does not know, warnings about them); ApiError 400 for them if `Strict`."""
-    if not isinstance(obj, dict):
-        raise errors.bad_request(f"the body must be a {kind.kind} object")
-    if not schema.api_version_is_right(obj):
-        given = obj.get("apiVersion")
+def check_type(kind: Kind, obj: Json) -> None:
+    """Create and replace: the body says what it is. kube-apiserver repeats the body in its answer; it may hold secrets, so this does not."""
+    given, version = obj.get("kind"), obj.get("apiVersion")
+    if given in (None, ""):
+        raise errors.bad_request(f"Object 'Kind' is missing in the body: it must say kind: {kind.kind}")
+    if not isinstance(given, str):
+        raise errors.bad_request(f"kind in the body is no text: it must be {kind.kind}")
+    if version != API_VERSION:
         raise errors.bad_request(
-            f"the API version in the data ({given}) does not match the expected API version ({API_VERSION})"
+            f"the API version in the data ({_short(version)}) does not match the expected API version ({API_VERSION})"
         )
-    name = obj.get("metadata", {}).get("name", "") if isinstance(obj.get("metadata", {}), dict) else ""
-    wrong = schema.identity(kind, obj)
+    if given != kind.kind:
+        raise errors.invalid(kind, _name(obj), [Problem("kind", f'"{_short(given)}": must be {kind.kind}')])
+
+
+def check_applied_type(kind: Kind, obj: Json) -> None:
+    """Server-side apply: the configuration is read by the type that it names, so it must name this one."""
+    given, version = obj.get("kind"), obj.get("apiVersion")
+    if (version, given) != (API_VERSION, kind.kind):
+        raise errors.bad_request(
+            f"invalid object type: {_short(version)}, Kind={_short(given)}: must be {API_VERSION}, Kind={kind.kind}"
+        )
+
+
+def check_patched_type(kind: Kind, name: str, obj: Json) -> None:
+    """A patch leaves the object what it is."""
+    given, version = obj.get("kind"), obj.get("apiVersion")
+    if given in (None, "") or not isinstance(given, str):
+        why = f"Object 'Kind' is missing in the result: a patch must leave kind: {kind.kind}"
+        raise errors.invalid(kind, name, [Problem("patch", why)])
+    wrong = [Problem("apiVersion", f'"{_short(version)}": must be {API_VERSION}')] if version != API_VERSION else []
+    if given != kind.kind:
+        wrong.append(Problem("kind", f'"{_short(given)}": must be {kind.kind}'))
     if wrong:
-        raise errors.invalid(kind, str(name), wrong)
+        raise errors.invalid(kind, name, wrong)
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else str(value)[:100]
+
+
+def _name(obj: Json) -> str:
+    meta = obj.get("metadata")
+    return str(meta.get("name") or "") if isinstance(meta, dict) else ""
+
+
+def check_fields(kind: Kind, obj: Json, validation: str, duplicates: list[str]) -> tuple[Json, list[str]]:
+    """(the object without fields that its schema does not know, warnings about them); ApiError 400 for them if `Strict`."""
     obj, unknown = schema.prune(kind, obj)
     if validation == "Strict" and (unknown or duplicates):
         raise errors.strict(kind, unknown, duplicates)
-    obj["apiVersion"], obj["kind"] = API_VERSION, kind.kind
     obj.setdefault("metadata", {})
     if validation != "Warn":
         return obj, []
@@ -94,9 +128,32 @@ def check_lock(kind: Kind, live: Json, given: Any) -> None:
         raise errors.conflict(kind, live["metadata"]["name"])
 
 
+def check_uid(kind: Kind, live: Json, given: Any) -> None:
+    """A patch never makes another object of it; a uid that it leaves out stays."""
+    if given not in (None, "", live["metadata"]["uid"]):
+        problem = Problem("metadata.uid", f'"{_short(given)}": field is immutable')
+        raise errors.invalid(kind, live["metadata"]["name"], [problem])
+
+
 def check_name(name: str, obj: Json) -> None:
-    """The name in the body is that of the address, or absent."""
-    meta = obj.get("metadata")
-    given = meta.get("name") if isinstance(meta, dict) else None
-    if given not in (None, "", name):
+    """The body names the object that the address names."""
+    given = _name(obj)
+    if not given:
+        raise errors.bad_request(
+            f"the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )
+    if given != name:
         raise errors.bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
+
+
+def check_applied_name(name: str, obj: Json) -> None:
+    """Server-side apply: what a configuration does not mention stays as it is, the name too; `null` would take it away."""
+    meta = obj.get("metadata", {})
+    if not isinstance(meta, dict) or "name" in meta:
+        check_name(name, obj)
+
+
+def check_version(kind: Kind, name: str, obj: Json) -> None:
+    """Replace: the body says which version it replaces."""
+    if not obj["metadata"].get("resourceVersion"):
+        raise errors.invalid(kind, name, [Problem("metadata.resourceVersion", "0x0: must be specified for an update")])

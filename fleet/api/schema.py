@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from fleet.api.errors import bad_request
-from fleet.control.kinds import API_VERSION, VERSION, Json, Kind, Problem
+from fleet.control.kinds import VERSION, Json, Kind, Problem
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -139,18 +139,6 @@ def shape_problems(kind: Kind, config: Json) -> list[Problem]:
         if part in config:
             _check(schema, config[part], part, problems)
     return [p for p in problems if p.reason in ("FieldValueTypeInvalid", "FieldValueDuplicate")]
-
-
-def identity(kind: Kind, obj: Any) -> list[Problem]:
-    """Wrong kind in the body (wrong apiVersion is the caller's 400)."""
-    if obj.get("kind") not in (None, "", kind.kind):
-        return [Problem("kind", f"{_show(obj['kind'])}: must be {kind.kind}", "FieldValueInvalid")]
-    return []
-
-
-def api_version_is_right(obj: Json) -> bool:
-    """Absent counts as ours."""
-    return obj.get("apiVersion") in (None, "", API_VERSION)
 
 
 def _show(value: Any) -> str:

@@ -55,10 +55,12 @@ def _hold_everything(why: str) -> None:
     from fleet.api.actions import Write, create_object, delete_object
     from fleet.api.rights import Actor
     from fleet.api.storage import storage_for
+    from fleet.control.kinds import API_VERSION
 
     write = Write(Actor(who(), is_system=True, address="fleetctl"), "fleetctl")
     if storage_for("holds").read(HOLD) is not None:
         delete_object("holds", HOLD, write=write)
     until = (datetime.now(UTC) + _LASTING).strftime("%Y-%m-%dT%H:%M:%SZ")
     spec = {"target": {"matchAll": True}, "reason": f"database restored: {why}", "owner": who(), "until": until}
-    create_object("holds", {"metadata": {"name": HOLD}, "spec": spec}, write=write)
+    obj = {"apiVersion": API_VERSION, "kind": "Hold", "metadata": {"name": HOLD}, "spec": spec}
+    create_object("holds", obj, write=write)

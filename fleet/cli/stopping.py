@@ -64,12 +64,12 @@ def hold(
     start_django()
     from fleet.api.actions import Write, create_object
     from fleet.api.rights import Actor
+    from fleet.control.kinds import API_VERSION
 
     meta = {"name": name} if name else {"generateName": "hold-"}
     spec = {"target": wanted, "reason": why, "owner": who(), "until": until.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    made = create_object(
-        "holds", {"metadata": meta, "spec": spec}, write=Write(Actor(who(), is_system=True), "fleetctl")
-    )
+    obj = {"apiVersion": API_VERSION, "kind": "Hold", "metadata": meta, "spec": spec}
+    made = create_object("holds", obj, write=Write(Actor(who(), is_system=True), "fleetctl"))
     out.print(f"hold/{made['metadata']['name']} until {made['spec']['until']}", markup=False)
 
 

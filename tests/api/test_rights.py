@@ -86,6 +86,10 @@ def test_every_address_has_a_row_in_these_tables() -> None:
     assert {n for n in names if not n.startswith(("api-group-", "api-resources-"))} <= known
 
 
+def fresh(kind: str, spec: Any) -> Any:
+    return {"apiVersion": "fleet.dev/v1", "kind": kind, "metadata": {"name": "c"}, "spec": spec}
+
+
 MATRIX: list[tuple[str, str, Any, tuple[int, ...]]] = [
     ("GET", "/apis/fleet.dev/v1/machines", None, (401, 403, 200, 200, 200, 200)),
     ("GET", "/apis/fleet.dev/v1/machines/a1", None, (401, 403, 200, 200, 403, 200)),
@@ -103,17 +107,17 @@ MATRIX: list[tuple[str, str, Any, tuple[int, ...]]] = [
     (
         "POST",
         "/apis/fleet.dev/v1/machineclasses",
-        {"metadata": {"name": "c"}, "spec": {}},
+        fresh("MachineClass", {}),
         (401, 403, 403, 403, 403, 201),
     ),
     ("GET", "/apis/fleet.dev/v1/credentials", None, (401, 403, 200, 200, 200, 200)),
     (
         "POST",
         "/apis/fleet.dev/v1/credentials",
-        {"metadata": {"name": "c"}, "spec": {"type": "ssh", "data": {"password": "x"}}},
+        fresh("Credential", {"type": "ssh", "data": {"password": "x"}}),
         (401, 403, 403, 403, 403, 201),
     ),
-    ("POST", "/apis/fleet.dev/v1/permits", {"metadata": {"name": "p"}, "spec": {}}, (401, 403, 403, 403, 403, 403)),
+    ("POST", "/apis/fleet.dev/v1/permits", fresh("Permit", {}), (401, 403, 403, 403, 403, 403)),
     ("GET", "/api/v1/events", None, (401, 403, 200, 200, 200, 200)),
     (
         "POST",
@@ -175,12 +179,13 @@ def test_a_revoked_token_and_a_taken_role_are_dead(server: Server, small_fleet: 
     [
         ("POST", "/apis/fleet.dev/v1/machineclasses", b"{", 400),
         ("POST", "/apis/fleet.dev/v1/machineclasses", b"[]", 400),
-        ("POST", "/apis/fleet.dev/v1/machineclasses", b'{"kind":"Machine"}', 422),
-        ("POST", "/apis/fleet.dev/v1/machineclasses", b'{"apiVersion":"v2"}', 400),
-        ("POST", "/apis/fleet.dev/v1/machineclasses", b"{}", 422),
+        ("POST", "/apis/fleet.dev/v1/machineclasses", b'{"apiVersion":"fleet.dev/v1","kind":"Machine"}', 422),
+        ("POST", "/apis/fleet.dev/v1/machineclasses", b'{"apiVersion":"v2","kind":"MachineClass"}', 400),
+        ("POST", "/apis/fleet.dev/v1/machineclasses", b"{}", 400),
+        ("POST", "/apis/fleet.dev/v1/machineclasses", b'{"apiVersion":"fleet.dev/v1","kind":"MachineClass"}', 422),
         ("POST", "/apis/fleet.dev/v1/machineclasses", b'{"metadata":{"name":"a\\u0000"}}', 400),
         ("POST", "/apis/fleet.dev/v1/machineclasses", b"\xff\xfe", 400),
-        ("PUT", "/apis/fleet.dev/v1/machineclasses/x", b"{}", 422),
+        ("PUT", "/apis/fleet.dev/v1/machineclasses/x", b"{}", 400),
         ("PATCH", "/apis/fleet.dev/v1/machineclasses/x", b"{}", 415),
         ("OPTIONS", "/apis/fleet.dev/v1/machineclasses", b"", 405),
         ("GET", "/apis/fleet.dev/v1/machineclasses?limit=x", b"", 400),

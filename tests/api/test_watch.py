@@ -27,6 +27,10 @@ def call(
     return response.status, json.loads(response.data)
 
 
+def machine_class(name: str, spec: Any) -> Any:
+    return {"apiVersion": "fleet.dev/v1", "kind": "MachineClass", "metadata": {"name": name}, "spec": spec}
+
+
 def write_at_random(server: Server, people: People, number: int) -> None:
     """Create, change and delete a few objects of one's own, and one that all writers share."""
     dice = random.Random(number)
@@ -39,7 +43,7 @@ def write_at_random(server: Server, people: People, number: int) -> None:
                 people,
                 "POST",
                 BASE,
-                {"metadata": {"name": name}, "spec": {"versions": {"a": f"{number}.{turn}"}}},
+                machine_class(name, {"versions": {"a": f"{number}.{turn}"}}),
             )
         elif verb == "change":
             patch = {"metadata": {"labels": {"turn": str(turn % 3)}}, "spec": {"versions": {"a": f"{number}.{turn}"}}}
@@ -128,7 +132,7 @@ def test_a_watcher_that_hangs_up_at_random_ends_with_what_is_there(
 def test_the_initial_list_ends_with_a_bookmark_that_says_so(
     server: Server, people: People, small_fleet: list[str]
 ) -> None:
-    call(server, people, "POST", BASE, {"metadata": {"name": "one"}, "spec": {}})
+    call(server, people, "POST", BASE, machine_class("one", {}))
     query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
     found = list(events(server, people, query))
     assert [e["type"] for e in found[:2]] == ["ADDED", "BOOKMARK"]

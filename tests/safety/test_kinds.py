@@ -15,6 +15,7 @@ from fleet.api.safety_kinds import refresh_holds, refresh_policies
 from fleet.api.schema import prune, validate
 from fleet.api.selectors import FieldSelector
 from fleet.api.storage import ListQuery, storage_for
+from fleet.control.kinds import API_VERSION
 from fleet.safety.schema import HOLD_KIND, PERMIT_KIND, SAFETY_POLICY_KIND
 
 Json = dict[str, Any]
@@ -26,12 +27,16 @@ def soon(**delta: float) -> str:
     return (datetime.now(UTC) + timedelta(**delta)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def fresh(kind: str, name: str, spec: Json) -> Json:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
 def hold(target: Any, name: str = "h", **spec: Any) -> Json:
-    return {"metadata": {"name": name}, "spec": {"target": target, "reason": "disks", "until": soon(days=1), **spec}}
+    return fresh("Hold", name, {"target": target, "reason": "disks", "until": soon(days=1), **spec})
 
 
 def policy(scope: Any, limits: Any, name: str = "p") -> Json:
-    return {"metadata": {"name": name}, "spec": {"scope": scope, "maxUnavailable": limits}}
+    return fresh("SafetyPolicy", name, {"scope": scope, "maxUnavailable": limits})
 
 
 def run(sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -223,9 +228,7 @@ def test_permits_are_listed_in_pages_filtered_and_never_written(machines: list[i
     assert one.obj == storage.by_ids([1])[1]
     assert validate(PERMIT_KIND, prune(PERMIT_KIND, one.obj)[0]) == []
     with pytest.raises(ApiError) as refused:
-        create_object(
-            "permits", {"metadata": {"name": "mine"}, "spec": {}}, write=Write(Actor("root", bindings=(("admin", ""),)))
-        )
+        create_object("permits", fresh("Permit", "mine", {}), write=Write(Actor("root", bindings=(("admin", ""),))))
     assert refused.value.code in (403, 405)
 
 

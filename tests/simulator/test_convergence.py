@@ -173,7 +173,8 @@ async def test_a_held_machine_is_left_alone_until_the_hold_is_gone(world: World)
         "reason": "disk",
         "until": f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}",
     }
-    await in_thread(lambda: create_object("holds", {"metadata": {"name": "h"}, "spec": spec}, write=Write(SYSTEM)))
+    hold = {"apiVersion": "fleet.dev/v1", "kind": "Hold", "metadata": {"name": "h"}, "spec": spec}
+    await in_thread(lambda: create_object("holds", hold, write=Write(SYSTEM)))
     await world.passes(40)
     assert await world.ask("SELECT count(*) FROM machine_state WHERE drift & 3 <> 0") == [(1,)]
     assert await world.ask(

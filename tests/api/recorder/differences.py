@@ -52,14 +52,6 @@ _differs(405, "a verb that an address does not have is 405 before its body is re
 _differs(405, "a verb that an address does not have is 405 before its body is read", "method PUT on collection")
 _differs(400, "a bad number or boolean in the query is told, not ignored", "list limit negative; apply force garbage")
 _differs(409, "a version of an object that is gone is a stale version", "apply missing with version")
-_differs(422, "a wrong kind is 422 on field `kind` for every verb", "apply kind wrong; create kind of wrong type")
-_differs(400, "a wrong apiVersion is 400 for every verb", "patch merge version")
-_differs(409, "another uid is another object: a conflict", "patch merge uid")
-_differs(422, "PUT needs a resourceVersion, which is checked first", "replace missing without version")
-_LENIENT = "the address says what the body leaves out"
-_differs(200, _LENIENT, "apply kind missing; apply version missing; apply name missing; replace name missing")
-_differs(200, _LENIENT, "patch merge without kind")
-_differs(201, _LENIENT, "create kind missing; create version missing")
 _differs(400, "without a content type a body is taken as JSON, here as a JSON patch", "patch without content type")
 _words(
     "a sentence of our own about a body that cannot be read",
@@ -91,15 +83,25 @@ _words(
     "create as text; replace as text; get not acceptable; list not acceptable",
 )
 _words("a verb that is not served is named", "method DELETE on status; method unknown")
+_words(
+    "a sentence of our own about a body that does not say what it is; the body is not repeated, it may hold secrets",
+    "create kind missing; create kind of wrong type; patch merge without kind",
+)
+_words(
+    "it says which type it must be", "apply kind missing; apply kind wrong; apply version missing; apply version wrong"
+)
 _words("the kind is that of the address, not of the body", "create kind wrong; replace kind differs; patch merge kind")
 _words("the reference prints the type of Go here", "replace without version; status replaced without version")
 _words("a precondition of a delete fails as a stale write does", "delete with wrong uid; delete with wrong version")
 _words("the words of the reference's storage are left out", "replace uid differs; delete then create again")
-_words("the reference tells the same mistake twice", "apply bad name; apply uid differs; delete then new finalizer")
+_words(
+    "the reference tells the same mistake twice",
+    "apply bad name; apply uid differs; patch merge uid; delete then new finalizer",
+)
 _words("problems stand in the order of the object's fields", "create several problems")
 _words("the path is whole", "status wrong type")
 _words("a too long name is told once", "create bad name too long")
-_words("versions that do not exist have no fields to warn about", "create version wrong; apply version wrong")
+_words("versions that do not exist have no fields to warn about", "create version wrong; patch merge version")
 _words("no warning about a finalizer without a domain", "create finalizer unqualified")
 _words(
     "generateName is used and not kept", "create generated name; apply generate name; create name and generated name"
