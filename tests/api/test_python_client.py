@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,3 +117,30 @@ def test_the_dynamic_client_finds_kinds_by_discovery(connection: client.ApiClien
     applied = found.server_side_apply(body=config, name="a2", field_manager="script")
     assert applied.metadata.labels.by == "apply"
     assert "status" in found.subresources
+
+
+def test_the_dynamic_client_is_told_which_patches_there_are(
+    connection: client.ApiClient, small_fleet: list[str]
+) -> None:
+    found = dynamic.DynamicClient(connection).resources.get(api_version="fleet.dev/v1", kind="Machine")
+    rack = {"spec": {"rack": "r9"}}
+    with pytest.raises(dynamic.exceptions.DynamicApiError) as refused:
+        found.patch(body=rack, name="a1")  # its default is the strategic merge patch
+    assert refused.value.status == 415
+    assert "application/merge-patch+json" in refused.value.summary()
+    assert found.patch(body=rack, name="a1", content_type="application/merge-patch+json").spec.rack == "r9"
+
+
+def test_the_dynamic_client_watches_and_deletes(connection: client.ApiClient, small_fleet: list[str]) -> None:
+    found = dynamic.DynamicClient(connection).resources.get(api_version="fleet.dev/v1", kind="Idc")
+    start = found.get().metadata.resourceVersion
+    found.create(body=idc("one"))
+    gone = found.delete(name="one")
+    assert (gone.status, gone.details.name, gone.details.kind) == ("Success", "one", "idcs")
+    events = found.watch(resource_version=start, timeout=20)
+    assert [(e["type"], e["object"].metadata.name) for e in itertools.islice(events, 2)] == [
+        ("ADDED", "one"),
+        ("DELETED", "one"),
+    ]
+    with pytest.raises(dynamic.exceptions.NotFoundError):
+        found.delete(name="one")
