@@ -137,7 +137,7 @@ class EventsConsumer(AsyncWebsocketConsumer):
 
     async def _pump(self, tail: EventTail, position: int, wanted: EventFilter, actor: Actor) -> None:
         rights = beat = time.monotonic()
-        while True:
+        while not tail.hub.ending:  # the server closes the socket then, as one that comes back (1012)
             events, position = await tail.next(position, wanted, 1.0)
             for event in events:
                 await self.send(text_data=cloud_event(event).decode())
@@ -146,7 +146,8 @@ class EventsConsumer(AsyncWebsocketConsumer):
                 rights = now
                 again = await sync_to_async(self._actor, thread_sensitive=False)()
                 if again is None or again.bindings != actor.bindings:
-                    return await self._refuse(NO_RIGHTS, "the rights of this connection have changed")
+                    await self._refuse(NO_RIGHTS, "the rights of this connection have changed")
+                    return
                 wanted = await sync_to_async(self._filter, thread_sensitive=False)(actor)
             if now - beat > HEARTBEAT_SECONDS:
                 beat = now

@@ -72,7 +72,7 @@ async def _stream(request: HttpRequest, plan: _Plan) -> AsyncIterator[bytes]:
         if wish.initial:
             yield _bookmark(position, initial_end=True)
         marked = looked = time.monotonic()
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end and not hub.ending:
             if now - looked > RIGHTS_SECONDS:
                 looked = now
                 if not await sync_to_async(still_the_same, thread_sensitive=False)(request, plan.actor):

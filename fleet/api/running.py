@@ -38,6 +38,13 @@ async def running_tail() -> EventTail:
     return tail
 
 
+def end_watches() -> None:
+    """At the wish to end: watches end as if their time were over, and clients come again elsewhere; other requests are finished."""
+    hub = _hubs.get(asyncio.get_running_loop())
+    if hub is not None:
+        hub.end()
+
+
 async def stop_hubs() -> None:
     """At shutdown of the server."""
     loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -34,5 +35,5 @@ class Throttle:
             left = min(most, left + (now - since) * self.rate)
             self._buckets[client] = (left - 1 if left >= 1 else left, now)
         if left < 1:
-            wait = max(1, round((1 - left) / self.rate))
+            wait = math.ceil((1 - left) / self.rate)  # who comes after that is served
             raise too_many_requests("too many requests of this client: it is asked to wait", wait)

@@ -98,6 +98,10 @@ def failed_early(request: HttpRequest) -> HttpResponse:
     return failure(errors.internal()) if request.path.startswith(_API) else defaults.server_error(request)
 
 
+_AWAY = "Fleet's database does not answer. Try again in a moment."
+_UNSURE = " Look first: it may have gone after the change was made."  # between COMMIT and its answer nobody can tell
+
+
 def guarded(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
     """Every error is a Status object: refusals as they are, a lost database as 503, a bug as 500 without its trace."""
 
@@ -116,9 +120,7 @@ def guarded(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse
                 "the database did not answer: %s", str(error).splitlines()[0] if str(error) else type(error).__name__
             )
             close_old_connections()
-            return failure(
-                errors.unavailable("Fleet's database does not answer; nothing was changed. Try again in a moment.")
-            )
+            return failure(errors.unavailable(_AWAY if request.method in ("GET", "HEAD") else _AWAY + _UNSURE))
         except Exception:
             log.exception("unhandled error at %s %s", request.method, request.path)
             return failure(errors.internal())

@@ -259,7 +259,7 @@ async def _stream(
             if wish.initial:
                 yield form.bookmark(position, initial_end=True)
         bookmark_at, rights_at = time.monotonic() + BOOKMARK_SECONDS, time.monotonic() + RIGHTS_SECONDS
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end and not hub.ending:
             if now >= rights_at:
                 rights_at = now + RIGHTS_SECONDS
                 if not await sync_to_async(still_the_same, thread_sensitive=False)(request, actor):

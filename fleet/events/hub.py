@@ -87,6 +87,7 @@ class Hub:
         self._catching = asyncio.Lock()
         self._side: psycopg.AsyncConnection[Any] | None = None
         self.position = 0
+        self.ending = False
         self.oldest = self.oldest_event = 0  # below these the logs have gaps
         self.seen_at = time.monotonic()
 
@@ -98,6 +99,11 @@ class Hub:
             if self._task.done():
                 self._task.result()
             await asyncio.sleep(0.01)
+
+    def end(self) -> None:
+        """The process is asked to end: whoever waits for news is woken and sees `ending`. The log is followed until `stop`."""
+        self.ending = True
+        self._wake()
 
     async def stop(self) -> None:
         """End the reader and its connections."""
@@ -146,9 +152,8 @@ class Hub:
         if after < self._floor[kind]:
             return await self._catch_up(kind, after)
         frames, reached = self._since(kind, after)
-        if not frames and reached <= after:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), seconds)
+        if not frames and reached <= after and not self.ending:
+            await self.wait_for_news(seconds)
             if after < self._floor[kind]:
                 return await self._catch_up(kind, after)
             frames, reached = self._since(kind, after)
@@ -157,9 +162,9 @@ class Hub:
     async def _come_up_to(self, position: int) -> None:
         """Another process may have read further; what nobody has reached comes from before a restore."""
         end = time.monotonic() + AHEAD_SECONDS
-        while position > self.position and (rest := end - time.monotonic()) > 0:
+        while position > self.position and not self.ending and (rest := end - time.monotonic()) > 0:
             await self.wait_for_news(rest)
-        if position > self.position and self.age < 2 * LOOK_SECONDS:
+        if position > self.position and not self.ending and self.age < 2 * LOOK_SECONDS:
             raise TooOld(position, self.position)
 
     def _since(self, kind: int, after: int) -> tuple[list[Frame], int]:
@@ -247,9 +252,12 @@ class Hub:
             if kind in self._rings:
                 self._keep(kind, frames)
         self.position = reached
+        self._wake()
+        return len(rows) >= BATCH
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        return len(rows) >= BATCH
 
     def _keep(self, kind: int, frames: list[Frame]) -> None:
         ring = self._rings[kind]

@@ -12,6 +12,8 @@ from typing import Any
 import uvicorn
 from django.core.management.base import BaseCommand, CommandError
 
+GRACE_SECONDS = 20  # for requests that are being answered when the process is asked to end
+
 
 def bind(address: str) -> socket.socket:
     """A listening socket; CommandError with a sentence when the address cannot be had."""
@@ -61,7 +63,7 @@ class Command(BaseCommand):
             sys.exit(0)
 
     async def _serve(self, listeners: list[tuple[socket.socket, bool]], options: dict[str, Any]) -> None:
-        from fleet.api.running import stop_hubs
+        from fleet.api.running import end_watches, stop_hubs
 
         servers = []
         for _, tls in listeners:
@@ -72,7 +74,7 @@ class Command(BaseCommand):
                 access_log=False,
                 lifespan="off",
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=3,
+                timeout_graceful_shutdown=GRACE_SECONDS,
                 ws_max_size=64 * 1024,
                 h11_max_incomplete_event_size=256 * 1024,
                 **files,
@@ -80,6 +82,7 @@ class Command(BaseCommand):
             servers.append(_Server(config))
 
         def stop() -> None:
+            end_watches()
             for server in servers:
                 server.should_exit = True
 
