@@ -70,6 +70,42 @@ def test_both_manifests_of_the_beginning_apply_as_they_are(kubectl: Kubectl) -> 
     assert "pouch-1.0" in kubectl("get", "mpv,fm", "--show-kind").stdout
 
 
+def test_a_dry_run_tells_the_plan_of_a_changed_machine_and_changes_nothing(kubectl: Kubectl) -> None:
+    packages = "---\n".join(
+        f"""apiVersion: fleet.dev/v1
+kind: MachinePackageVersion
+metadata: {{name: pouch-{version}}}
+spec:
+  packageName: pouch
+  version: "{version}"
+  config: {{deb: "simulated:pouch-{version}.deb", sha256: {"ab" * 32}}}
+  units: [{{name: pouch.service, enabled: true, started: true}}]
+"""
+        for version in ("1.0", "1.1")
+    )
+    machine = """apiVersion: fleet.dev/v1
+kind: Machine
+metadata: {name: m1}
+spec: {idc: xxx, ip: 10.10.10.1, driver: {type: simulated}, versions: {pouch: "1.0"}}
+"""
+    kubectl("apply", "-f", "-", stdin=packages)
+    made = kubectl("apply", "-f", "-", stdin=machine)
+    assert "plan:" not in made.stderr
+    before = get(kubectl, "machine", "m1")
+    newer = machine.replace("1.0", "1.1")
+    for way in (("apply",), ("apply", "--server-side", "--force-conflicts")):
+        done = kubectl(*way, "--dry-run=server", "-f", "-", stdin=newer)
+        assert "(server dry run)" in done.stdout
+        warnings = [line.removeprefix("Warning: ") for line in done.stderr.splitlines() if line.startswith("Warning:")]
+        assert warnings[0].startswith("plan: disruption ")
+        assert "install-package pouch, set-units pouch" in warnings[0]
+        assert "plan: package pouch: wanted 1.1, seen none" in warnings
+    assert "plan: package pouch: wanted 1.1, seen none" in kubectl("diff", "-f", "-", stdin=newer, ok=False).stderr
+    same = kubectl("apply", "--dry-run=server", "-f", "-", stdin=machine)
+    assert ("unchanged (server dry run)" in same.stdout, same.stderr) == (True, "")
+    assert get(kubectl, "machine", "m1") == before
+
+
 def test_reading(kubectl: Kubectl) -> None:
     assert "doesn't have a resource type" in kubectl("get", "nothing", ok=False).stderr
     assert "NotFound" in kubectl("get", "mcl", "x", ok=False).stderr
