@@ -1,0 +1,132 @@
+"""Watches: what happened after a version, then what happens, one line each; bookmarks; the end in good order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from simulator.kube.packing import head_of
+from simulator.kube.refusals import Refusal, bad_request, expired
+from simulator.kube.resources import Json
+from simulator.kube.selection import Selection
+from simulator.kube.store import Change, Collection, Forgotten, Store
+
+BOOKMARK_SECONDS: Final = 60.0
+EARLY_SECONDS: Final = 2.0  # before its end a stream tells once more where it is
+LONGEST_SECONDS: Final = 1800.0
+_BATCH: Final = 128
+_END: Final = "k8s.io/initial-events-end"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a watch asks for. `since` None: begin with what is there."""
+
+    since: int | None
+    bookmarks: bool
+    seconds: float
+    initial: bool  # say when the beginning is told (sendInitialEvents)
+
+
+def wish_of(query: Mapping[str, str]) -> Wish:
+    """From the query of a request."""
+    version = query.get("resourceVersion", "")
+    if version and not version.isdecimal():
+        text = f'resourceVersion: Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax'
+        raise Refusal(500, "", text)
+    try:
+        seconds = float(query.get("timeoutSeconds") or LONGEST_SECONDS)
+    except ValueError:
+        raise bad_request("timeoutSeconds is no number") from None
+    bookmarks = query.get("allowWatchBookmarks") in ("true", "1")
+    initial = query.get("sendInitialEvents") == "true"
+    since = None if initial or version in ("", "0") else int(version)
+    return Wish(since, bookmarks, min(seconds, LONGEST_SECONDS), initial and bookmarks)
+
+
+class Stream:
+    """One watch of one collection. `lines` yields bytes to send, several lines at a time; b"" when nothing came for a while."""
+
+    def __init__(self, store: Store, collection: Collection, selection: Selection, wish: Wish) -> None:
+        self._store = store
+        self._collection = collection
+        self._selection = selection
+        self._wish = wish
+        self._head = head_of(collection.resource)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Until its time is over, or the past it needs is gone."""
+        end = time.monotonic() + self._wish.seconds
+        mark = self._next_mark(end)
+        at = self._wish.since
+        if at is None:
+            at = self._store.revision
+            for line in self._present():
+                yield line
+            if self._wish.initial:
+                yield self._bookmark(at, {_END: "true"})
+        while True:
+            try:
+                changes = self._collection.since(at, _BATCH)
+            except Forgotten:
+                yield error_line(expired("watch").status())
+                return
+            # Who has seen everything stands at the present, and misses nothing by a compaction.
+            at = changes[-1].revision if changes else max(at, self._store.revision)
+            if changes:
+                told = b"".join(filter(None, (self._line(change) for change in changes)))
+                if told:
+                    yield told
+            elif time.monotonic() >= end:
+                return
+            elif self._wish.bookmarks and time.monotonic() >= mark:
+                mark = self._next_mark(end)
+                yield self._bookmark(at)
+            else:
+                await self._collection.changed(max(0.0, min(mark, end) - time.monotonic()))
+
+    def _next_mark(self, end: float) -> float:
+        now = time.monotonic()
+        return end - EARLY_SECONDS if now < end - EARLY_SECONDS < now + BOOKMARK_SECONDS else now + BOOKMARK_SECONDS
+
+    def _present(self) -> list[bytes]:
+        collection, out = self._collection, []
+        low, high = collection.range(self._selection.prefix)
+        for key in collection.keys[low:high]:
+            entry = collection.entries[key]
+            if self._selection.everything or self._selection.matches(collection.decode(entry)):
+                out.append(_line("ADDED", collection.json(entry)))
+        return out
+
+    def _line(self, change: Change) -> bytes:
+        """An event as this selection sees it: who leaves the selection is DELETED, who comes into it ADDED."""
+        if not change.key.startswith(self._selection.prefix):
+            return b""
+        collection, kind = self._collection, change.kind
+        if self._selection.everything:
+            return _line(kind, collection.json(change.after))
+        now = kind != "DELETED" and self._selection.matches(collection.decode(change.after))
+        before = change.before is not None and self._selection.matches(collection.decode(change.before))
+        if not now and not before:
+            return b""
+        kind = "MODIFIED" if now and before else "ADDED" if now else "DELETED"
+        if kind == "DELETED" and change.kind != "DELETED" and change.before is not None:
+            return _line(kind, collection.json(change.before._replace(revision=change.revision)))
+        return _line(kind, collection.json(change.after))
+
+    def _bookmark(self, revision: int, annotations: Mapping[str, str] | None = None) -> bytes:
+        meta: Json = {"resourceVersion": str(revision)} | ({"annotations": dict(annotations)} if annotations else {})
+        return _line("BOOKMARK", self._head + b'"metadata":' + orjson.dumps(meta) + b"}")
+
+
+def _line(kind: str, obj: bytes) -> bytes:
+    return b'{"type":"%b","object":%b}\n' % (kind.encode(), obj)
+
+
+def error_line(status: Json) -> bytes:
+    """The ERROR line that ends a watch."""
+    return _line("ERROR", orjson.dumps(status))
