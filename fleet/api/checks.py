@@ -12,7 +12,8 @@ from fleet.control.kinds import API_VERSION, Json, Kind, Problem
 WORD_PREFIX = "fleet.dev/"
 # Annotations that are a person's word (semantics: accept, confirm, approve ...): only approvers and admins may set them.
 WORDS = frozenset(
-    WORD_PREFIX + w for w in ("confirm-removal", "accept-diff", "approve", "abandon", "take-over", "resume-rollout", "restore")
+    WORD_PREFIX + w
+    for w in ("confirm-removal", "accept-diff", "approve", "abandon", "take-over", "resume-rollout", "restore")
 )
 
 

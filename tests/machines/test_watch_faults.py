@@ -146,7 +146,7 @@ async def test_a_cluster_that_does_not_answer_makes_conditions_unknown_and_never
         await until(lambda: ready_of("m-0000") == "Unknown" and (view_fresh(c) or ("", ""))[0] == "False")
         assert sql("SELECT count(*) FROM machine_state WHERE (cond_true | cond_false) & 1 = 1") == [(0,)]
         assert len(nodes()) == 5
-        assert sql("SELECT state FROM shard") == [("Stale",)]
+        await until(lambda: sql("SELECT state FROM shard") == [("Stale",)])
         await server.start(port)
         await until(lambda: all_ready() and view_fresh(c) == ("True", "Streaming"))
 
