@@ -51,6 +51,8 @@ async function offer() {
   button.hidden = false;
 }
 
+const frozenText = () => (panel.dataset.q ? `All ${frozen.n.toLocaleString("en")} that match are selected` : `All ${machines(frozen.n)} are selected`);
+
 function say(text) {
   $("[data-match]").textContent = text;
 }
@@ -70,7 +72,7 @@ function show() {
     else box.closest("tr").removeAttribute("aria-selected");
   }
   bar.hidden = !n;
-  $("[data-selected]").textContent = frozen ? `All ${machines(frozen.n)} that match selected` : `${n} selected`;
+  $("[data-selected]").textContent = frozen ? frozenText() : `${n} selected`;
   $("[data-page]").hidden = whole;
   all.checked = whole;
   all.indeterminate = n > 0 && !whole;
