@@ -56,13 +56,18 @@ class HoldStorage(Storage):
     def after_commit(self, stored: Stored) -> None:
         """Its status, and a look at the machines that it covers or gives free."""
         refresh_holds([stored.id])
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT machine_id FROM safety_target t WHERE safety_matches(%s::jsonb, t.name, t.cluster, t.labels) LIMIT %s",
-                [_dump(stored.obj["spec"]["target"]), _WAKE_AT_MOST],
-            )
-            ids = [int(row[0]) for row in cursor.fetchall()]
-        wake(MACHINE, ids)
+        wake(MACHINE, _covered(stored.obj["spec"]["target"]))
+
+
+def _covered(target: Json) -> list[int]:
+    """Ids of the machines that a target means, at most as many as are woken at once."""
+    if set(target) == {"machine"}:  # by the index of names: many are held one by one
+        where, value = "t.name = %s", target["machine"]
+    else:
+        where, value = "safety_matches(%s::jsonb, t.name, t.cluster, t.labels)", _dump(target)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT machine_id FROM safety_target t WHERE {where} LIMIT %s", [value, _WAKE_AT_MOST])
+        return [int(row[0]) for row in cursor.fetchall()]
 
 
 class SafetyPolicyStorage(Storage):
@@ -178,7 +183,10 @@ def refresh_holds(ids: Sequence[int] | None = None) -> list[int]:
     wanted = None if ids is None else list(ids)
     with connection.cursor() as cursor:
         cursor.execute(
-            """SELECT h.id, h.generation, h.status, h.spec, (SELECT count(*) FROM safety_target t WHERE safety_matches(h.spec -> 'target', t.name, t.cluster, t.labels)),
+            # a target that is one machine by the index of names: there may be hundreds, and a scan of the fleet for each
+            """SELECT h.id, h.generation, h.status, h.spec, CASE WHEN (h.spec -> 'target') - 'machine'::text = '{}'
+                THEN (SELECT count(*) FROM safety_target t WHERE t.name = h.spec #>> '{target,machine}')
+                ELSE (SELECT count(*) FROM safety_target t WHERE safety_matches(h.spec -> 'target', t.name, t.cluster, t.labels)) END,
               CASE WHEN pg_input_is_valid(h.spec ->> 'until', 'timestamptz') THEN (h.spec ->> 'until')::timestamptz <= now() ELSE false END
             FROM safety_hold h WHERE %s::bigint[] IS NULL OR h.id = ANY (%s)""",
             [wanted, wanted],

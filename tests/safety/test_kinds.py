@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from fleet.api.actions import Write, change_object, create_object, delete_object
 from fleet.api.errors import ApiError
@@ -132,6 +133,32 @@ def test_a_hold_says_what_it_covers_is_owned_by_its_maker_and_wakes_its_machines
     assert run("SELECT count(*) FROM work_item WHERE wake") == [(3,)]
     delete_object("holds", "h", write=WRITE)
     assert run("SELECT count(*) FROM safety_held(%s)", machines) == [(0,)]
+
+
+@pytest.mark.parametrize("target", [{"machine": "a-2"}, {"machine": "nobody"}])
+def test_a_hold_of_one_machine_reads_no_other(machines: list[int], target: Json) -> None:
+    """Hundreds are held one by one: a scan of the fleet for each would take minutes."""
+    run("INSERT INTO machine (name, spec) SELECT 'm-' || i, '{}' FROM generate_series(1, 3000) i")
+    run(
+        "INSERT INTO machine_state (id, name, cluster_id) SELECT id, name, cluster_id FROM machine ON CONFLICT DO NOTHING"
+    )
+    run("ANALYZE machine")
+    run("ANALYZE machine_state")
+    with CaptureQueriesContext(connection) as asked:
+        create_object("holds", hold(target), write=WRITE)
+    reads = [q["sql"] for q in asked.captured_queries if "safety_target" in q["sql"]]
+    assert len(reads) >= 2
+    for sql in reads:
+        ((plan,),) = run(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql.replace('%', '%%')}")
+        assert _read(plan[0]["Plan"]) < 10, sql
+
+
+def _read(plan: Any) -> int:
+    """Rows of machines that a plan looked at."""
+    own = 0
+    if plan.get("Relation Name") in ("machine", "machine_state"):
+        own = int((plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"])
+    return own + sum(_read(p) for p in plan.get("Plans", []))
 
 
 def test_a_guard_that_matches_nothing_says_so(machines: list[int]) -> None:
