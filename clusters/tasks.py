@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 
 from clusters import backups
 from clusters.cases import Case, load
-from clusters.imported import ImportedPass
-from clusters.operate import AnyPass, Pass, operate
 from clusters.planes import Plane
-from clusters.providers import provider
 from clusters.reconcile import reconcile
 from clusters.schema_cluster import IMPORTED, OPERATED, provider_of
 from fleet.control import work
@@ -20,11 +18,16 @@ from fleet.control.operators import Chore, Operator, Seat, register_chore, regis
 from fleet.control.threads import in_thread
 from fleet.control.work import Claim
 
+if TYPE_CHECKING:
+    from clusters.operate import AnyPass
+
 _PART_OF_LEASE = 0.8  # a pass that lasts longer is cut off: its lease must not run out under it
 
 
 async def reconcile_clusters(seat: Seat, claims: list[Claim]) -> None:
-    """One pass over clusters with a control plane, of Fleet's making or another's."""
+    """One pass over clusters with a control plane, of Fleet's making or another's. The clients of Kubernetes are loaded where there is such a cluster."""
+    from clusters.operate import operate
+
     by_id = {c.object_id: c for c in claims}
     cases = {case.id: case for case in await in_thread(lambda: load(by_id))}
     ours = {i: case for i, case in cases.items() if provider_of(case.spec) in OPERATED}
@@ -35,6 +38,10 @@ async def reconcile_clusters(seat: Seat, claims: list[Claim]) -> None:
 
 
 def _pass(seat: Seat, claim: Claim, case: Case) -> AnyPass:
+    from clusters.imported import ImportedPass
+    from clusters.operate import Pass
+    from clusters.providers import provider
+
     name = provider_of(case.spec)
     if name == IMPORTED:
         return ImportedPass(claim, seat.me, case)
@@ -44,6 +51,8 @@ def _pass(seat: Seat, claim: Claim, case: Case) -> AnyPass:
 async def purge(seat: Seat) -> None:
     """Control planes whose cluster was deleted a day ago: nothing of them stays."""
     for uid, name, spec in await in_thread(backups.due_for_purge):
+        from clusters.providers import provider
+
         gone = await provider(provider_of(spec)).remove(Plane(uid, name, {}, {}, "", 0))
         if gone:
             await in_thread(lambda uid=uid: backups.purged(uid))  # type: ignore[misc]

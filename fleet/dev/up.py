@@ -101,7 +101,9 @@ def _environment(state: State, postgres: Postgres, valkey: Valkey, options: argp
 def _run(state: State, options: argparse.Namespace, begun: float) -> int:
     _check_ports(options)
     logs = state.home / "logs"
-    postgres = Postgres(data=state.database, sockets=state.sockets, log=logs / "postgres.log")
+    postgres = Postgres(
+        data=state.database, sockets=state.sockets, log=logs / "postgres.log", settings={"shared_buffers": "64MB"}
+    )
     valkey = Valkey(socket=state.sockets / "valkey.sock", log=logs / "valkey.log")
     ca, certificate, key = ensure_certificates(state.home)
     environment = _environment(state, postgres, valkey, options)
