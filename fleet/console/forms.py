@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from django.contrib.auth.decorators import login_required
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
@@ -97,8 +97,8 @@ def reconcile(name: str, actor: Actor, form: QueryDict) -> str:
     return f"{name} is looked at now."
 
 
-def versions(name: str, actor: Actor, form: QueryDict) -> str:
-    """Replace the machine's own pins; refused when it changed since the page was loaded."""
+def _repin(form: QueryDict) -> Callable[[Json], Json]:
+    """The change that makes the form's lines the machine's own pins."""
     wanted: dict[str, str | None] = {}
     for line in filter(None, (part.strip() for part in form.get("versions", "").splitlines())):
         match = re.fullmatch(r"(\S+)\s*[=:]\s*(\S+)", line)
@@ -115,7 +115,12 @@ def versions(name: str, actor: Actor, form: QueryDict) -> str:
         )
         return changed
 
-    patch_object("machines", name, patch, write=_write(actor))
+    return patch
+
+
+def versions(name: str, actor: Actor, form: QueryDict) -> str:
+    """Replace the machine's own pins; refused when it changed since the page was loaded."""
+    patch_object("machines", name, _repin(form), write=_write(actor))
     return f"Versions of {name} are changed."
 
 
@@ -169,10 +174,14 @@ def _back(path: str, said: str, undo: str = "") -> HttpResponse:
     return HttpResponseRedirect(f"{path}{joint}{urlencode(query)}", status=303)
 
 
-def _refused(request: HttpRequest, actor: Actor, error: ApiError, back: str) -> HttpResponse:
+def _sentence(error: ApiError) -> str:
+    """What was wrong, field by field where that is known, without its full stop."""
     causes = (error.details or {}).get("causes", [])
-    sentence = "; ".join(f"{c['field']}: {c['message']}" for c in causes) or error.message
-    context = {"sentence": f"{sentence.rstrip('.')}. Nothing was changed.", "back": back}
+    return ("; ".join(f"{c['field']}: {c['message']}" for c in causes) or error.message).rstrip(".")
+
+
+def _refused(request: HttpRequest, actor: Actor, error: ApiError, back: str) -> HttpResponse:
+    context = {"sentence": f"{_sentence(error)}. Nothing was changed.", "back": back}
     return respond(request, actor, Page("console/refused.html", "Not done", context, status=error.code))
 
 
@@ -229,6 +238,28 @@ def machines_do(request: HttpRequest) -> HttpResponse:
         return _back(back, said[:200])
     past = {"hold": "held", "release": "released", "reconcile": "looked at now"}[verb]
     return _back(back, f"{words.count(done, 'machine')} {'is' if done == 1 else 'are'} {past}.")
+
+
+def _told(warning: str) -> str:
+    """A line of a dry run as the dialog says it, where everything is about the plan."""
+    line = warning.removeprefix("plan: ")
+    line = f"No plan: {line.removeprefix('none: ')}" if line.startswith("none: ") else line
+    return line[:1].upper() + line[1:]
+
+
+@login_required
+@require_POST
+def machine_plan(request: HttpRequest, name: str) -> JsonResponse:
+    """What the versions of the form would lead to, by a dry run: `{plan: sentences}`, or `why` there is none."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    write = Write(by=actor, manager=MANAGER, dry_run=True)
+    try:
+        patch_object("machines", name, _repin(request.POST), write=write)
+    except ApiError as error:
+        # Half a line is how every line begins: that is an answer, and only a right that is missing is a refusal.
+        status = error.code if error.code in (403, 404) else 200
+        return JsonResponse({"plan": [], "why": f"{_sentence(error)}."}, status=status)
+    return JsonResponse({"plan": [_told(line) for line in write.warnings], "why": ""})
 
 
 @login_required

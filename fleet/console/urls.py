@@ -22,6 +22,7 @@ urlpatterns = [
     path("do/machines", forms.machines_do, name="machines-do"),
     path("do/matching", matching_view, name="machines-matching"),
     path("machines/<str:name>/do", forms.machine_do, name="machine-do"),
+    path("machines/<str:name>/foresee", forms.machine_plan, name="machine-foresee"),
     path("machines/<str:name>", page_view(pages.machine), name="machine"),
     path("machines/<str:name>/<str:tab>", page_view(pages.machine), name="machine-tab"),
     path("packages", page_view(pages.packages), name="packages"),

@@ -153,3 +153,9 @@ dialog?.addEventListener("fleet:open", (event) => {
   go.textContent = `${VERBS[verb][0]} ${machines(n)}`;
   go.disabled = n > MANY;
 });
+// Hundreds take some seconds: the button says that it is at work.
+dialog?.addEventListener("submit", () => {
+  const go = $("#many-go");
+  go.textContent = "At work…";
+  go.disabled = true;
+});

@@ -69,6 +69,7 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "machines-do": ("POST", "/do/machines", dict.fromkeys(EVERYBODY, 403)),
     "machines-matching": ("GET", "/do/matching?q=cluster:a", LOGIN),
     "machine-do": ("POST", "/machines/a1/do", dict.fromkeys(EVERYBODY, 403)),
+    "machine-foresee": ("POST", "/machines/a1/foresee", dict.fromkeys(EVERYBODY, 403)),
     "machine": ("GET", "/machines/a1", LOGIN),
     "machine-tab": ("GET", "/machines/a1/yaml", LOGIN),
     "packages": ("GET", "/packages", LOGIN),

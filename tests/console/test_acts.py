@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -131,3 +132,35 @@ def test_five_wrong_passwords_lock_the_user_with_a_sentence(people: People) -> N
     right = {"username": "viewer", "password": "correct-horse-battery"}
     assert client.post("/login", right, REMOTE_ADDR="10.1.1.1").status_code == 429
     assert client.post("/login", right, REMOTE_ADDR="10.1.1.2").status_code == 302
+
+
+def test_what_a_change_of_versions_would_do_is_told_and_nothing_is_done(
+    small_fleet: list[str], browser_of: Browser
+) -> None:
+    before = storage_for("machines").read("a1")
+    assert before is not None
+    shown = before.obj["metadata"]["resourceVersion"]
+    client = browser_of("oper-a")
+
+    def told(lines: str, version: str = shown) -> Any:
+        form = {"versions": lines, "resourceVersion": version}
+        response = client.post("/machines/a1/foresee", form)
+        assert response.status_code == 200
+        return response.json()
+
+    assert told("pouch = 9.9")["plan"][0].startswith("No plan: ")
+    assert told("pouch = 1.0") == {"plan": [], "why": ""}
+    assert told("pouch")["why"] == "“pouch” is no line of the form package = version."
+    assert "has been modified" in told("pouch = 9.9", "1")["why"]
+    assert storage_for("machines").read("a1") == before
+
+
+@pytest.mark.parametrize(
+    ("who", "path", "code"), [("viewer", "a1", 403), ("oper-b", "a1", 403), ("admin", "nobody", 404)]
+)
+def test_a_plan_is_told_to_who_may_make_the_change(
+    small_fleet: list[str], browser_of: Browser, who: str, path: str, code: int
+) -> None:
+    response = browser_of(who).post(f"/machines/{path}/foresee", {"versions": "pouch = 2"})
+    assert response.status_code == code
+    assert response.json()["why"]

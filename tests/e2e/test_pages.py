@@ -138,6 +138,20 @@ def test_rows_are_selected_by_key_and_held_together(
         expect(page.locator("#s-holds li")).to_have_count(2)
 
 
+def test_what_new_versions_would_do_stands_there_before_anybody_confirms(
+    chromium: Browser, server: Server, people: People, small_fleet: list[str]
+) -> None:
+    with page_of(chromium, server, "oper-a") as page:
+        page.goto("/machines/a1/why?do=versions")
+        plan = page.get_by_role("status", name="What it would do")
+        expect(plan).to_contain_text("These are its pins already: nothing would change.")
+        page.get_by_role("textbox", name="Versions").fill("pouch = 9.9")
+        expect(plan).to_contain_text("No plan: ")
+        page.get_by_role("textbox", name="Versions").fill("pouch")
+        expect(plan).to_contain_text("“pouch” is no line of the form package = version.")
+        assert violations(page) == []
+
+
 def test_a_filter_is_typed_shown_as_tokens_and_taken_back(
     chromium: Browser, server: Server, people: People, small_fleet: list[str]
 ) -> None:
