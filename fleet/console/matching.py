@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.contrib.auth.decorators import login_required
-from django.db import OperationalError, connection, transaction
 from django.http import HttpRequest, JsonResponse, QueryDict
 from django.views.decorators.http import require_GET
 
@@ -85,15 +84,11 @@ def _found(actor: Actor, parsed: filters.Filter) -> list[tuple[int, str, str]] |
         )
     query = ListQuery(parsed.labels, parsed.fields, limit=MOST, clusters=actor.clusters)
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = '{SECONDS}s'")
+        with queries.bounded(SECONDS):
             found = matching(machine_storage(), query, among)
-    except OperationalError as error:
-        raise ApiError(
-            503,
-            "Timeout",
-            f"Looking for what matches took more than {SECONDS} s: narrow the filter, by a cluster first",
-        ) from error
+    except queries.TooSlow:
+        why = f"Looking for what matches took more than {SECONDS} s: narrow the filter, by a cluster first"
+        raise ApiError(503, "Timeout", why) from None
     return found if len(found) <= MOST else None
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
-from django.db import connection
+import psycopg
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from fleet.api.rights import Actor
@@ -29,6 +32,23 @@ def rows(sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
         cursor.execute(sql, parameters or [])
         names = [c[0] for c in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+class TooSlow(Exception):
+    """A statement took longer than it was given."""
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """One transaction whose statements are given up after so long: for what people may ask and no index answers."""
+    try:
+        with transaction.atomic():
+            rows("SELECT set_config('statement_timeout', %s, true)", [f"{seconds * 1000:.0f}"])
+            yield
+    except OperationalError as error:
+        if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
+            raise TooSlow from error
+        raise
 
 
 def scope_ids(actor: Actor) -> list[int] | None:

@@ -10,7 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from fleet.console import queries
+from fleet.console import machine_list, queries
 
 Browser = Callable[[str], Client]
 BUDGET = 12
@@ -108,6 +108,20 @@ def test_a_word_that_means_too_many_is_not_sorted_and_says_so(
     text = page(browser_of("viewer"), sort="-name", q="a")
     assert "More than 1 names begin with “a”: too many to sort." in text
     assert 'aria-sort="ascending"><a' in text
+
+
+def test_a_filter_that_takes_too_long_to_sort_falls_back_to_the_names(
+    troubled: list[str], browser_of: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*args: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(5)")
+
+    monkeypatch.setattr(machine_list, "ordered", slow)
+    monkeypatch.setattr(machine_list, "_SORT_SECONDS", 0.1)
+    text = page(browser_of("viewer"), sort="trouble")
+    assert "The list stands by name; name a cluster to sort it." in text
+    assert rows(text) == ["a1", "a2", "b1"]
 
 
 @pytest.mark.parametrize("sort", ["fast", "NAME", "--name", "trouble;drop", "\x00", "x" * 3000])
