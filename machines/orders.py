@@ -160,9 +160,9 @@ def _by_cluster(storage: MachineStorage, query: ListQuery, order: str, among: Se
     way = " DESC" if down else ""
     if query.after:
         clusters, params = f"{clusters} AND name {'<=' if down else '>='} %s::text", [*params, cluster]
-    # Sorted clusters outside, with OFFSET 0 as a fence: the sort above them is incremental and stops at the cluster that fills the page.
+    # Sorted clusters outside: the sort above them is incremental and stops at the cluster that fills the page.
     rows = fetch(
-        f"""SELECT c.name, r.name, r.id FROM ({clusters} ORDER BY name{way} OFFSET 0) c CROSS JOIN LATERAL (
+        f"""SELECT c.name, r.name, r.id FROM ({clusters} ORDER BY name{way}) c CROSS JOIN LATERAL (
           SELECT m.id, m.name FROM {_TABLES} WHERE m.cluster_id = c.id AND m.name > CASE WHEN c.name = %s::text THEN %s::text ELSE '' END{where}
           ORDER BY m.name LIMIT {query.limit + 1}) r ORDER BY c.name{way}, r.name LIMIT {query.limit + 1}""",
         [*params, cluster, name, *values],

@@ -88,6 +88,15 @@ def test_another_set_than_was_counted_is_refused_and_changes_nothing(
     assert held() == []
 
 
+def test_rows_and_all_that_match_are_not_mixed(small_fleet: list[str], browser_of: Browser) -> None:
+    client = browser_of("admin")
+    form = HOLD | {"q": "cluster:a", "hash": ask(client, q="cluster:a")["hash"], "name": "b1"}
+    refused = client.post("/do/machines", form)
+    assert refused.status_code == 400
+    assert "select rows or all that match, not both" in refused.content.decode()
+    assert held() == []
+
+
 def test_the_refusal_says_how_many_there_were_and_are(small_fleet: list[str], browser_of: Browser) -> None:
     client = browser_of("admin")
     found = ask(client, q="cluster:a")

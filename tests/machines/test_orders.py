@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -34,12 +35,13 @@ def _cluster(name: str) -> int:
     )
 
 
-def fill(n: int) -> None:
-    """Machines in two clusters and in none, in every phase, some down, some drifted; names that sort against the ids."""
-    ids = {"zeta": _cluster("zeta"), "alpha": _cluster("alpha"), "": 0}
+def fill(n: int, more: Sequence[str] = ()) -> None:
+    """Machines in two clusters, in `more` of them and in none, in every phase, some down, some drifted; names that sort against the ids."""
+    ids = {"": 0} | {name: _cluster(name) for name in ("zeta", "alpha", *more)}
+    places = ("zeta", "alpha", "alpha", "", *more)
     rows = []
     for number in range(n):
-        cluster = ("zeta", "alpha", "alpha", "")[number % 4]
+        cluster = places[number % len(places)]
         spec = {"idc": "x", "rack": f"r{number % 5}"} | ({"clusterName": cluster} if cluster else {})
         rows.append(NewMachine(f"m-{n - number:06}", spec, ids[cluster], {"even": "yes"} if number % 2 == 0 else {}))
     with db.connect_sync() as connection, connection.cursor() as cursor:
@@ -158,7 +160,7 @@ def test_a_cursor_of_another_order_or_of_nobody_is_refused(order: str, cursor: s
 @pytest.mark.parametrize("order", SORTED)
 def test_a_page_reads_no_more_rows_than_some_pages_hold(order: str, monkeypatch: MonkeyPatch) -> None:
     """In the first page and far behind it, by the numbers of the plan that ran."""
-    fill(6_000)
+    fill(6_000, [f"c{n:02}" for n in range(40)])
     world.sql("UPDATE machine_state SET phase = 'Running', observed_hash = 0, cond_true = 6 WHERE id > 400 RETURNING 1")
     for table in ("machine", "machine_state", "clusters_cluster"):
         world.sql(f"ANALYZE {table}")
