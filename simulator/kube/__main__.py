@@ -14,6 +14,7 @@ from simulator.kube.faults import script
 from simulator.kube.kubelets import Times
 from simulator.kube.server import KubeServer
 from simulator.kube.store import HISTORY
+from simulator.kube.streams import BOOKMARK_SECONDS
 
 _USUAL = Times()
 
@@ -30,6 +31,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kubernetes", default=VERSION, help="the version that it claims to be")
     parser.add_argument("--lease-seconds", type=float, default=_USUAL.lease)
     parser.add_argument("--status-seconds", type=float, default=_USUAL.status)
+    parser.add_argument("--bookmark-seconds", type=float, default=BOOKMARK_SECONDS)
     parser.add_argument(
         "--weather", type=float, default=0.0, metavar="SECONDS", help="a fault about every so often, for a day"
     )
@@ -41,7 +43,7 @@ async def main() -> None:
     given = _arguments()
     times = Times(lease=given.lease_seconds, status=given.status_seconds)
     cluster = SimulatedCluster(seed=given.seed, times=times, history=given.history, version=given.kubernetes)
-    server = KubeServer(cluster)
+    server = KubeServer(cluster, bookmarks=given.bookmark_seconds)
     await add_nodes(server, node_names(given.nodes, given.prefix), given.provider)
     if given.weather:
         for fault in script(given.seed, 86_400.0, given.weather):

@@ -136,7 +136,7 @@ class Budgets:
 
     def evict(self, place: Place, body: bytes, options: Options) -> Answer:
         """POST to a pod's `eviction`: a DELETE that asks the budgets first."""
-        eviction = decoded(body) or {}
+        eviction = decoded(body)
         name = (eviction.get("metadata") or {}).get("name") or place.name
         if name != place.name:
             raise bad_request("name in URL does not match name in Eviction object")

@@ -1,7 +1,7 @@
 """managedFields: who wrote which fields, and server-side apply over them.
 
 The walks over objects are those of Fleet's own API, a port of structured-merge-diff. Left out against kube-apiserver: the cap of
-updaters, `before-first-apply`, the step from `kubectl apply` to server-side apply, several versions of one group.
+updaters, the step from `kubectl apply` to server-side apply, several versions of one group.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fleet.api.structure import ABSENT, compare, field_set, merge, remove, same,
 from simulator.kube.refusals import apply_conflict
 from simulator.kube.resources import Json, Resource
 
+_BEFORE: Final = "before-first-apply"
 _NEVER: Final = ("kind", "apiVersion")
 _META: Final = ("labels", "annotations", "finalizers", "ownerReferences", "generateName")
 _ROOTS: Final[frozenset[Path]] = frozenset({("f:metadata",), ("f:spec",), ("f:status",)})
@@ -27,16 +28,14 @@ class Entry:
 
     manager: str
     operation: str
-    subresource: str
-    time: str
+    subresource: str = ""
+    time: str = ""  # empty until a write of it has changed something
     paths: set[Path] = field(default_factory=set)
 
     def json(self, api_version: str) -> Json:
         """As it stands in the object."""
-        out: Json = {
-            "manager": self.manager, "operation": self.operation, "apiVersion": api_version, "time": self.time,
-            "fieldsType": "FieldsV1", "fieldsV1": encode(self.paths),
-        }  # fmt: skip
+        out: Json = {"manager": self.manager, "operation": self.operation, "apiVersion": api_version}
+        out |= ({"time": self.time} if self.time else {}) | {"fieldsType": "FieldsV1", "fieldsV1": encode(self.paths)}
         return out | ({"subresource": self.subresource} if self.subresource else {})
 
 
@@ -61,13 +60,15 @@ def _entry(entries: list[Entry], who: Writer, operation: str) -> Entry:
     for each in entries:
         if (each.manager, each.operation, each.subresource) == (who.manager, operation, who.subresource):
             return each
-    entries.append(Entry(who.manager, operation, who.subresource, who.time))
+    entries.append(Entry(who.manager, operation, who.subresource))
     return entries[-1]
 
 
 def _write(obj: Json, entries: Iterable[Entry], api_version: str) -> None:
     kept = sorted((e for e in entries if e.paths), key=lambda e: (e.operation, e.time, e.manager, e.subresource))
-    obj["metadata"]["managedFields"] = [e.json(api_version) for e in kept]
+    obj["metadata"].pop("managedFields", None)
+    if kept:
+        obj["metadata"]["managedFields"] = [e.json(api_version) for e in kept]
 
 
 def _ownable(resource: Resource, obj: Json | None, subresource: str) -> Json:
@@ -82,7 +83,9 @@ def track(resource: Resource, old: Json | None, new: Json, who: Writer) -> None:
     """Give what was added or changed to its writer; what is gone leaves everybody."""
     entries = _read(old)
     difference = compare(
-        resource.tree(), _ownable(resource, old, who.subresource), _ownable(resource, new, who.subresource)
+        resource.tree(),
+        _ownable(resource, resource.zero if old is None else old, who.subresource),
+        _ownable(resource, new, who.subresource),
     )
     taken = difference.taken - _ROOTS
     for each in entries:
@@ -98,6 +101,9 @@ def apply(resource: Resource, live: Json | None, config: Json, who: Writer, *, f
     """The object after a server-side apply; 409 with the owners of contested fields unless `force`."""
     schema = resource.tree()
     entries = _read(live)
+    if live is not None and not entries:  # nobody is on record: what is there was there before
+        there = compare(schema, _ownable(resource, resource.zero, ""), _ownable(resource, live, ""))
+        entries = [Entry(_BEFORE, "Update", "", who.time, there.taken - _ROOTS)]
     before, wanted = (_ownable(resource, o, who.subresource) for o in (live, config))
     own = _entry(entries, who, "Apply")
     last = set(own.paths)

@@ -24,7 +24,8 @@ def _keyed(*keys: str, **properties: Json) -> Json:
 
 _SET: Final[Json] = {"type": "array", "x-kubernetes-list-type": "set"}
 _ATOMIC: Final[Json] = {"type": "object", "x-kubernetes-map-type": "atomic"}
-METADATA: Final[Json] = _object(finalizers=_SET, ownerReferences=_keyed("uid"))
+_TEXTS: Final[Json] = {"type": "object", "additionalProperties": {"type": "string"}}
+METADATA: Final[Json] = _object(labels=_TEXTS, annotations=_TEXTS, finalizers=_SET, ownerReferences=_keyed("uid"))
 _CONTAINERS: Final[Json] = _keyed(
     "name", env=_keyed("name"), ports=_keyed("containerPort", "protocol"), volumeMounts=_keyed("mountPath")
 )
@@ -58,6 +59,7 @@ class Resource:
     upsert: bool = False
     graceful: bool = False
     generation: bool = False
+    zero: Json = field(default_factory=dict)  # what an empty object has all the same, so that nobody owns it
     storage: str = ""  # the name in etcd, where it is not the plural
 
     @property
@@ -94,7 +96,7 @@ PODS: Final = Resource(
     "", "v1", "pods", "Pod", True,
     ("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
      "status.phase", "status.podIP", "status.nominatedNodeName"),
-    status=True, graceful=True, generation=True,
+    status=True, graceful=True, generation=True, zero={"spec": {"containers": None}},
     schema=_object(spec=_POD_SPEC, status=_object(conditions=_keyed("type"), podIPs=_keyed("ip"))),
 )  # fmt: skip
 EVENTS: Final = Resource(
@@ -102,18 +104,21 @@ EVENTS: Final = Resource(
     (*(f"involvedObject.{f}" for f in ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")),
      "reason", "reportingComponent", "source", "type"),
     schema=_object(involvedObject=_ATOMIC),
+    zero={"involvedObject": {}, "source": {}, "reportingComponent": "", "reportingInstance": "", "firstTimestamp": None,
+          "lastTimestamp": None, "eventTime": None},
 )  # fmt: skip
-CONFIGMAPS: Final = Resource("", "v1", "configmaps", "ConfigMap", True)
+CONFIGMAPS: Final = Resource("", "v1", "configmaps", "ConfigMap", True, schema=_object(data=_TEXTS, binaryData=_TEXTS))
 NAMESPACES: Final = Resource(
-    "", "v1", "namespaces", "Namespace", False, ("status.phase",), status=True,
+    "", "v1", "namespaces", "Namespace", False, ("status.phase",), status=True, zero={"spec": {"finalizers": ["kubernetes"]}},
     schema=_object(spec=_object(finalizers=_SET), status=_object(conditions=_keyed("type"))),
 )  # fmt: skip
 LEASES: Final = Resource(
-    "coordination.k8s.io", "v1", "leases", "Lease", True, unconditional=False, upsert=True
+    "coordination.k8s.io", "v1", "leases", "Lease", True, unconditional=False, upsert=True, schema=_object(spec=_object())
 )  # fmt: skip
 DAEMONSETS: Final = Resource(
     "apps", "v1", "daemonsets", "DaemonSet", True, status=True, generation=True,
-    schema=_object(spec=_object(selector=_ATOMIC, template=_object(spec=_POD_SPEC)), status=_object(conditions=_keyed("type"))),
+    zero={"spec": {"selector": None, "template": {"metadata": {}, "spec": {"containers": None}}}},
+    schema=_object(spec=_object(selector=_ATOMIC, template=_object(metadata=METADATA, spec=_POD_SPEC)), status=_object(conditions=_keyed("type"))),
 )  # fmt: skip
 BUDGETS: Final = Resource(
     "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True, status=True, generation=True,

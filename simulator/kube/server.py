@@ -21,7 +21,7 @@ from simulator.kube.refusals import RETRY, expired, expired_page, method_not_all
 from simulator.kube.resources import BY_PATH, PODS, Json
 from simulator.kube.selection import Lens, page, selection_of
 from simulator.kube.store import Forgotten
-from simulator.kube.streams import Stream, error_line, wish_of
+from simulator.kube.streams import BOOKMARK_SECONDS, Stream, error_line, wish_of
 from simulator.kube.verbs import Answer, Options, Place, decoded
 
 log = logging.getLogger("simulator.kube")
@@ -34,12 +34,13 @@ _VERBS: Final = {"GET": ("get", "list"), "POST": ("", "create"), "PUT": ("update
 
 
 class KubeServer:
-    """One simulated API server. `ticking`: let time do its work; without it who holds the cluster calls `tick`."""
+    """One simulated API server. `ticking`: let time do its work; without it who holds the cluster calls `tick`. `bookmarks`: seconds between two of a stream."""
 
-    def __init__(self, cluster: SimulatedCluster, *, ticking: bool = True) -> None:
+    def __init__(self, cluster: SimulatedCluster, *, ticking: bool = True, bookmarks: float = BOOKMARK_SECONDS) -> None:
         self.cluster = cluster
         self.url = ""
         self._ticking = ticking
+        self._bookmarks = bookmarks
         self._runner: web.AppRunner | None = None
         self._cut = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -201,7 +202,7 @@ class KubeServer:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         kinds = {f.what for f in faults}
-        stream = Stream(self.cluster.store, self.cluster.store.of(place.resource), selection, wish)
+        stream = Stream(self.cluster.store, self.cluster.store.of(place.resource), selection, wish, self._bookmarks)
         self.streams += 1
         cut = asyncio.ensure_future(self._cut.wait())
         sending = asyncio.ensure_future(self._send(response, stream.lines(), kinds))

@@ -16,7 +16,6 @@ from simulator.kube.selection import Selection
 from simulator.kube.store import Change, Collection, Forgotten, Store
 
 BOOKMARK_SECONDS: Final = 60.0
-EARLY_SECONDS: Final = 2.0  # before its end a stream tells once more where it is
 LONGEST_SECONDS: Final = 1800.0
 _BATCH: Final = 128
 _END: Final = "k8s.io/initial-events-end"
@@ -49,19 +48,22 @@ def wish_of(query: Mapping[str, str]) -> Wish:
 
 
 class Stream:
-    """One watch of one collection. `lines` yields bytes to send, several lines at a time; b"" when nothing came for a while."""
+    """One watch of one collection, bookmarks `every` so many seconds. `lines` yields bytes to send, several lines at a time."""
 
-    def __init__(self, store: Store, collection: Collection, selection: Selection, wish: Wish) -> None:
+    def __init__(
+        self, store: Store, collection: Collection, selection: Selection, wish: Wish, every: float = BOOKMARK_SECONDS
+    ) -> None:
         self._store = store
         self._collection = collection
         self._selection = selection
         self._wish = wish
+        self._every = every
         self._head = head_of(collection.resource)
 
     async def lines(self) -> AsyncIterator[bytes]:
         """Until its time is over, or the past it needs is gone."""
         end = time.monotonic() + self._wish.seconds
-        mark = self._next_mark(end)
+        mark = time.monotonic() + self._every
         at = self._wish.since
         if at is None:
             at = self._store.revision
@@ -84,14 +86,10 @@ class Stream:
             elif time.monotonic() >= end:
                 return
             elif self._wish.bookmarks and time.monotonic() >= mark:
-                mark = self._next_mark(end)
+                mark = time.monotonic() + self._every
                 yield self._bookmark(at)
             else:
                 await self._collection.changed(max(0.0, min(mark, end) - time.monotonic()))
-
-    def _next_mark(self, end: float) -> float:
-        now = time.monotonic()
-        return end - EARLY_SECONDS if now < end - EARLY_SECONDS < now + BOOKMARK_SECONDS else now + BOOKMARK_SECONDS
 
     def _present(self) -> list[bytes]:
         collection, out = self._collection, []

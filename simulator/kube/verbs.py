@@ -215,9 +215,8 @@ class Api:
         objects.default(resource, new, created=False)
         objects.check(resource, new, old)
         meta["resourceVersion"] = there["resourceVersion"]
-        if not tracked and "managedFields" in there:
-            given = meta.get("managedFields")
-            if given in ([], [{}]):
+        if not tracked and "managedFields" in there:  # else nobody is on record until somebody applies
+            if meta.get("managedFields") in ([], [{}]):  # forget all owners
                 del meta["managedFields"]
             else:
                 owners.track(resource, old, new, Writer(options.manager, self.now(), place.subresource))
@@ -276,7 +275,10 @@ class Api:
 
     def _end(self, place: Place, old: Json) -> Json:
         if place.resource.graceful:
-            old["metadata"] |= {"deletionTimestamp": self.now(), "deletionGracePeriodSeconds": 0}
+            meta = old["metadata"]
+            if "deletionTimestamp" not in meta and "generation" in meta:
+                meta["generation"] += 1
+            meta |= {"deletionTimestamp": self.now(), "deletionGracePeriodSeconds": 0}
         self.store.delete(place.resource, place.key, old)
         return old
 
@@ -321,13 +323,15 @@ def decoded(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
+        raise bad_request(f"couldn't get version/kind; json parse error: {error} ({body[:40].hex()})") from None
 
 
 def _checked(resource: Resource, obj: Any) -> Json:
-    """The metadata of an object of the right kind."""
-    if not isinstance(obj, dict) or not obj.get("kind") or not obj.get("apiVersion"):
+    """The metadata of an object of the right kind; that of the path where it names none."""
+    if not isinstance(obj, dict):
         raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
+    obj["kind"] = obj.get("kind") or resource.kind
+    obj["apiVersion"] = obj.get("apiVersion") or resource.api_version
     if (obj["kind"], obj["apiVersion"]) != (resource.kind, resource.api_version):
         version = obj["apiVersion"]
         raise bad_request(f'{obj["kind"]} in version "{version}" cannot be handled as a {resource.kind}')

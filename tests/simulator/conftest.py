@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 import psycopg
@@ -12,8 +13,10 @@ import pytest
 import pytest_asyncio
 from django.db import connection
 
+from clusters.kube import Kube
 from machines.hosts import Action, Artifact, Facts, StepOrder, StepRef, StepResult, Target, WantedPackage, WantedUnit
 from simulator.hosts import SimulatedHosts
+from tests.simulator.api_servers import LOOPBACK, ApiServer, real, simulated
 
 T = TypeVar("T")
 UID = "22222222-2222-2222-2222-222222222222"  # the seed of the box: what it draws is the same in every run
@@ -114,3 +117,18 @@ async def lab(fleet_db: None) -> AsyncIterator[Lab]:
 @pytest.fixture
 def pouch() -> WantedPackage:
     return package()
+
+
+@pytest.fixture(scope="module", params=["simulated", pytest.param("real", marks=pytest.mark.kube)])
+def api_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """Each of the servers that must be alike."""
+    folder: Path = tmp_path_factory.mktemp("plane")
+    with simulated("--bookmark-seconds", "1") if request.param == "simulated" else real(folder) as made:
+        yield made
+
+
+@pytest.fixture
+async def kube(api_server: ApiServer) -> AsyncIterator[Kube]:
+    """A client of it."""
+    async with Kube(api_server.endpoint, networks=LOOPBACK) as made:
+        yield made
