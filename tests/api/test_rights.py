@@ -42,6 +42,7 @@ CONSOLE = {
     "cluster",
     "machines",
     "machines-matching",
+    "machine-foresee",
     "machine-do",
     "machines-do",
     "machine",
