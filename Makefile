@@ -34,7 +34,7 @@ test-lab: .venv/ready-dev ## Against real hosts made on this machine (root)
 	$(PY) -m pytest -q -p no:randomly -m lab tests/lab
 
 test-kube: .venv/ready-dev ## Against real control planes built from Go modules (minutes the first time)
-	$(PY) -m pytest -q -p no:randomly -m kube tests/kube
+	$(PY) -m pytest -q -p no:randomly -m kube tests/kube tests/simulator
 
 faults: .venv/ready-dev ## The fault matrix, printed as a table
 	$(PY) -m pytest -q -m faults tests

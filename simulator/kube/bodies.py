@@ -20,7 +20,11 @@ _GOOD: Final = (
 )
 _SILENT: Final = ("Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
 _BROKEN: Final = ("False", "KubeletNotReady", "container runtime is down")
-_IMAGES: Final = 28
+_IMAGES: Final[list[Json]] = [
+    {"names": [f"registry.example.com/some/image-{k}@sha256:{hashlib.sha256(str(k).encode()).hexdigest()}",
+               f"registry.example.com/some/image-{k}:v1.2.{k}"], "sizeBytes": 12345678 + k}
+    for k in range(28)
+]  # fmt: skip
 
 
 def uid_of(*parts: object) -> str:
@@ -70,11 +74,7 @@ def node(name: str, number: int, at: str, *, seed: int = 0, provider: str = "", 
                 "kernelVersion": "6.1.0-35-amd64", "osImage": "Debian GNU/Linux 12 (bookworm)", "containerRuntimeVersion": "containerd://2.2.0",
                 "kubeletVersion": "v1.37.2", "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64",
             },
-            "images": [
-                {"names": [f"registry.example.com/some/image-{k}@sha256:{hashlib.sha256(str(k).encode()).hexdigest()}",
-                           f"registry.example.com/some/image-{k}:v1.2.{k}"], "sizeBytes": 12345678 + k}
-                for k in range(_IMAGES)
-            ],
+            "images": _IMAGES,
         },
     }  # fmt: skip
 

@@ -12,6 +12,10 @@ _JSON: Final = "application/json"
 _HEALTH: Final = ("/readyz", "/livez", "/healthz")
 _VERBS: Final = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
+_SHORT: Final = {
+    "nodes": "no", "pods": "po", "events": "ev", "configmaps": "cm", "namespaces": "ns", "daemonsets": "ds", "poddisruptionbudgets": "pdb",
+}  # fmt: skip
+
 
 def answer(path: str, version: str) -> tuple[bytes, str] | None:
     """Body and content type of a path that is no resource's; None for all others."""
@@ -54,10 +58,12 @@ def _resources(path: str) -> Json | None:
 
 
 def _one(resource: Resource, name: str, kind: str, verbs: tuple[str, ...]) -> Json:
-    return {
+    short: Json = {"shortNames": [_SHORT[name]]} if name in _SHORT else {}
+    told = {
         "name": name,
         "singularName": kind.lower(),
         "namespaced": resource.namespaced,
         "kind": kind,
         "verbs": list(verbs),
     }
+    return told | short

@@ -83,11 +83,13 @@ class Kubelets:
                     name, number, at, seed=self._seed, provider=provider.format(name=name), labels=labels
                 )
                 self._own(made, at)
+                uid = str(made["metadata"]["uid"])
                 store.put_body(NODES, name, body_of(made))
                 count += 1
             else:
                 self._write(name, "")
-            self._renew(name)
+                uid = ""
+            self._renew(name, uid)
             self._names[name] = None
             self._leases.add(name)
             self._statuses.add(name)
@@ -187,15 +189,15 @@ class Kubelets:
             for key in list(self._api.store.of(PODS).by_node.get(name, ())):
                 self._set_pod(key, ready=not mode)
 
-    def _renew(self, name: str) -> None:
+    def _renew(self, name: str, uid: str = "") -> None:
         collection, key = self._api.store.of(LEASES), f"{bodies.LEASE_NAMESPACE}/{name}"
         renewed = datetime.fromtimestamp(self._api.clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         entry = collection.entries.get(key)
         body = b"" if entry is None else collection.packer.unpack(entry.data)
         at = body.find(_RENEWED) + len(_RENEWED)
         if at < len(_RENEWED):
-            node = self._api.store.of(NODES).get(name)
-            uid = node["metadata"]["uid"] if node else ""
+            node = None if uid else self._api.store.of(NODES).get(name)
+            uid = node["metadata"]["uid"] if node else uid
             body = body_of(bodies.lease(name, uid, self._api.now(), renewed, seed=self._seed))
         else:
             body = body[:at] + renewed.encode() + body[at + _MICRO :]

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from fleet.api.structure import same
-from simulator.kube.refusals import Mistake, Refusal, invalid
+from simulator.kube.refusals import Mistake, Refusal, bad_request, invalid
 from simulator.kube.resources import BUDGETS, EVENTS, LEASES, NAMESPACES, NODES, PODS, Json, Resource
 
 NOT_READY: Final = "node.kubernetes.io/not-ready"
@@ -36,7 +36,8 @@ _TOLERATIONS: Final = tuple(
 
 
 def default(resource: Resource, obj: Json, *, created: bool) -> None:
-    """Fill in what was left out; `created` also what only a new object gets."""
+    """Fill in what was left out; `created` also what only a new object gets. 400 where a value is of another shape."""
+    _check_shape(obj)
     spec, status = obj.get("spec"), obj.get("status")
     if resource is NODES:
         _default_node(obj)
@@ -60,6 +61,16 @@ def default(resource: Resource, obj: Json, *, created: bool) -> None:
         obj.setdefault("reportingInstance", "")
     elif resource is BUDGETS and created:
         obj["status"] = {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}
+
+
+def _check_shape(obj: Json) -> None:
+    meta = obj["metadata"]
+    for where, name in ((obj, "spec"), (obj, "status"), (meta, "labels"), (meta, "annotations")):
+        if where.get(name) is not None and not isinstance(where[name], dict):
+            raise bad_request(f"json: cannot unmarshal {type(where[name]).__name__} into {name}")
+    for name in ("finalizers", "ownerReferences"):
+        if meta.get(name) is not None and not isinstance(meta[name], list):
+            raise bad_request(f"json: cannot unmarshal {type(meta[name]).__name__} into metadata.{name}")
 
 
 def admit(resource: Resource, obj: Json) -> None:

@@ -17,7 +17,7 @@ from simulator.kube import discovery
 from simulator.kube.admin import Admin
 from simulator.kube.cluster import SimulatedCluster
 from simulator.kube.faults import Fault
-from simulator.kube.refusals import RETRY, expired, expired_page, method_not_allowed, no_such_path, ordered
+from simulator.kube.refusals import RETRY, bad_request, expired, expired_page, method_not_allowed, no_such_path, ordered
 from simulator.kube.resources import BY_PATH, PODS, Json
 from simulator.kube.selection import Lens, page, selection_of
 from simulator.kube.store import Forgotten
@@ -51,7 +51,7 @@ class KubeServer:
         app = web.Application(client_max_size=_LARGEST)
         Admin(self).routes(app.router)
         app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
@@ -93,10 +93,11 @@ class KubeServer:
                 return web.Response(body=plain[0], content_type=plain[1])
             place = _place(request.path)
             return await self._resource(request, place)
+        except (TypeError, AttributeError, KeyError, ValueError) as error:  # a body of another shape than its kind's
+            log.warning("%s %s cannot be read", request.method, request.path, exc_info=error)
+            return _refused(bad_request(f"the object cannot be read: {type(error).__name__}: {error}"))
         except ApiError as error:
-            headers = {k: v for k, v in error.headers.items() if k == RETRY}
-            body = orjson.dumps(error.status())
-            return web.Response(status=error.code, body=body, headers=headers, content_type="application/json")
+            return _refused(error)
 
     def _meeting(self, verb: str, request: web.Request) -> list[Fault]:
         cluster = self.cluster
@@ -233,6 +234,12 @@ class KubeServer:
                     await response.write(line[: len(line) // 2])
                     return
                 await response.write(line)
+
+
+def _refused(error: ApiError) -> web.Response:
+    headers = {k: v for k, v in error.headers.items() if k == RETRY}
+    body = orjson.dumps(error.status())
+    return web.Response(status=error.code, body=body, headers=headers, content_type="application/json")
 
 
 def _abort(request: web.Request) -> None:

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import pytest
 
-from clusters.kube import Endpoint, Kube, KubeError, KubeUnreachable
+from clusters.kube import Endpoint, Kube, KubeUnreachable
 from simulator.kube.cluster import SimulatedCluster
 from simulator.kube.faults import Fault, FaultError, Faults, from_json, script
 from simulator.kube.server import KubeServer
@@ -209,6 +209,20 @@ async def test_orders_come_over_http_too(server: KubeServer) -> None:
         assert (await order("script", seed=1, seconds=600, every=30))[1]["faults"] > 5
 
 
-async def test_errors_of_the_client_are_the_clients(kube: Kube) -> None:
-    with pytest.raises(KubeError):
-        await kube.get("/api/v1/namespaces/default/configmaps/nope")
+@pytest.mark.parametrize(
+    "body", [{"metadata": "x"}, {"metadata": {"name": "x"}, "spec": []}, {"metadata": {"name": "x", "labels": []}}, 7]
+)
+async def test_an_object_of_another_shape_is_the_clients_mistake(kube: Kube, body: Any) -> None:
+    assert (await refusal(kube.create(NODES, body))).code in (400, 422)
+
+
+async def test_who_hangs_up_leaves_no_stream_behind(server: KubeServer, kube: Kube) -> None:
+    version = (await kube.get(NODES))["metadata"]["resourceVersion"]
+    server.cluster.order(Fault("mute"))
+    with pytest.raises(KubeUnreachable):
+        await first(kube, NODES, version, 1, silence_seconds=0.1)
+
+    async def closed() -> bool:
+        return server.streams == 0
+
+    await came_true(closed)
