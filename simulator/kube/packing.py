@@ -1,7 +1,7 @@
 """Objects as few bytes: JSON without its resourceVersion, deflated against an example of its kind.
 
 A node of 9 kB differs from the next one in its names, addresses and times only: some 300 bytes against the example. Unpacking
-takes 4 us, packing 15. What is short stays plain.
+takes 10 us, packing 20. What is short stays plain.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Packer:
     def pack(self, body: bytes) -> bytes:
         """The bytes to keep of JSON text."""
         if len(body) <= PLAIN_BYTES:
-            return body
+            return bytes(memoryview(body))  # a copy of its own size: orjson's own keeps its whole buffer of 4 kB
         copy = self._packer.copy()
         return copy.compress(body) + copy.flush()
 

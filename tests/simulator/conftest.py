@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -132,3 +133,5 @@ async def kube(api_server: ApiServer) -> AsyncIterator[Kube]:
     """A client of it."""
     async with Kube(api_server.endpoint, networks=LOOPBACK) as made:
         yield made
+    if made.endpoint.server.startswith("https:"):
+        await asyncio.sleep(0.3)  # a TLS stream that was left says goodbye first, and aiohttp does not tell when
