@@ -22,9 +22,9 @@ FAULTS: Final[dict[str, str]] = {
     "stale": "lists and single objects as they were at revision `revision` (as they were when it was ordered)",
     "expired": "410 for every watch and every continue token",
 }
-VERBS: Final = ("get", "list", "watch", "create", "update", "patch", "delete", "evict")
+VERBS: Final = ("get", "list", "page", "watch", "create", "update", "patch", "delete", "evict")
 _VERBS_OF: Final[dict[str, tuple[str, ...]]] = {
-    "mute": ("watch",), "empty": ("list",), "lacking": ("list",), "stale": ("get", "list"), "expired": ("list", "watch"),
+    "mute": ("watch",), "empty": ("list",), "lacking": ("list",), "stale": ("get", "list"), "expired": ("page", "watch"),
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ class FaultError(ValueError):
 @dataclass(slots=True)
 class Fault:
     """One order. It meets requests of these verbs (all that it makes sense for) whose path begins so, a `share` of them,
-    `times` times at most, between `begin` and `until` (seconds since the server's start)."""
+    `times` times at most (`page` is a list that goes on; each page is a request), between `begin` and `until` (seconds since the server's start)."""
 
     what: str
     path: str = ""
@@ -64,7 +64,8 @@ class Fault:
 
     def concerns(self, verb: str, path: str, now: float) -> bool:
         """Whether a request is one that this fault may meet."""
-        fits = verb in (self.verbs or _VERBS_OF.get(self.what, VERBS)) and path.startswith(self.path)
+        verbs = self.verbs or _VERBS_OF.get(self.what, VERBS)
+        fits = (verb in verbs or (verb == "page" and "list" in verbs)) and path.startswith(self.path)
         return fits and self.begin <= now and (self.until is None or now < self.until) and self.met != self.times
 
     def hides(self, key: str, seed: int) -> bool:

@@ -17,7 +17,16 @@ from simulator.kube import discovery
 from simulator.kube.admin import Admin
 from simulator.kube.cluster import SimulatedCluster
 from simulator.kube.faults import Fault
-from simulator.kube.refusals import RETRY, bad_request, expired, expired_page, method_not_allowed, no_such_path, ordered
+from simulator.kube.refusals import (
+    RETRY,
+    Refusal,
+    bad_request,
+    expired,
+    expired_page,
+    method_not_allowed,
+    no_such_path,
+    ordered,
+)
 from simulator.kube.resources import BY_PATH, PODS, Json
 from simulator.kube.selection import Lens, page, selection_of
 from simulator.kube.store import Forgotten
@@ -93,6 +102,9 @@ class KubeServer:
                 return web.Response(body=plain[0], content_type=plain[1])
             place = _place(request.path)
             return await self._resource(request, place)
+        except web.HTTPRequestEntityTooLarge:
+            text = f"Request entity too large: limit is {_LARGEST}"
+            return _refused(Refusal(413, "RequestEntityTooLarge", text))
         except (TypeError, AttributeError, KeyError, ValueError) as error:  # a body of another shape than its kind's
             log.warning("%s %s cannot be read", request.method, request.path, exc_info=error)
             return _refused(bad_request(f"the object cannot be read: {type(error).__name__}: {error}"))
@@ -116,7 +128,7 @@ class KubeServer:
 
     async def _resource(self, request: web.Request, place: Place) -> web.StreamResponse:
         verb = _verb(request, place)
-        faults = self._meeting(verb, request)
+        faults = self._meeting("page" if verb == "list" and request.query.get("continue") else verb, request)
         await self._meet(faults)
         if verb == "watch":
             return await self._watch(request, place, faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -141,7 +142,9 @@ async def test_a_compaction_and_an_order_to_expire_answer_410(server: KubeServer
     assert (await refusal(kube.get(NODES, **{"continue": token}))).reason == "Expired"
     assert [(kind, status["code"]) async for kind, status in lines(kube, NODES, version)] == [("ERROR", 410)]
     now = str(server.cluster.store.revision)
-    server.cluster.order(Fault("expired", times=1))
+    server.cluster.order(Fault("expired", times=2))
+    token = (await kube.get(NODES, limit="3"))["metadata"]["continue"]
+    assert (await refusal(kube.get(NODES, **{"continue": token}))).reason == "Expired"
     assert [(kind, status["code"]) async for kind, status in lines(kube, NODES, now)] == [("ERROR", 410)]
 
 
@@ -226,3 +229,10 @@ async def test_who_hangs_up_leaves_no_stream_behind(server: KubeServer, kube: Ku
         return server.streams == 0
 
     await came_true(closed)
+
+
+async def test_a_body_of_more_than_three_mebibytes_is_too_large(server: KubeServer) -> None:
+    body = io.BytesIO(b" " * (4 << 20))
+    async with aiohttp.ClientSession(server.url) as session, session.post(NODES, data=body) as answer:
+        status = await answer.json()
+    assert (answer.status, status["reason"]) == (413, "RequestEntityTooLarge")
