@@ -29,7 +29,7 @@ class Follower:
             try:
                 if self._at < 0:
                     raise Forgotten
-                changes = self._collection.since(self._at, _BATCH)
+                changes = self._collection.since(self._at, _BATCH, following=True)
             except Forgotten:
                 changes = [Change(e.revision, "ADDED", k, e, None) for k, e in self._collection.entries.items()]
                 log = self._collection.log

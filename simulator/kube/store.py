@@ -52,6 +52,7 @@ class Collection:
         self.entries: dict[str, Entry] = {}
         self.log: list[Change] = []
         self.forgotten = 0
+        self._dropped = 0  # the newest change that the log had and has no more
         self.by_node: dict[str, set[str]] = {}  # pods only
         self._history = history
         self._waiting: set[asyncio.Future[None]] = set()
@@ -97,14 +98,17 @@ class Collection:
     def forget(self, revision: int) -> None:
         """Drop the past up to a revision."""
         self.forgotten = max(self.forgotten, revision)
-        del self.log[: self._after(revision)]
+        gone = self._after(revision)
+        if gone:
+            self._dropped = self.log[gone - 1].revision
+            del self.log[:gone]
 
     def _after(self, revision: int) -> int:
         return bisect_right(self.log, revision, key=lambda change: change.revision)
 
-    def since(self, revision: int, limit: int = 256) -> list[Change]:
-        """Changes after a revision, the oldest first."""
-        if revision < self.forgotten:
+    def since(self, revision: int, limit: int = 256, *, following: bool = False) -> list[Change]:
+        """Changes after a revision, the oldest first. Who is `following` has missed nothing by a compaction that dropped nothing new."""
+        if revision < (self._dropped if following else self.forgotten):
             raise Forgotten
         at = self._after(revision)
         return self.log[at : at + limit]

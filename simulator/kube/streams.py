@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,41 +64,41 @@ class Stream:
         """Until its time is over, or the past it needs is gone."""
         end = time.monotonic() + self._wish.seconds
         mark = time.monotonic() + self._every
-        at = self._wish.since
+        at, following = self._wish.since, False
         if at is None:
-            at = self._store.revision
-            for line in self._present():
-                yield line
+            at, following = self._store.revision, True
+            for told in self._present():
+                yield told
             if self._wish.initial:
                 yield self._bookmark(at, {_END: "true"})
-        while True:
+        while time.monotonic() < end:
             try:
-                changes = self._collection.since(at, _BATCH)
+                changes = self._collection.since(at, _BATCH, following=following)
             except Forgotten:
                 yield error_line(expired("watch").status())
                 return
-            # Who has seen everything stands at the present, and misses nothing by a compaction.
+            following = True
             at = changes[-1].revision if changes else max(at, self._store.revision)
-            if changes:
-                told = b"".join(filter(None, (self._line(change) for change in changes)))
-                if told:
-                    yield told
-            elif time.monotonic() >= end:
-                return
-            elif self._wish.bookmarks and time.monotonic() >= mark:
+            told = b"".join(filter(None, (self._line(change) for change in changes)))
+            if told:
+                yield told
+            if self._wish.bookmarks and time.monotonic() >= mark:
                 mark = time.monotonic() + self._every
                 yield self._bookmark(at)
-            else:
+            elif not changes:
                 await self._collection.changed(max(0.0, min(mark, end) - time.monotonic()))
 
-    def _present(self) -> list[bytes]:
-        collection, out = self._collection, []
+    def _present(self) -> Iterator[bytes]:
+        """What is there at the first call, some at a time: it is kept packed until it is told."""
+        collection = self._collection
         low, high = collection.range(self._selection.prefix)
-        for key in collection.keys[low:high]:
-            entry = collection.entries[key]
-            if self._selection.everything or self._selection.matches(collection.decode(entry)):
-                out.append(_line("ADDED", collection.json(entry)))
-        return out
+        entries = [collection.entries[key] for key in collection.keys[low:high]]
+        for begin in range(0, len(entries), _BATCH):
+            some = entries[begin : begin + _BATCH]
+            if not self._selection.everything:
+                some = [e for e in some if self._selection.matches(collection.decode(e))]
+            if some:
+                yield b"".join(_line("ADDED", collection.json(e)) for e in some)
 
     def _line(self, change: Change) -> bytes:
         """An event as this selection sees it: who leaves the selection is DELETED, who comes into it ADDED."""
