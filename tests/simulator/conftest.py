@@ -120,9 +120,9 @@ def pouch() -> WantedPackage:
     return package()
 
 
-@pytest.fixture(scope="module", params=["simulated", pytest.param("real", marks=pytest.mark.kube)])
+@pytest.fixture(scope="session", params=["simulated", pytest.param("real", marks=pytest.mark.kube)])
 def api_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Each of the servers that must be alike."""
+    """Each of the servers that must be alike; one of each for all tests, which keep to names of their own."""
     folder: Path = tmp_path_factory.mktemp("plane")
     with simulated("--bookmark-seconds", "1") if request.param == "simulated" else real(folder) as made:
         yield made
