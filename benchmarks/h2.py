@@ -13,7 +13,8 @@ from benchmarks.harness import Run
 from benchmarks.nodes import Remote, feeder
 from benchmarks.watching import LOOPBACK, PATIENT, Watching
 from benchmarks.world import World
-from clusters.kube import Endpoint, Kube
+from clusters.kube import Kube
+from fleet.control.endpoint import Endpoint
 
 EVENTS = {"S": 1_000, "M": 4_000, "L": 2_000}  # of one stream in a burst; streams: one a cluster
 _STEADY, _STORM = 100, 1  # every n-th event flips Ready

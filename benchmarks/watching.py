@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from clusters.kube import Endpoint
+from fleet.control.endpoint import Endpoint
 from machines.watch.cluster import ClusterWatch, Subject
 from machines.watch.leases import Lease
 from machines.watch.reflect import Times

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from django.db import connection as django_connection
 
-from clusters.kube import Endpoint
 from fleet.api.credentials import seal, unseal
 from fleet.control.db import Connection
+from fleet.control.endpoint import Endpoint
 
 _SEALED = ("certificate", "key", "token")
 

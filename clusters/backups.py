@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ import orjson
 from django.conf import settings
 from django.db import connection
 
+from clusters import keep
 from clusters.cases import Case
 from clusters.planes import Snapshot
 from clusters.planning import BACKUPS
@@ -27,7 +27,7 @@ def path_of(case: Case, name: str) -> Path:
 
 def note(case: Case, snapshot: Snapshot, why: str, version: str) -> None:
     """Store a snapshot that was taken; those beyond the number that is kept go, the oldest first."""
-    keep = case.spec.get("backups", {}).get("keep", BACKUPS)
+    most = case.spec.get("backups", {}).get("keep", BACKUPS)
     with connection.cursor() as cursor:
         cursor.execute(
             """INSERT INTO cluster_snapshot (cluster_uid, name, why, path, size, sha256, revision, package_version) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
@@ -46,7 +46,7 @@ def note(case: Case, snapshot: Snapshot, why: str, version: str) -> None:
         cursor.execute(
             """DELETE FROM cluster_snapshot WHERE id IN (SELECT id FROM cluster_snapshot WHERE cluster_uid = %s ORDER BY taken_at DESC, id DESC OFFSET %s)
                RETURNING path""",
-            [case.uid, keep],
+            [case.uid, most],
         )
         for (path,) in cursor.fetchall():
             Path(path).unlink(missing_ok=True)
@@ -70,6 +70,17 @@ def last(uid: str) -> datetime | None:
         cursor.execute("SELECT max(taken_at) FROM cluster_snapshot WHERE cluster_uid = %s", [uid])
         found: datetime | None = cursor.fetchone()[0]
         return found
+
+
+def find(uid: str, name: str) -> tuple[Snapshot, str] | None:
+    """A snapshot by its name, and the ClusterPackageVersion of its time."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT path, sha256, size, revision, package_version FROM cluster_snapshot WHERE cluster_uid::text = %s AND name = %s",
+            [uid, name],
+        )
+        row = cursor.fetchone()
+    return (Snapshot(Path(row[0]), row[1], row[2], row[3]), str(row[4])) if row else None
 
 
 def lay_down(case: Case) -> None:
@@ -104,9 +115,7 @@ def due_for_purge() -> Sequence[tuple[str, str, Json]]:
 
 def purged(uid: str) -> None:
     """Nothing of the control plane is left."""
+    keep.forget(uid)
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM cluster_secret WHERE cluster_uid = %s", [uid])
         cursor.execute("DELETE FROM cluster_snapshot WHERE cluster_uid = %s", [uid])
         cursor.execute("DELETE FROM deleted_cluster WHERE uid = %s", [uid])
-    with contextlib.suppress(FileNotFoundError, OSError):
-        (Path(settings.FLEET_CLUSTERS_DIR) / uid).rmdir()

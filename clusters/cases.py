@@ -46,6 +46,10 @@ class Case:
     versions: Mapping[str, Json]
     known: tuple[tuple[str, str], ...]
 
+    def condition(self, type_: str) -> Json:
+        """A condition as it was stored; {} = it is missing."""
+        return next((c for c in self.status.get("conditions", []) if c["type"] == type_), {})
+
 
 def load(ids: Iterable[int]) -> list[Case]:
     """Cases by row id, those whose cluster is still there."""

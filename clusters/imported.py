@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from django.conf import settings
 from django.db import transaction
 
 from clusters import access, models
 from clusters.cases import Case, write
-from clusters.kube import Endpoint, Kube, KubeError, KubeUnreachable
+from clusters.kube import Kube, KubeError, KubeUnreachable
+from clusters.planning import certificates, held
 from clusters.status import Part, Told
 from fleet.api.credentials import check_use, unseal
-from fleet.api.kubeconfig import Kubeconfig, KubeconfigError, parse
+from fleet.api.kubeconfig import KubeconfigError, parse
 from fleet.api.models import Credential
-from fleet.control.addresses import Network
-from fleet.control.conditions import Condition
+from fleet.control.conditions import Condition, Status
+from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, ReconcileError, TemporaryError
 from fleet.control.kinds import Json
+from fleet.control.networks import allowed_networks
 from fleet.control.threads import in_thread
-from fleet.control.work import Claim, Settled, backoff
+from fleet.control.work import Claim, Settled, set_back
 from fleet.events.publish import WARNING
 
 REST_SECONDS: Final = 30.0
-SOON: Final = timedelta(days=14)
 
 
-def endpoint_of(found: Kubeconfig) -> Endpoint:
-    """The way to the API server."""
-    return Endpoint(found.server, found.ca, found.certificate, found.key, found.token, found.server_name)
-
-
-def read(case: Case) -> Kubeconfig:
+def read(case: Case) -> Endpoint:
     """Its kubeconfig, opened in a worker. PermanentError with a sentence when it may or can not be used."""
     name = str(case.spec["kubeconfigCredential"])
     row = Credential.objects.filter(name=name).first()
@@ -63,11 +57,6 @@ def _addresses(host: str) -> Sequence[str]:
         raise TemporaryError("NotAnswering", f"the name {host} cannot be resolved: {error.strerror}") from None
 
 
-def allowed(case: Case) -> Sequence[Network]:
-    """Where its API server may stand."""
-    return [ipaddress.ip_network(n) for n in settings.FLEET_ALLOWED_NETWORKS]
-
-
 @dataclass(slots=True)
 class ImportedPass:
     """One look at an imported cluster."""
@@ -82,15 +71,13 @@ class ImportedPass:
         if case.deleted:
             return Settled(self.claim.object_id, self.claim.epoch, REST_SECONDS)
         try:
-            found = await in_thread(lambda: read(case))
-            endpoint = endpoint_of(found)
+            endpoint = await in_thread(lambda: read(case))
             version = await self._ask(endpoint)
         except ReconcileError as error:
             part = _part(case, (error.reason, error.message), {}, now)
             await in_thread(lambda: write(self.claim, self.me, part))
-            attempts = min(self.claim.attempts + 1, 1_000)
-            return Settled(self.claim.object_id, self.claim.epoch, backoff(attempts, most=60), attempts)
-        part = _part(case, None, {"endpoint": endpoint.server, "kubernetesVersion": version}, now, found)
+            return set_back(self.claim, most=60)
+        part = _part(case, None, {"endpoint": endpoint.server, "kubernetesVersion": version}, now, endpoint)
 
         def record() -> None:
             with transaction.atomic():
@@ -103,7 +90,7 @@ class ImportedPass:
     async def _ask(self, endpoint: Endpoint) -> str:
         """Its version, as the identity of the kubeconfig gets it."""
         try:
-            async with Kube(endpoint, networks=allowed(self.case)) as kube:
+            async with Kube(endpoint, networks=allowed_networks()) as kube:
                 await asyncio.wait_for(kube.get("/api/v1/nodes", limit="1"), 15)
                 return str((await kube.get("/version"))["gitVersion"]).removeprefix("v")
         except KubeError as error:
@@ -119,21 +106,21 @@ class ImportedPass:
 
 
 def _part(
-    case: Case, trouble: tuple[str, str] | None, fields: Json, now: datetime, found: Kubeconfig | None = None
+    case: Case, trouble: tuple[str, str] | None, fields: Json, now: datetime, found: Endpoint | None = None
 ) -> Part:
     reason, message = trouble or ("Ready", "the API server answers")
-    ok: str = "False" if trouble else "True"
+    ok: Status = "False" if trouble else "True"
     conditions = [
-        Condition("APIServerReachable", "False" if trouble else "True", reason, message),
-        Condition("Ready", "False" if trouble else "True", reason, message),
+        Condition("APIServerReachable", ok, reason, message),
+        Condition("Ready", ok, reason, message),
         Condition("Reconciling", "False", "AtRest"),
         Condition(
             "Stalled", "True" if trouble else "False", reason if trouble else "NotStalled", message if trouble else ""
         ),
-        Condition("Held", "True", "Held", case.held) if case.held else Condition("Held", "False", "NotHeld"),
+        held(case),
         *_identity(found, now),
     ]
-    before = {c["type"]: c["status"] for c in case.status.get("conditions", [])}.get("APIServerReachable")
+    before = case.condition("APIServerReachable").get("status")
     told: tuple[Told, ...] = ()
     if before != ok and (trouble or before is not None):
         told = (Told("lost" if trouble else "reached", reason, message, WARNING if trouble else 0),)
@@ -143,7 +130,7 @@ def _part(
     return Part({**fields, "phase": phase, "observedGeneration": case.generation}, conditions, told)
 
 
-def _identity(found: Kubeconfig | None, now: datetime) -> list[Condition]:
+def _identity(found: Endpoint | None, now: datetime) -> list[Condition]:
     """When the client certificate of the kubeconfig ends: others made it, so others must renew it."""
     if found is None or not found.certificate:
         return []
@@ -159,6 +146,4 @@ def _identity(found: Kubeconfig | None, now: datetime) -> list[Condition]:
             )
         ]
     text = f"the client certificate of the kubeconfig ends at {end:%Y-%m-%d %H:%M} UTC"
-    if end <= now:
-        return [Condition("CertificatesValid", "False", "Ended", text)]
-    return [Condition("CertificatesValid", "True", "EndsSoon" if end - now < SOON else "Valid", text)]
+    return [certificates(end, now, text, text)]

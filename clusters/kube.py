@@ -7,13 +7,11 @@ knows whether it may be.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -23,7 +21,8 @@ import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from fleet.control.addresses import Network, refusal
+from fleet.control.addresses import Network, literal_refusal, refusal
+from fleet.control.endpoint import Endpoint
 from fleet.control.kinds import Json
 
 MANAGER: Final = "fleet"  # field manager of server-side apply
@@ -34,21 +33,6 @@ APPLY: Final = "application/apply-patch+yaml"
 JSON_PATCH: Final = "application/json-patch+json"
 STRATEGIC: Final = "application/strategic-merge-patch+json"
 _LINE_BYTES: Final = 8 << 20  # the longest watch line that is taken: an object of etcd's limit, encoded
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """How an API server is reached and by whom. All in PEM text; empty = not used.
-
-    `server_name`: the name in its certificate where it is not the host of `server`.
-    """
-
-    server: str
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-    token: str = ""
-    server_name: str = ""
 
 
 class KubeError(Exception):
@@ -143,13 +127,7 @@ class Kube:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            host = self.endpoint.server.split("//", 1)[-1].split("/", 1)[0].rsplit(":", 1)[0].strip("[]")
-            try:
-                ipaddress.ip_address(host)
-            except ValueError:
-                why = None
-            else:  # aiohttp asks no resolver for a plain address
-                why = refusal(host, self._networks)
+            why = literal_refusal(self.endpoint.host, self._networks)  # aiohttp asks no resolver for a plain address
             if why:
                 raise KubeUnreachable(f"the address of the API server is refused: {why}")
             context = tls(self.endpoint) if self.endpoint.server.startswith("https:") else None

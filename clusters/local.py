@@ -25,7 +25,7 @@ import orjson
 
 from clusters import flags
 from clusters.flags import MEMBER, Place
-from clusters.kube import Endpoint, Kube, KubeError, KubeUnreachable, tls
+from clusters.kube import Kube, KubeError, KubeUnreachable, tls
 from clusters.planes import (
     APISERVER,
     COMPONENTS,
@@ -37,6 +37,7 @@ from clusters.planes import (
     Plane,
     Snapshot,
 )
+from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, TemporaryError
 from fleet.control.kinds import Json
 

@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from django.conf import settings
 from django.db import transaction
 
 from clusters import access, backups, keep, lifecycle, pki, restoring
-from clusters.cases import Case, LeaseLost, progress_of, write
+from clusters.cases import Case, LeaseLost, load, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.lifecycle import Move, Progress, Wish, next_move
 from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Plane, Provider
@@ -21,10 +21,11 @@ from clusters.planning import SOON, URGENT, Ends, Outcome, backup_due, emulating
 from clusters.providers import networks
 from clusters.status import Told
 from clusters.storage import let_go
-from clusters.wanted import host_of, plane_of, port_of
+from clusters.wanted import host_of, plane_of, port_of, service_cidr_of
 from fleet.control.errors import PermanentError, ReconcileError
+from fleet.control.kinds import Json
 from fleet.control.threads import in_thread
-from fleet.control.work import Claim, Settled, backoff
+from fleet.control.work import Claim, Settled, set_back
 from fleet.events.publish import ERROR, WARNING
 
 log = logging.getLogger("fleet.clusters")
@@ -34,7 +35,7 @@ WAIT_SECONDS: Final = 1.0
 REFUSED_SECONDS: Final = 15.0
 REST_SECONDS: Final = 10.0
 STUCK_SECONDS: Final = 60.0  # waits for a new spec, which wakes it
-_WORSE: Final = {"put-back": ERROR, "late": ERROR, "refuse": WARNING}
+_WORSE: Final = {"late": ERROR, "refuse": WARNING}
 _CHANGING: Final = frozenset({"begin", "snapshot", "intend", "apply", "put-back", "unemulate"})
 
 
@@ -47,70 +48,68 @@ class Pass:
     case: Case
     provider: Provider
     stopping: Callable[[], bool] = lambda: False
+    ends: Ends = ()  # of its certificates, the first to end first
 
     async def run(self) -> Settled:
         """To its end; how the lease ends. LeaseLost when it is another's by now."""
         progress = progress_of(self.case.status)
+        self.ends = await in_thread(lambda: keep.ends(self.case.uid))
         try:
             if self.case.deleted:
-                await self._take_down()
+                await self._take_down(progress)
                 return self._settled(STUCK_SECONDS)
             restore = await in_thread(lambda: restoring.wanted(self.case))
             if restore is not None and (restore.stage or not self.case.held):
                 progress = await self._restore(restore, progress)
-            outcome = await self._move_on(progress)
+            seconds = await self._move_on(progress)
         except ReconcileError as error:
             final = isinstance(error, PermanentError)
-            now = datetime.now(UTC)
             kept = progress_of((await self._reread()).status)
-            told = self._trouble_told(error)
-            part = part_of(
-                self.case,
-                Outcome(kept, trouble=(error.reason, error.message), final=final, ends=await self._ends(), told=told),
-                now,
+            outcome = Outcome(
+                kept, trouble=(error.reason, error.message), final=final, ends=self.ends, told=self._trouble_told(error)
             )
-            await in_thread(lambda: write(self.claim, self.me, part))
-            return self._settled(STUCK_SECONDS if final else backoff(self.claim.attempts + 1, most=60), failed=True)
-        return self._settled(outcome)
+            await self._write(outcome)
+            set_to = set_back(self.claim, most=60)
+            return replace(set_to, next_seconds=STUCK_SECONDS) if final else set_to
+        return self._settled(seconds)
 
-    def _settled(self, seconds: float, *, failed: bool = False) -> Settled:
-        attempts = min(self.claim.attempts + 1, 1_000) if failed else 0
-        return Settled(self.claim.object_id, self.claim.epoch, seconds, attempts)
+    def _settled(self, seconds: float) -> Settled:
+        return Settled(self.claim.object_id, self.claim.epoch, seconds)
 
     def _trouble_told(self, error: ReconcileError) -> tuple[Told, ...]:
         """An event when the trouble is new: a sentence that is there already is not said again."""
-        before = {c["type"]: c for c in self.case.status.get("conditions", [])}.get("Ready", {})
+        before = self.case.condition("Ready")
         if (before.get("reason"), before.get("message")) == (error.reason, error.message):
             return ()
         return (Told("trouble", error.reason, error.message, WARNING),)
 
     async def _reread(self) -> Case:
         """What this pass itself wrote last."""
-        from clusters.cases import load
-
         found = await in_thread(lambda: load([self.case.id]))
         return found[0] if found else self.case
 
-    async def _ends(self) -> Ends:
-        return await in_thread(lambda: keep.ends(self.case.uid))
+    async def _write(self, outcome: Outcome, *, effect: bool = False, fields: Json | None = None) -> None:
+        """What there is to say of the cluster, behind the lease; before an `effect` also the kill switch is looked at."""
+        part = part_of(self.case, outcome, datetime.now(UTC))
+        part = replace(part, fields={**part.fields, **(fields or {})})
+        await in_thread(lambda: write(self.claim, self.me, part, effect=effect))
 
     # -- towards the wish -----------------------------------------------------------------------------------------------
 
     async def _move_on(self, progress: Progress) -> float:
-        files, ends = await self._files()
-        told: list[Told] = []
+        files = await self._files()
         for _ in range(MOVES):
             now = datetime.now(UTC)
             plane = plane_of(self.case, progress, files)
             seen = {s.name: s for s in await self.provider.observe(plane)}
-            wish = wish_of(self.case, progress, plane, ends, now)
+            wish = wish_of(self.case, progress, plane, self.ends, now)
             move = next_move(wish, progress, seen, now)
-            if self._is_kept_back(move, ends, now):
+            if self._is_kept_back(move, now):
                 move = Move("wait", message=f"nothing new starts: {self.case.held}", reason="Held")
             if move.verb in ("wait", "late", "refuse", "rest"):
                 if move.verb == "rest" and not self.case.held:
                     await self._back_up(plane, progress, now)
-                return await self._end(plane, progress, seen, move, ends, told)
+                return await self._end(plane, progress, seen, move)
             progress = await self._do(move, progress, wish, plane, now)
             if move.verb == "begin" and set(progress.versions) - set(self.case.versions):
                 self.case = await self._reread()
@@ -118,39 +117,42 @@ class Pass:
                 break
         return 0.0
 
-    def _is_kept_back(self, move: Move, ends: Ends, now: datetime) -> bool:
+    def _is_kept_back(self, move: Move, now: datetime) -> bool:
         """Held: nothing new starts, but a certificate that is about to end is renewed, one component at a time."""
         if not self.case.held or move.verb not in _CHANGING:
             return False
-        return not (move.verb == "apply" and ends and ends[0][1] - now < URGENT)
+        return not (move.verb == "apply" and self._ends_within(URGENT, now))
 
-    async def _files(self) -> tuple[Mapping[str, str], Ends]:
+    def _ends_within(self, time: timedelta, now: datetime) -> bool:
+        """Whether a certificate ends so soon."""
+        return bool(self.ends) and self.ends[0][1] - now < time
+
+    async def _files(self) -> Mapping[str, str]:
         """Keys and certificates, made and renewed; while held only what is about to end."""
         case, now = self.case, datetime.now(UTC)
         have = await in_thread(lambda: keep.files(case.uid))
-        before = await self._ends()
-        if have and case.held and (not before or before[0][1] - now >= URGENT):
-            return have, before
+        if have and case.held and not self._ends_within(URGENT, now):
+            return have
         host, port = host_of(case), port_of(case)
-        names = pki.Names(host, f"https://{host}:{port}", plane_network(case))
+        names = pki.Names(host, f"https://{host}:{port}", service_cidr_of(case))
         made = pki.ensure(names, have, now)
         if made.changed:
             await in_thread(lambda: keep.store(case.uid, made.changed, made.ends))
-        return made.all, sorted(((n, at) for n, at in made.ends.items()), key=lambda e: (e[1], e[0]))
+        self.ends = sorted(made.ends.items(), key=lambda e: (e[1], e[0]))
+        return made.all
 
     async def _end(
-        self, plane: Plane, progress: Progress, seen: Mapping[str, ComponentSeen], move: Move, ends: Ends, told: list[Told]
+        self, plane: Plane, progress: Progress, seen: Mapping[str, ComponentSeen], move: Move
     ) -> float:  # fmt: skip
         """Record what was found; seconds until the next look."""
         case, now = self.case, datetime.now(UTC)
         endpoint = self.provider.endpoint(plane)
         version = await self._version(plane) if seen.get(APISERVER) and seen[APISERVER].ready else ""
-        said = {c["type"]: c for c in case.status.get("conditions", [])}.get("Ready", {})
-        if move.verb in ("late", "refuse") and said.get("message") != move.message:
-            told.append(Told(move.verb, move.reason, move.message, _WORSE[move.verb]))
+        is_news = move.verb in _WORSE and case.condition("Ready").get("message") != move.message
+        told = (Told(move.verb, move.reason, move.message, _WORSE[move.verb]),) if is_news else ()
         shown = endpoint.server if version else ""
         part = part_of(
-            case, Outcome(progress, seen, move, ends=ends, told=tuple(told), version=version, endpoint=shown), now
+            case, Outcome(progress, seen, move, ends=self.ends, told=told, version=version, endpoint=shown), now
         )
         snapshots = await in_thread(lambda: backups.listed(case.uid))
         part = replace(part, fields={**part.fields, "snapshots": snapshots or None})
@@ -164,8 +166,8 @@ class Pass:
         await in_thread(record)
         if move.verb == "wait":
             return REST_SECONDS if case.held else WAIT_SECONDS
-        if ends and ends[0][1] - now < SOON:
-            log.warning("cluster %s: the certificate %s ends at %s", case.name, ends[0][0], ends[0][1])
+        if self._ends_within(SOON, now):
+            log.warning("cluster %s: the certificate %s ends at %s", case.name, *self.ends[0])
         return REFUSED_SECONDS if move.verb in ("refuse", "late") else REST_SECONDS
 
     async def _version(self, plane: Plane) -> str:
@@ -223,9 +225,12 @@ class Pass:
             return await self._intend(replace(progress, emulated="", soak_until=None), told)
         raise AssertionError(f"no such move: {move.verb}")
 
-    async def _intend(self, progress: Progress, told: Told, *, effect: bool = True) -> Progress:
-        part = part_of(self.case, Outcome(progress, ends=await self._ends(), told=(told,)), datetime.now(UTC))
-        await in_thread(lambda: write(self.claim, self.me, part, effect=effect))
+    async def _intend(
+        self, progress: Progress, told: Told | None, *, effect: bool = True, fields: Json | None = None
+    ) -> Progress:
+        """Written before what it tells of begins."""
+        outcome = Outcome(progress, ends=self.ends, told=(told,) if told else ())
+        await self._write(outcome, effect=effect, fields=fields)
         return progress
 
     def _begin(self, wish: Wish) -> Progress:
@@ -245,7 +250,12 @@ class Pass:
                 told = Told(
                     "begun", "Restored", f"the control plane of the deleted cluster {case.uid} is taken up again"
                 )
-            write(self.claim, self.me, part_of(case, Outcome(progress, told=(told,)), datetime.now(UTC)), effect=True)
+            write(
+                self.claim,
+                self.me,
+                part_of(case, Outcome(progress, ends=self.ends, told=(told,)), datetime.now(UTC)),
+                effect=True,
+            )
         return progress
 
     async def _snapshot(self, plane: Plane, progress: Progress, why: str, now: datetime) -> None:
@@ -261,12 +271,11 @@ class Pass:
 
     async def _restore(self, wanted: restoring.Wanted, progress: Progress) -> Progress:
         """From the stage where it is to the moment when components may start; the progress from there."""
-        plane = plane_of(self.case, progress, (await self._files())[0])
+        plane = plane_of(self.case, progress, await self._files())
         if wanted.stage in ("", restoring.STOPPING):
             told = Told("restoring", "Restoring", f"etcd goes back to {wanted.name}: API servers are stopped", WARNING)
             await self._stage(wanted, restoring.STOPPING, progress, told)
-            for name in reversed(COMPONENTS):
-                await self.provider.stop(plane, name)
+            await self._stop_all(plane)
         if wanted.stage != restoring.STARTING:
             await self._stage(wanted, restoring.LOADING, progress)
             await self.provider.restore(plane, wanted.snapshot)
@@ -278,29 +287,23 @@ class Pass:
         return progress
 
     async def _stage(self, wanted: restoring.Wanted, stage: str, progress: Progress, told: Told | None = None) -> None:
-        outcome = Outcome(progress, ends=await self._ends(), told=(told,) if told else ())
-        part = part_of(self.case, outcome, datetime.now(UTC))
-        part = replace(part, fields={**part.fields, **restoring.stage_field(wanted.name, stage)})
-        await in_thread(lambda: write(self.claim, self.me, part, effect=True))
+        await self._intend(progress, told, fields=restoring.stage_field(wanted.name, stage))
+
+    async def _stop_all(self, plane: Plane) -> None:
+        for name in reversed(COMPONENTS):
+            await self.provider.stop(plane, name)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
-    async def _take_down(self) -> None:
+    async def _take_down(self, progress: Progress) -> None:
         """Everything stops, the data stays for a day; then the object goes."""
         case = self.case
         if not case.guarded:
             return
         files = await in_thread(lambda: keep.files(case.uid))
-        told = Told(
-            "stopped", "Stopping", "the control plane is stopped; its data and keys are kept for a day", WARNING
-        )
-        part = part_of(
-            case, Outcome(progress_of(case.status), ends=await self._ends(), told=(told,)), datetime.now(UTC)
-        )
-        await in_thread(lambda: write(self.claim, self.me, part, effect=True))
-        plane = plane_of(case, progress_of(case.status), files)
-        for name in reversed(COMPONENTS):
-            await self.provider.stop(plane, name)
+        text = "the control plane is stopped; its data and keys are kept for a day"
+        await self._intend(progress, Told("stopped", "Stopping", text, WARNING))
+        await self._stop_all(plane_of(case, progress, files))
 
         def end() -> None:
             with transaction.atomic():
@@ -309,13 +312,6 @@ class Pass:
                 let_go(case.name)
 
         await in_thread(end)
-
-
-def plane_network(case: Case) -> str:
-    """Addresses of services."""
-    from clusters.schema_cluster import SERVICE_CIDR
-
-    return str(case.spec.get("network", {}).get("serviceCIDR", SERVICE_CIDR))
 
 
 class AnyPass(Protocol):
@@ -343,8 +339,7 @@ async def operate(passes: Sequence[AnyPass], seconds: float) -> list[Settled]:
             log.warning("the pass over cluster %s was cut off after %.0f s", each.case.name, seconds)
         except Exception:
             log.exception("cluster %s is set aside: its pass ended in a bug", each.case.name)
-        attempts = each.claim.attempts + 1
-        return Settled(each.claim.object_id, each.claim.epoch, backoff(attempts, most=60), min(attempts, 1_000))
+        return set_back(each.claim, most=60)
 
     found = await asyncio.gather(*(one(p) for p in passes))
     return [s for s in found if s is not None]

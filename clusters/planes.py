@@ -6,17 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 import orjson
 
 from clusters.versions import minor_of
+from fleet.control.endpoint import Endpoint
 from fleet.control.kinds import Json
-
-if (
-    TYPE_CHECKING
-):  # the schemas of kinds read this module in every process, and a client of Kubernetes costs 15 MB there
-    from clusters.kube import Endpoint
 
 ETCD: Final = "etcd"
 APISERVER: Final = "kube-apiserver"

@@ -84,7 +84,7 @@ class Outcome:
 def part_of(case: Case, outcome: Outcome, now: datetime) -> Part:
     """Everything that the Cluster-Operator says of a cluster with a control plane."""
     seen = outcome.seen
-    conditions = [_held(case), _certificates(outcome.ends, now), *_whole(case, outcome)]
+    conditions = [held(case), _first_to_end(outcome.ends, now), *_whole(case, outcome)]
     fields: Json = {
         **fields_of(outcome.progress),
         "observedGeneration": case.generation,
@@ -123,7 +123,8 @@ def _all_ready(seen: Mapping[str, ComponentSeen] | None) -> bool:
     return seen is None or all(n in seen and seen[n].ready is not False for n in COMPONENTS)
 
 
-def _held(case: Case) -> Condition:
+def held(case: Case) -> Condition:
+    """Whether a pause or a Hold keeps Fleet's hands off."""
     return Condition("Held", "True", "Held", case.held) if case.held else Condition("Held", "False", "NotHeld")
 
 
@@ -157,14 +158,19 @@ def _row(case: Case, progress: Progress, name: str, found: ComponentSeen | None)
     }  # fmt: skip
 
 
-def _certificates(ends: Ends, now: datetime) -> Condition:
+def _first_to_end(ends: Ends, now: datetime) -> Condition:
     if not ends:
         return Condition("CertificatesValid", "Unknown", "NotMade", "there are no certificates yet")
-    name, at = ends[0]
-    text = f"the first to end is {name}, at {at:%Y-%m-%d %H:%M} UTC"
-    if at <= now:
-        return Condition("CertificatesValid", "False", "Ended", f"{name} ended at {at:%Y-%m-%d %H:%M} UTC")
-    return Condition("CertificatesValid", "True", "EndsSoon" if at - now < SOON else "Valid", text)
+    name, end = ends[0]
+    at = f"{end:%Y-%m-%d %H:%M} UTC"
+    return certificates(end, now, f"the first to end is {name}, at {at}", f"{name} ended at {at}")
+
+
+def certificates(end: datetime, now: datetime, runs: str, ended: str) -> Condition:
+    """CertificatesValid by the end of the first of them; `runs` and `ended`: its sentences."""
+    if end <= now:
+        return Condition("CertificatesValid", "False", "Ended", ended)
+    return Condition("CertificatesValid", "True", "EndsSoon" if end - now < SOON else "Valid", runs)
 
 
 def _whole(case: Case, outcome: Outcome) -> list[Condition]:

@@ -13,6 +13,7 @@ from clusters.local import Local
 from clusters.planes import Provider
 from clusters.schema_cluster import LOCAL
 from fleet.control.addresses import Network
+from fleet.control.networks import allowed_networks
 
 _LOOPBACK: Final = ipaddress.ip_network("127.0.0.0/8")
 _made: dict[str, Callable[[], Provider]] = {
@@ -27,4 +28,4 @@ def provider(name: str) -> Provider:
 
 def networks() -> tuple[Network, ...]:
     """Where API servers of Fleet's own making may stand: this host, and what is allowed."""
-    return (_LOOPBACK, *(ipaddress.ip_network(n) for n in settings.FLEET_ALLOWED_NETWORKS))
+    return (_LOOPBACK, *allowed_networks())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from django.db import connection
 
+from clusters import backups
 from clusters.cases import Case
 from clusters.lifecycle import Progress
 from clusters.planes import COMPONENTS, Snapshot
@@ -40,24 +40,13 @@ def wanted(case: Case) -> Wanted | None:
     name = str(work.get("restore") or case.annotations.get(RESTORE, ""))
     if not name:
         return None
-    found = find(case.uid, name)
+    found = backups.find(case.uid, name)
     if found is None:
         raise PermanentError(
             "NoSnapshot", f'there is no snapshot "{name}"; status.snapshots lists those that are there'
         )
     snapshot, version = found
     return Wanted(name, str(work.get("stage", "")), snapshot, version)
-
-
-def find(uid: str, name: str) -> tuple[Snapshot, str] | None:
-    """A snapshot by its name, and the ClusterPackageVersion of its time."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT path, sha256, size, revision, package_version FROM cluster_snapshot WHERE cluster_uid::text = %s AND name = %s",
-            [uid, name],
-        )
-        row = cursor.fetchone()
-    return (Snapshot(Path(row[0]), row[1], row[2], row[3]), str(row[4])) if row else None
 
 
 def stage_field(name: str, stage: str) -> Json:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from django.db import connection
 
+from clusters import access, backups
 from clusters.cases import FINALIZER
 from clusters.models import Cluster, ClusterPackageVersion, Idc
 from clusters.preflight import Hop, refusals
@@ -92,7 +93,7 @@ class ClusterStorage(Storage):
 
     def after_remove(self, cursor: Cursor, stored: Stored) -> None:
         work.forget(cursor, CLUSTER, stored.id)
-        cursor.execute("DELETE FROM cluster_access WHERE cluster_id = %s", [stored.id])
+        access.forget(stored.id)
 
     def after_commit(self, stored: Stored) -> None:
         if provider_of(stored.obj["spec"]) in OPERATED:
@@ -147,14 +148,9 @@ def _kubeconfig_problems(name: str, credential: str) -> Sequence[Problem]:
 
 def _goes_back_with_its_data(new: Json, wanted: str) -> bool:
     """Whether the same write restores a snapshot of that version: then the data is of that time too."""
-    name = new["metadata"].get("annotations", {}).get(RESTORE, "")
     uid = new["spec"].get("restoreFrom") or new["metadata"].get("uid", "")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT 1 FROM cluster_snapshot WHERE cluster_uid::text = %s AND name = %s AND package_version = %s",
-            [uid, name, wanted],
-        )
-        return cursor.fetchone() is not None
+    found = backups.find(uid, new["metadata"].get("annotations", {}).get(RESTORE, ""))
+    return found is not None and found[1] == wanted
 
 
 def _restore_problems(spec: Json, old: Json | None) -> Sequence[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -55,8 +55,7 @@ async def purge(seat: Seat) -> None:
 
         gone = await provider(provider_of(spec)).remove(Plane(uid, name, {}, {}, "", 0))
         if gone:
-            await in_thread(lambda uid=uid: backups.purged(uid))  # type: ignore[misc]
-        await asyncio.sleep(0)
+            await in_thread(partial(backups.purged, uid))
 
 
 register_operator(Operator(CLUSTER, reconcile_clusters, batch=20))

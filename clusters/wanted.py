@@ -36,6 +36,11 @@ def host_of(case: Case) -> str:
     return str(case.spec.get("controlPlane", {}).get("exposure", {}).get("host") or "127.0.0.1")
 
 
+def service_cidr_of(case: Case) -> str:
+    """Addresses of services."""
+    return str(case.spec.get("network", {}).get("serviceCIDR", SERVICE_CIDR))
+
+
 def plane_of(case: Case, progress: Progress, files: Mapping[str, str]) -> Plane:
     """Each component at the version where it stands, before the first at the target."""
     shape, network = case.spec.get("controlPlane", {}), case.spec.get("network", {})
@@ -55,6 +60,6 @@ def plane_of(case: Case, progress: Progress, files: Mapping[str, str]) -> Plane:
         replicas=shape.get("replicas", 1),
         etcd_replicas=shape.get("etcdReplicas", 1),
         pod_cidr=network.get("podCIDR", POD_CIDR),
-        service_cidr=network.get("serviceCIDR", SERVICE_CIDR),
+        service_cidr=service_cidr_of(case),
         emulated=progress.emulated,
     )

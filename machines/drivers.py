@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from django.conf import settings
-
 from fleet.control.addresses import refusal
 from fleet.control.kinds import Json
+from fleet.control.networks import allowed_networks
 from machines.catalog import Catalog
 from machines.hosts import Hosts, Login, StepRef, Target
 from machines.rows import Row
@@ -35,7 +33,7 @@ def driver(name: str) -> Hosts:
 def _ssh() -> Hosts:
     from machines.ssh import SshHosts
 
-    networks = [ipaddress.ip_network(n) for n in settings.FLEET_ALLOWED_NETWORKS]
+    networks = allowed_networks()
     return SshHosts(
         allowed=lambda address: refusal(address, networks), limit_of=lambda idc: connections.get(idc, CONNECTIONS)
     )

@@ -113,6 +113,7 @@ def _why(kind: Kind, cluster: str) -> str:
 
 
 def check_finalizers(kind: Kind, old: Json, new: Json) -> None:
+    """What is being deleted gets no new finalizer."""
     if "deletionTimestamp" not in old["metadata"]:
         return
     added = set(new["metadata"].get("finalizers", [])) - set(old["metadata"].get("finalizers", []))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from django.conf import settings
-
-from fleet.api.kubeconfig import KubeconfigError, address_refusal, parse
+from fleet.api.kubeconfig import KubeconfigError, parse
+from fleet.control.addresses import literal_refusal
 from fleet.control.kinds import CREDENTIAL, Column, Json, Kind, Problem
+from fleet.control.networks import allowed_networks
 
 _DATA_KEYS = {
     "ssh": ({"username", "privateKey", "passphrase", "password"}, {"privateKey", "password"}),
@@ -44,7 +44,7 @@ def _check_kubeconfig(text: str) -> list[Problem]:
         found = parse(text)
     except KubeconfigError as error:
         return [Problem("spec.data[kubeconfig]", str(error))]
-    why = address_refusal(found, [ipaddress.ip_network(n) for n in settings.FLEET_ALLOWED_NETWORKS])
+    why = literal_refusal(found.host, allowed_networks())
     return (
         [Problem("spec.data[kubeconfig]", f"has the server {found.server}: {why}", "FieldValueForbidden")]
         if why

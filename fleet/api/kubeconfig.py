@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import binascii
 import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import yaml
 
-from fleet.control.addresses import Network, refusal
+from fleet.control.endpoint import Endpoint
 
 _FORBIDDEN_USER: Final[Mapping[str, str]] = {
     "exec": "runs a program, which Fleet does not do; use a token or a client certificate",
@@ -37,25 +36,8 @@ class KubeconfigError(ValueError):
     """Why it is not taken, as a sentence about the kubeconfig."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kubeconfig:
-    """Where and as whom. PEM texts; empty = not given."""
-
-    server: str
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-    token: str = ""
-    server_name: str = ""
-
-    @property
-    def host(self) -> str:
-        """Name or address of the server."""
-        return urlsplit(self.server).hostname or ""
-
-
-def parse(text: str) -> Kubeconfig:
-    """The current context of a kubeconfig. KubeconfigError says what is wrong with it."""
+def parse(text: str) -> Endpoint:
+    """The way of the current context of a kubeconfig. KubeconfigError says what is wrong with it."""
     try:
         whole = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -72,7 +54,7 @@ def parse(text: str) -> Kubeconfig:
         for field, why in forbidden.items():
             if part.get(field):
                 raise KubeconfigError(f"has {field}: it {why}")
-    found = Kubeconfig(
+    found = Endpoint(
         server=str(cluster.get("server") or ""),
         ca=_pem(cluster, "certificate-authority-data"),
         certificate=_pem(user, "client-certificate-data"),
@@ -84,7 +66,7 @@ def parse(text: str) -> Kubeconfig:
     return found
 
 
-def _check(found: Kubeconfig) -> None:
+def _check(found: Endpoint) -> None:
     try:
         parts = urlsplit(found.server)
         valid = (
@@ -108,12 +90,6 @@ def _check(found: Kubeconfig) -> None:
         raise KubeconfigError("has only one of client-certificate-data and client-key-data")
     if not found.certificate and not found.token:
         raise KubeconfigError("names nobody: it needs a token, or client-certificate-data and client-key-data")
-
-
-def address_refusal(found: Kubeconfig, networks: Sequence[Network]) -> str:
-    """Why Fleet may not connect to its server, as far as the text alone tells; "" for a name, which is looked at when it is resolved."""
-    why = refusal(found.host, networks)
-    return "" if why is None or why.endswith("is no IP address") else why
 
 
 def _named(whole: Mapping[str, Any], plural: str, name: object, field: str) -> Mapping[str, Any]:

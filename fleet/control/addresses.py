@@ -23,3 +23,12 @@ def refusal(address: str, networks: Sequence[Network]) -> str | None:
     if ip.is_private:
         return f"{ip} is private and in none of FLEET_ALLOWED_NETWORKS"
     return None
+
+
+def literal_refusal(host: str, networks: Sequence[Network]) -> str | None:
+    """The same for an address that is written out; None for a name, which is looked at when it is resolved."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return refusal(host, networks)

@@ -242,3 +242,9 @@ def backoff(attempts: int, *, first: float = 2.0, most: float = 600.0, jitter: f
     """Seconds until the next try after `attempts` failures in a row: doubling, spread by `jitter` either way."""
     plain = min(most, first * 2.0 ** min(max(attempts - 1, 0), 20))
     return plain * random.uniform(1 - jitter, 1 + jitter)
+
+
+def set_back(claim: Claim, *, most: float = 600.0) -> Settled:
+    """The end of a pass that failed: one attempt more, tried again after a growing while."""
+    attempts = min(claim.attempts + 1, 1_000)
+    return Settled(claim.object_id, claim.epoch, backoff(attempts, most=most), attempts)

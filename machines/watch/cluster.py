@@ -11,9 +11,10 @@ from typing import Final, TypeVar
 import orjson
 import psycopg
 
-from clusters.kube import Endpoint, Kube, KubeError, KubeUnreachable
+from clusters.kube import Kube, KubeError, KubeUnreachable
 from fleet.control.addresses import Network
 from fleet.control.db import Connection
+from fleet.control.endpoint import Endpoint
 from fleet.control.work import backoff
 from machines.watch.leases import Lease, LeaseLost
 from machines.watch.nodes import NodeStream

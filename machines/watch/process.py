@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
 import psycopg
-from django.conf import settings
 from django.db import connection as django_connection
 from django.db.utils import Error as DjangoError
 
@@ -23,6 +21,7 @@ from fleet.control import db
 from fleet.control.addresses import Network
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
+from fleet.control.networks import allowed_networks
 from fleet.events.publish import WARNING
 from machines.watch import ingest, leases
 from machines.watch.cluster import ClusterWatch, Subject
@@ -68,7 +67,7 @@ class Watcher:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then everything is given back at once."""
-        self._networks = [ipaddress.ip_network(n) for n in settings.FLEET_ALLOWED_NETWORKS]
+        self._networks = allowed_networks()
         for _ in range(CONNECTIONS):
             self._free.put_nowait(None)
         try:

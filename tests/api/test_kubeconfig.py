@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from clusters import pki
-from fleet.api.kubeconfig import KubeconfigError, address_refusal, parse
+from fleet.api.kubeconfig import KubeconfigError, parse
+from fleet.control.addresses import literal_refusal
 
 FILES = pki.ensure(pki.Names("10.0.0.1", "https://10.0.0.1:6443", "10.96.0.0/12"), {}, datetime.now(UTC)).all
 
@@ -87,4 +88,4 @@ def test_what_is_not_taken_is_refused_with_its_reason(text: str, why: str) -> No
     ],
 )
 def test_addresses_that_fleet_does_not_connect_to_are_refused_at_once(server: str, refused: bool) -> None:
-    assert bool(address_refusal(parse(config(server=server)), [ipaddress.ip_network("10.0.0.0/8")])) is refused
+    assert bool(literal_refusal(parse(config(server=server)).host, [ipaddress.ip_network("10.0.0.0/8")])) is refused

@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.db import connection
 
 from clusters import access
-from clusters.kube import Endpoint
 from fleet.control import db
+from fleet.control.endpoint import Endpoint
 from fleet.control.threads import in_thread
 
 WAY = Endpoint("https://10.0.0.1:6443", ca="CA", certificate="CRT", key="KEY", token="TOKEN", server_name="c1")

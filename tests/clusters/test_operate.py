@@ -13,7 +13,6 @@ from django.db import connection
 
 from clusters import backups, keep, providers
 from clusters import tasks as _tasks  # registers the operator
-from clusters.kube import Endpoint
 from clusters.models import Cluster
 from clusters.planes import APISERVER, COMPONENTS, ETCD, SCHEDULER, ComponentSeen, Plane, Snapshot
 from clusters.schema_cluster import LOCAL
@@ -22,6 +21,7 @@ from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
 from fleet.api.storage import storage_for
 from fleet.control import work, worker
+from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, TemporaryError
 from fleet.control.kinds import API_VERSION, CLUSTER, Json
 from fleet.control.operators import Seat

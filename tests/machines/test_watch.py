@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clusters import access
-from clusters.kube import Endpoint
+from fleet.control.endpoint import Endpoint
 from fleet.control.threads import in_thread
 from machines.watch.process import Watcher
 from machines.watch.reflect import Times

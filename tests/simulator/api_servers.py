@@ -17,9 +17,10 @@ import aiohttp
 import orjson
 import pytest
 
-from clusters.kube import Endpoint, Kube, KubeError, tls
+from clusters.kube import Kube, KubeError, tls
 from clusters.local import Local
 from clusters.planes import APISERVER, CONTROLLER_MANAGER, ETCD
+from fleet.control.endpoint import Endpoint
 from lab import kubernetes
 
 LOOPBACK: Final = [ipaddress.ip_network("127.0.0.0/8")]

@@ -11,7 +11,8 @@ import aiohttp
 import orjson
 import pytest
 
-from clusters.kube import Endpoint, Kube, KubeUnreachable
+from clusters.kube import Kube, KubeUnreachable
+from fleet.control.endpoint import Endpoint
 from simulator.kube.cluster import SimulatedCluster
 from simulator.kube.faults import Fault, FaultError, Faults, from_json, script
 from simulator.kube.server import KubeServer

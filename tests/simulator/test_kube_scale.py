@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from clusters.kube import Endpoint, Kube
+from clusters.kube import Kube
+from fleet.control.endpoint import Endpoint
 from machines.watch.seen import node_line, node_page
 from tests.simulator.api_servers import LOOPBACK, order, refusal, simulated
 
