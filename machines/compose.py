@@ -17,8 +17,9 @@ from machines import packing
 
 # One row per machine, in this order.
 COLUMNS = """m.id, s.rv, s.cluster_id, m.name, m.uid::text, s.generation, m.created_at, m.deleted_at, m.labels::text, m.annotations::text,
- m.finalizers::text, m.managed_fields, m.spec::text, s.phase, s.observed_generation, s.desired_hash, s.latest_hash, s.k_cond, s.m_cond, s.x_cond, s.notes::text, q.body::text"""
-TABLES = "machine m JOIN machine_state s ON s.id = m.id LEFT JOIN seen_set q ON q.id = s.seen_id"
+ m.finalizers::text, m.managed_fields, m.spec::text, s.phase, s.observed_generation, s.desired_hash, s.latest_hash, s.k_cond, s.m_cond, s.x_cond, s.notes::text, q.body::text,
+ g.node, g.state, g.reason, g.message, g.since, g.gates::text"""
+TABLES = "machine m JOIN machine_state s ON s.id = m.id LEFT JOIN seen_set q ON q.id = s.seen_id LEFT JOIN scheduling g ON g.machine_id = m.id"
 
 _KEPT = 200_000
 _fragments: dict[int, bytes] = {}
@@ -82,7 +83,7 @@ def _conditions(arrays: Sequence[Sequence[int]], notes: str | None) -> bytes:
 def to_bytes(row: Sequence[Any]) -> bytes:
     """One row of COLUMNS as the object's JSON. KeyError: this process's copy of the dictionary of conditions is too old."""
     (_, rv, _, name, uid, generation, created, deleted, labels, annotations, finalizers, managed, spec, phase, observed, desired, latest,
-     k_cond, m_cond, x_cond, notes, seen, *_) = row  # fmt: skip
+     k_cond, m_cond, x_cond, notes, seen, node, state, reason, message, since, gates, *_) = row  # fmt: skip
     parts = [
         _HEAD, name.encode(), b'","uid":"', uid.encode(), b'","resourceVersion":"', b"%d" % rv, b'","generation":', b"%d" % generation,
         b',"creationTimestamp":"', _time(created), b'"',
@@ -110,7 +111,21 @@ def to_bytes(row: Sequence[Any]) -> bytes:
         parts += [b',"desiredHash":"', text, b'","accepted":{"hash":"', text, b'"}']
     if latest and latest != desired:
         parts += [b',"latestHash":"', hash_text(latest).encode(), b'"']
-    parts += [b',"conditions":[', _conditions((k_cond, m_cond, x_cond), notes), b'],"readinessGates":[]']
+    parts += [b',"conditions":[', _conditions((k_cond, m_cond, x_cond), notes), b"]"]
+    if state is not None:
+        said = {"state": state, "reason": reason, "message": message}
+        parts += [
+            b',"scheduling":',
+            orjson.dumps(said)[:-1],
+            b',"since":"',
+            _time(since),
+            b'"},"readinessGates":',
+            gates.encode(),
+        ]
+    else:
+        parts.append(b',"readinessGates":[]')
+    if node:
+        parts += [b',"nodeName":', orjson.dumps(node)]
     if seen and seen != "{}":
         parts += [b",", seen[1:-1].encode()]
     parts.append(b"}}")

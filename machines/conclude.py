@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -17,6 +17,8 @@ from machines.host_reasons import CONNECTION
 from machines.judge import Judgement, Memory
 from machines.operations import PERMANENT, Move
 from machines.rows import NewEvent, OperationRow, Record, Row
+from machines.scheduled import Scheduled, masks
+from machines.scheduled import conditions as scheduling
 from machines.shown import facts_json, plan_json, seen_json
 
 REST_SECONDS: Final = 600.0  # a machine at rest is looked at again, with jitter
@@ -25,6 +27,17 @@ UNKNOWN_REASONS: Final = frozenset(
 )
 FAILURES: Final = 5  # Operations that fail in a row before a person is asked
 SHOWN: Final = 5
+# Seconds until a node is looked at again whose act did not reach it, or was not permitted.
+RETRIED: Final[Mapping[str, float]] = {
+    "GateWouldClose": 30.0,
+    "NotBegun": 10.0,
+    "ApiUnreachable": 10.0,
+    "ApiRefused": 10.0,
+    "Conflict": 2.0,
+    "NodeReplaced": 5.0,
+    "NodeGone": 5.0,
+    "ClosedOtherwise": 5.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +263,18 @@ def _ready(judged: Judgement, stalled: Condition, work: Condition) -> Condition:
     return _condition("Ready", False, first.reason, first.message or "The machine differs from what was accepted.")
 
 
+def with_scheduling(found: tuple[Condition, ...], scheduled: Scheduled | None) -> tuple[Condition, ...]:
+    """The conditions with what is so of the node: a machine whose node is kept closed is not at its final state."""
+    more = scheduling(scheduled)
+    if not more:
+        return found
+    ready, said = find(found, "Ready"), more[0]
+    if ready is not None and ready.status == "True" and said.status != "True" and scheduled and scheduled.enforced:
+        closed = _condition("Ready", None if said.status == "Unknown" else False, said.reason, said.message)
+        found = tuple(closed if c.type == "Ready" else c for c in found)
+    return (*found, *more)
+
+
 def _some(names: Sequence[str]) -> str:
     items = list(names)
     return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
@@ -310,31 +335,44 @@ def next_look(
     return REST_SECONDS, True
 
 
+def standing(outcome: Outcome) -> Outcome:
+    """The outcome as conditions see it: an Operation that ended is no longer open."""
+    ended = outcome.move is not None and outcome.move.ended
+    return replace(outcome, operation=None) if ended else outcome
+
+
 def conclude(
-    row: Row, judged: Judgement, outcome: Outcome, now: datetime, rest_seconds: float = REST_SECONDS
+    row: Row,
+    judged: Judgement,
+    outcome: Outcome,
+    now: datetime,
+    rest_seconds: float = REST_SECONDS,
+    scheduled: Scheduled | None = None,
 ) -> Record:
     """The record of the pass."""
     memory = remember(judged, outcome)
-    found = conditions(row, judged, outcome, memory)
+    found = with_scheduling(conditions(row, judged, outcome, memory), scheduled)
     phase = phases.phase_of(row.phase, signs_of(row, judged, outcome, memory, now))
     failed = not judged.seen or (outcome.move is not None and outcome.move.ended == "Failed")
     attempts = row.attempts + 1 if failed else 0
     seconds, resting = next_look(row, judged, outcome, memory, phase, attempts)
+    if scheduled is not None and scheduled.verdict.reason in RETRIED:
+        seconds, resting = min(seconds, RETRIED[scheduled.verdict.reason] * random.uniform(0.8, 1.2)), False
     if resting:
         seconds = rest_seconds * random.uniform(0.9, 1.1)
     observed = judged.chosen.hash if judged.met else 0
     if not judged.seen and not row.drift & 2:
         observed = row.desired_hash  # not seen is no news
     return Record(
-        id=row.id, epoch=row.epoch, generation=row.generation, want=judged.chosen.hash, observed=observed, phase=phase, open=row.open,
+        id=row.id, epoch=row.epoch, generation=row.generation, want=judged.chosen.hash, observed=observed, phase=phase, open=scheduled is None or scheduled.open,
         conditions=found, next_seconds=seconds, attempts=attempts, resting=resting,
         seen=seen_json(judged) if judged.seen else None, facts=facts_json(judged.facts, memory) if judged.seen else None,
         plan=plan_json(judged) if judged.seen else None, in_service=phase not in phases.NOT_IN_SERVICE,
-        events=events(row, judged, memory, found), before=row.packed,
+        events=events(row, judged, memory, found), before=row.packed, masks=masks(scheduled),
     )  # fmt: skip
 
 
-TOLD: Final = ("Reachable", "Drifted", "Stalled", "RemovalHeld", "Preflight")
+TOLD: Final = ("Reachable", "Drifted", "Stalled", "RemovalHeld", "Preflight", "Schedulable")
 
 
 def events(row: Row, judged: Judgement, memory: Memory, found: tuple[Condition, ...]) -> tuple[NewEvent, ...]:
@@ -344,7 +382,7 @@ def events(row: Row, judged: Judgement, memory: Memory, found: tuple[Condition, 
         now, before = find(found, type_), find(row.conditions, type_)
         if now is None or now.status == "Unknown" or (before.status if before else "Unknown") == now.status:
             continue
-        good = now.status == ("True" if type_ in ("Reachable", "Preflight") else "False")
+        good = now.status == ("True" if type_ in ("Reachable", "Preflight", "Schedulable") else "False")
         if good and before is None:
             continue
         word = "".join(f"-{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(type_))

@@ -26,8 +26,11 @@ TYPES: Final[dict[str, tuple[int, str, str]]] = {
     "RemovalHeld": (17, "machine-operator", "A removal waits for a person's confirmation."),
     "Pinned": (18, "machine-operator", "The machine itself names versions that shared layers do not move."),
     "ChangeAllowed": (19, "machine-operator", "The last permit asked for was granted."),
+    "Schedulable": (20, "machine-operator", "The machine's node takes workloads."),
+    "GatesHold": (21, "machine-operator", "Every readiness gate of the node holds."),
 }
 
 BIT: Final[dict[str, int]] = {name: bit for name, (bit, _, _) in TYPES.items()}
+NEVER: Final = 1 << 62  # a bit that no condition sets: a mask with it is never met
 OPERATOR_TYPES: Final[tuple[str, ...]] = tuple(n for n, (_, owner, _) in TYPES.items() if owner == "machine-operator")
 OPERATOR_MASK: Final[int] = sum(1 << BIT[n] for n in OPERATOR_TYPES)

@@ -15,6 +15,7 @@ from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.work import Claim
 from machines import hot_sql, packing
+from machines.gates import Memory, NodeRow
 from machines.rows import (
     Acceptance,
     Begin,
@@ -33,6 +34,7 @@ __all__ = [
     "accept", "begin", "load", "record", "sweep", "sweep_changes",
 ]  # fmt: skip
 
+NOTHING = Memory()
 _KEPT_SETS = 20_000
 _sets: dict[int, Json] = {}  # bodies by hash: what a hash names never changes
 
@@ -70,8 +72,20 @@ def _row(v: tuple[Any, ...], claim: Claim) -> Row:
         spec=orjson.loads(v[16]), labels=orjson.loads(v[17]), annotations=orjson.loads(v[18]), finalizers=orjson.loads(v[19]),
         deleted_at=v[20], drift=v[21], accepted=_sets.get(v[4]), accepted_generation=v[22] or 0, layers=orjson.loads(v[23]) if v[23] else {},
         operation=_operation(orjson.loads(v[26])) if v[26] else None, inventory=_inventory(orjson.loads(v[27])) if v[27] else (),
-        last_facts=facts, last_seen_at=v[25] if facts else None,
+        last_facts=facts, last_seen_at=v[25] if facts else None, node=_node(orjson.loads(v[28])) if v[28] else None,
+        scheduling=_memory(orjson.loads(v[29])) if v[29] else NOTHING,
     )  # fmt: skip
+
+
+def _node(found: list[Any]) -> NodeRow:
+    name, uid, unschedulable, closed_by, taints, labels, boot_id, kubelet, rv = found
+    return NodeRow(name, uid, unschedulable, closed_by, tuple(taints), labels, boot_id, kubelet, rv)
+
+
+def _memory(found: list[Any]) -> Memory:
+    state, reason, message, since, uid, cause, rv, opened, overruled = found
+    at = datetime.fromtimestamp(float(since), UTC)
+    return Memory(state, reason, message, at, uid, cause, rv, opened, frozenset(overruled))
 
 
 def _operation(found: list[list[Any]]) -> OperationRow:

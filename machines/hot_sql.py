@@ -10,8 +10,11 @@ from typing import Final, LiteralString
 LOAD: Final[LiteralString] = """
 SELECT s.id, m.uid::text, s.name, s.generation, s.desired_hash, s.latest_hash, s.observed_generation, s.phase, s.phase_at, s.cluster_id,
   s.open, s.paused, s.k_cond, s.m_cond, s.x_cond, s.notes::text, m.spec::text, m.labels::text, m.annotations::text, m.finalizers::text,
-  m.deleted_at, s.drift, a.generation, a.layers::text, f.facts::text, f.at, o.doc, i.doc
+  m.deleted_at, s.drift, a.generation, a.layers::text, f.facts::text, f.at, o.doc, i.doc,
+  CASE WHEN n.name IS NOT NULL THEN jsonb_build_array(n.name, n.uid, n.unschedulable, n.closed_by, n.taints, n.labels, n.boot_id, n.kubelet_version, n.rv)::text END,
+  CASE WHEN q.machine_id IS NOT NULL THEN jsonb_build_array(q.state, q.reason, q.message, extract(epoch FROM q.since), q.node_uid, q.cause, q.rv, q.opened, q.overruled)::text END
 FROM machine_state s JOIN machine m ON m.id = s.id LEFT JOIN accepted a ON a.machine_id = s.id LEFT JOIN machine_fact f ON f.machine_id = s.id
+LEFT JOIN node n ON n.machine_id = s.id LEFT JOIN scheduling q ON q.machine_id = s.id
 LEFT JOIN LATERAL (
   SELECT jsonb_agg(jsonb_build_array(p.id, p.uid, p.name, p.owner_class, p.phase, p.spec, p.status, extract(epoch FROM p.started_at), p.permit_id, p.epoch)
     ORDER BY p.started_at IS NULL, p.owner_class DESC, p.id)::text AS doc
@@ -47,13 +50,13 @@ UPDATE work_item w SET due_at = now(), resting = false FROM lk WHERE w.kind = 1 
 RECORD: Final[LiteralString] = """
 WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(epoch)s::int[], %(gen)s::int[], %(want)s::bigint[], %(hash)s::bigint[], %(phase)s::text[], %(open)s::bool[],
     %(ct)s::bigint[], %(cf)s::bigint[], %(cond)s::text[], %(notes)s::text[], %(seen)s::int[], %(next)s::float8[], %(att)s::smallint[], %(rest)s::bool[], %(service)s::bool[],
-    %(events)s::text[], %(facts)s::text[], %(plan)s::text[], %(why)s::text[])
-    AS r(id, epoch, gen, want, hash, target, open, ct, cf, cond, notes, seen, next_s, att, rest, service, events, facts, plan, why)),
+    %(events)s::text[], %(facts)s::text[], %(plan)s::text[], %(why)s::text[], %(gt)s::bigint[], %(gf)s::bigint[], %(lt)s::bigint[], %(lf)s::bigint[])
+    AS r(id, epoch, gen, want, hash, target, open, ct, cf, cond, notes, seen, next_s, att, rest, service, events, facts, plan, why, gate_true, gate_false, close_true, close_false)),
 lk AS MATERIALIZED (
   SELECT r.*, w.wake FROM work_item w JOIN r ON w.kind = 1 AND w.object_id = r.id AND w.epoch = r.epoch AND w.holder = %(me)s ORDER BY w.object_id FOR NO KEY UPDATE OF w),
 st AS MATERIALIZED (
   SELECT lk.*, s.cluster_id, s.name, s.rv AS old_rv, s.phase AS was, s.open AS was_open, s.paused, s.is_node, s.observed_generation, s.observed_hash, s.seen_id, s.m_cond, s.notes AS old_notes,
-    s.gate_true, s.gate_false, s.close_true, s.close_false, s.cond_true & %(own)s AS own_true, s.cond_false & %(own)s AS own_false,
+    (s.gate_true, s.gate_false, s.close_true, s.close_false) IS DISTINCT FROM (lk.gate_true, lk.gate_false, lk.close_true, lk.close_false) AS regated, s.cond_true & %(own)s AS own_true, s.cond_false & %(own)s AS own_false,
     s.cond_true & ~%(own)s | lk.ct AS new_true, s.cond_false & ~%(own)s | lk.cf AS new_false,
     CASE WHEN s.notes IS NULL THEN lk.notes::jsonb ELSE nullif((s.notes - %(types)s::text[]) || coalesce(lk.notes::jsonb, '{}'), '{}') END AS new_notes,
     CASE WHEN lk.seen = 0 THEN s.seen_id ELSE lk.seen END AS new_seen,
@@ -66,7 +69,7 @@ x AS MATERIALIZED (
     paused OR (hash = want AND NOT CASE WHEN open THEN (new_false & close_true) | (new_true & close_false) <> 0
       ELSE (new_true & gate_true) = gate_true AND (new_false & gate_false) = gate_false END) AS calm,
     (CASE WHEN lawful THEN target ELSE was END, open, ct, cf, gen, hash, cond::bigint[], new_seen, new_notes)
-      IS DISTINCT FROM (was, was_open, own_true, own_false, observed_generation, observed_hash, m_cond, seen_id, old_notes) AS changed
+      IS DISTINCT FROM (was, was_open, own_true, own_false, observed_generation, observed_hash, m_cond, seen_id, old_notes) OR regated AS changed
   FROM st),
 p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM x) + 4) AS base),
 n AS MATERIALIZED (
@@ -74,7 +77,8 @@ n AS MATERIALIZED (
   FROM x WHERE ok AND (changed OR events IS NOT NULL OR NOT lawful)),
 up AS (
   UPDATE machine_state s SET rv = n.rv, phase = n.phase, phase_at = CASE WHEN n.was <> n.phase THEN now() ELSE s.phase_at END, open = n.open, cond_true = n.new_true, cond_false = n.new_false,
-    m_cond = n.cond::bigint[], notes = n.new_notes, seen_id = n.new_seen, observed_generation = n.gen, observed_hash = n.hash
+    m_cond = n.cond::bigint[], notes = n.new_notes, seen_id = n.new_seen, observed_generation = n.gen, observed_hash = n.hash,
+    gate_true = n.gate_true, gate_false = n.gate_false, close_true = n.close_true, close_false = n.close_false
   FROM n WHERE s.id = n.id AND n.changed),
 ch AS (
   INSERT INTO change (rv, object_id, cluster_id, kind, op, old)

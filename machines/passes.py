@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.control.errors import ReconcileError
 from machines.accepting import Chosen
-from machines.conclude import Outcome
+from machines.conclude import Outcome, conditions, remember, standing
+from machines.gates import NodeRow
 from machines.hosts import Facts, Hosts, StepOrder, Target
 from machines.judge import Judgement
+from machines.nodes import Clusters, KeptClusters
 from machines.rows import Row
+from machines.scheduled import Scheduled
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,6 +44,7 @@ class Context:
     clock: Callable[[], datetime] = _now
     rest_seconds: float = 600.0  # a machine at rest is looked at again this often, with jitter
     point: Callable[[int], Awaitable[None]] = no_fault
+    clusters: Clusters = field(default_factory=KeptClusters)
 
 
 @dataclass(slots=True)
@@ -55,7 +60,16 @@ class Pass:
     outcome: Outcome = field(default_factory=Outcome)
     order: StepOrder | None = None
     downloads: bool = False  # has a slot for the download that begins in this pass
+    scheduled: Scheduled | None = None
+    node_after: NodeRow | None = None  # the node as this pass left it, where an Operation closed it
+    node_rv: str = ""  # its resourceVersion after the last patch of this pass
     error: Exception | None = None
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """The Machine-Operator's conditions as this pass would record them."""
+        if self.judged is None:
+            return ()
+        return conditions(self.row, self.judged, standing(self.outcome), remember(self.judged, self.outcome))
 
 
 def guarded(each: Pass, work: Callable[[], T]) -> T | None:

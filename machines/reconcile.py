@@ -2,7 +2,7 @@
 
 A pass may die between any two of its numbered points; the next starts from what it sees:
  1 accepted sets stored   2 hosts looked at   3 Operations stored as Pending   4 permits granted   5 intent of the step committed
- 6 step started on the host   7 Operations settled   8 pass recorded
+ 6 step started on the host   7 Operations settled   8 nodes opened and closed   9 pass recorded
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from machines.accepting import choose
 from machines.act import act
 from machines.actions import let_go, take_words
 from machines.catalog import Catalog, catalog
-from machines.conclude import Outcome, conclude
+from machines.conclude import Outcome, conclude, standing
+from machines.conditions import NEVER
 from machines.drivers import CONNECTIONS, SSH, connections, settings_of, target_of
 from machines.hosts import Facts, Hosts, Login
 from machines.judge import Around, judge
@@ -37,6 +38,7 @@ from machines.operations import polls
 from machines.passes import Context, Pass, guarded, no_fault
 from machines.phases import RETIRED
 from machines.rows import Record, Row
+from machines.scheduling import schedule
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ async def reconcile(rows: Sequence[Row], context: Context) -> None:
     await context.point(2)
     await _analyze(passes, known, context)
     await act(passes, known, context)
+    await schedule(passes, known, context)
+    await context.point(8)
     await _record(passes, context)
 
 
@@ -196,7 +200,7 @@ async def _record(passes: list[Pass], context: Context) -> None:
         if each.row.phase == RETIRED:
             retired.append(each.row.name)
     await hot.record(context.conn, context.me, records)
-    await context.point(8)
+    await context.point(9)
     if used:
         await _in_thread(lambda: take_words(used))
     if retired:
@@ -206,9 +210,7 @@ async def _record(passes: list[Pass], context: Context) -> None:
 def _concluded(each: Pass, now: datetime, rest_seconds: float) -> Record | None:
     if each.judged is None:
         return None
-    ended = each.outcome.move is not None and each.outcome.move.ended
-    outcome = replace(each.outcome, operation=None) if ended else each.outcome
-    return conclude(each.row, each.judged, outcome, now, rest_seconds)
+    return conclude(each.row, each.judged, standing(each.outcome), now, rest_seconds, each.scheduled)
 
 
 def _failed(each: Pass) -> Record:
@@ -227,7 +229,7 @@ def _failed(each: Pass) -> Record:
         id=row.id, epoch=row.epoch, generation=row.generation, want=row.desired_hash, observed=0 if row.drift & 2 else row.desired_hash,
         phase=row.phase, open=row.open, conditions=(*(c for c in mine if c.type != "Reconciling"), broken),
         next_seconds=backoff(attempts, first=5), attempts=attempts, resting=False,
-        in_service=decide.in_service(row.phase), before=row.packed,
+        in_service=decide.in_service(row.phase), before=row.packed, masks=(0 if row.open else NEVER, 0, 0, 0),
     )  # fmt: skip
 
 

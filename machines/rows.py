@@ -7,6 +7,7 @@ from datetime import datetime
 
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
+from machines.gates import Memory, NodeRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Row:
     inventory: tuple[InventoryRow, ...]
     last_facts: Json
     last_seen_at: datetime | None
+    node: NodeRow | None = None
+    scheduling: Memory = Memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class Record:
 
     `want` is Row.desired_hash (or the hash accepted in this pass); `observed` the same number when the facts met it, else 0.
     `conditions` is the Machine-Operator's whole own set. `facts`, `plan`, `why`, `seen`: None leaves what is stored.
-    `before` is Row.packed; without it the old transition times are read again.
+    `before` is Row.packed; without it the old transition times are read again. `masks`: bits of conditions that must be
+    True, False for the node to open, and whose False, True closes it; by them a sweep finds what no message told.
     """
 
     id: int
@@ -110,6 +114,7 @@ class Record:
     in_service: bool = False
     events: tuple[NewEvent, ...] = ()
     before: tuple[int, ...] | None = None
+    masks: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

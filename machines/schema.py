@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from clusters.schema import CONDITIONS, DRIVER, NAME_PATTERN, VARIABLES, VERSIONS, condition, quote_versions
+from clusters.schema_cluster import GATES
 from fleet.control.kinds import (
     MACHINE,
     MACHINE_CLASS,
@@ -32,6 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 _TEXT = {"type": "string", "maxLength": 253}
+LABEL_KEY = r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 STATES = ("off", "bad", "held", "unknown", "busy", "warn", "gate", "ok")
 
 
@@ -51,6 +53,8 @@ def state_of(obj: Json) -> str:
         return "busy"
     if phase in ("Repairing", "Probation") or condition(obj, "Drifted") == "True":
         return "warn"
+    if condition(obj, "Schedulable") == "False":
+        return "gate"
     return "ok"
 
 
@@ -75,6 +79,22 @@ def _check_machine(new: Json, old: Json | None) -> Sequence[Problem]:
     return ()
 
 
+NODE_TAINTS: Json = {
+    "type": "array",
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["key", "effect"],
+    "maxItems": 50,
+    "description": "Taints that Fleet keeps on the machine's node; those of others stay.",
+    "items": {
+        "type": "object",
+        "required": ["key", "effect"],
+        "properties": {
+            "key": {"type": "string", "maxLength": 316, "pattern": LABEL_KEY},
+            "value": {"type": "string", "maxLength": 63},
+            "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+        },
+    },
+}
 _PACKAGES: Json = {
     "type": "array",
     "x-kubernetes-list-type": "map",
@@ -141,13 +161,14 @@ MACHINE_KIND = Kind(
             },
             "paused": {"type": "boolean", "description": "Look, but change nothing."},
             "driver": DRIVER,
-            "readinessGates": {
-                "type": "array",
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["conditionType"],
-                "items": {"type": "object", "required": ["conditionType"], "properties": {"conditionType": _TEXT}},
-                "description": "Conditions that must hold before the machine takes workloads.",
+            "readinessGates": GATES,
+            "nodeLabels": {
+                "type": "object",
+                "additionalProperties": {"type": "string", "maxLength": 63},
+                "maxProperties": 100,
+                "description": "Labels that Fleet keeps on the machine's node.",
             },
+            "nodeTaints": NODE_TAINTS,
         },
     },
     status={
@@ -174,7 +195,13 @@ MACHINE_KIND = Kind(
             "conditions": CONDITIONS,
             "readinessGates": {
                 "type": "array",
+                "description": "What each gate of the node says, since when, and whose word it is.",
                 "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+            },
+            "scheduling": {
+                "type": "object",
+                "description": "Whether the node takes workloads (Joining, Open, Closed, CordonedByPerson), why and since when.",
+                "properties": {"state": _TEXT, "reason": _TEXT, "message": {"type": "string"}, "since": _TEXT},
             },
             "operation": {"type": "string", "description": "The open Operation."},
             "plan": {
@@ -229,7 +256,12 @@ MACHINE_CLASS_KIND = Kind(
     spec={
         "type": "object",
         "description": "The layer.",
-        "properties": {"versions": VERSIONS, "variables": VARIABLES, "driver": DRIVER},
+        "properties": {
+            "versions": VERSIONS,
+            "variables": VARIABLES,
+            "driver": DRIVER,
+            "readinessGates": GATES,
+        },
     },
     status={"type": "object", "properties": {"machines": {"type": "integer"}, "conditions": CONDITIONS}},
     columns=(

@@ -248,7 +248,7 @@ class MachineStorage(Storage):
             gone = cursor.fetchone()
             if gone and gone[0]:
                 counts.shift_capacity(cursor, {cluster_id: -1})
-            for table in ("accepted", "machine_fact", "inventory", "refusal"):
+            for table in ("accepted", "machine_fact", "inventory", "refusal", "scheduling", "report", "join_token"):
                 cursor.execute(f"DELETE FROM {table} WHERE machine_id = %s", [stored.id])
         return rv
 

@@ -15,6 +15,7 @@ from machines import counts, hot
 from machines.drivers import driver
 from machines.hosts import Hosts
 from machines.layers import rollout_layers
+from machines.nodes import KeptClusters
 from machines.reconcile import Context, reconcile
 from machines.rows import Row
 
@@ -71,6 +72,7 @@ async def _reconcile(seat: Seat, rows: list[Row]) -> None:
         identity.installation,
         identity.incarnation,
         rest_seconds=settings.FLEET_OBSERVE_SECONDS,
+        clusters=seat.kept.setdefault("clusters", KeptClusters()),
     )
     await reconcile(rows, context)
 

@@ -102,6 +102,7 @@ async def _record(conn: Connection, me: int, records: list[Record], legal: list[
         "next": _numbers(r.next_seconds for r in records), "att": _numbers(min(r.attempts, 1_000) for r in records),
         "rest": _flags(r.resting for r in records), "service": _flags(r.in_service for r in records), "events": _texts(_events(r) for r in records),
         "facts": _texts(_text(r.facts) for r in records), "plan": _texts(_text(r.plan) for r in records), "why": _texts(_text(r.why) for r in records),
+        **{name: _numbers(r.masks[i] for r in records) for i, name in enumerate(("gt", "gf", "lt", "lf"))},
     }  # fmt: skip
     found = await (await conn.execute(hot_sql.RECORD, values, prepare=True)).fetchall()
     return [Recorded(*row) for row in found]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
@@ -15,13 +15,12 @@ from django.db import connection as django_connection
 from django.db.utils import Error as DjangoError
 
 from clusters.access import endpoints
+from clusters.providers import networks_of
 from clusters.status import Part, Told, write_parts
 from fleet.api.storage import storage_for
 from fleet.control import db
-from fleet.control.addresses import Network
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
-from fleet.control.networks import allowed_networks
 from fleet.events.publish import WARNING
 from machines.watch import ingest, leases
 from machines.watch.cluster import ClusterWatch, Subject
@@ -63,11 +62,9 @@ class Watcher:
     _held: dict[int, Lease] = field(default_factory=dict)
     _free: asyncio.Queue[Connection | None] = field(default_factory=asyncio.Queue)
     _listing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LISTS))
-    _networks: Sequence[Network] = ()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; then everything is given back at once."""
-        self._networks = allowed_networks()
         for _ in range(CONNECTIONS):
             self._free.put_nowait(None)
         try:
@@ -145,8 +142,9 @@ class Watcher:
         return Sign(lease, view.age(), view.version, view.state(), view.condition().message)
 
     def _start(self, cluster: int, stamp: tuple[Any, ...], subject: Subject) -> None:
+        networks = networks_of(stamp[2])
         watch = ClusterWatch(
-            self._held[cluster], subject, self.borrow, networks=self._networks, times=self.times, listing=self._listing
+            self._held[cluster], subject, self.borrow, networks=networks, times=self.times, listing=self._listing
         )
         self._running[cluster] = _Running(watch, asyncio.create_task(watch.run()), stamp)
 

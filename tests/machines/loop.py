@@ -14,6 +14,7 @@ from fleet.control.db import Connection
 from fleet.control.kinds import API_VERSION, MACHINE, Json
 from fleet.control.threads import in_thread
 from machines import hot
+from machines.nodes import Clusters, KeptClusters
 from machines.reconcile import Context, no_fault, reconcile
 from tests.fakes.hosts import FakeHosts
 
@@ -67,6 +68,7 @@ class Loop:
     hosts: FakeHosts = field(default_factory=FakeHosts)
     point: Callable[[int], Awaitable[None]] = no_fault
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clusters: Clusters = field(default_factory=KeptClusters)
 
     async def make(self, *objects: Json) -> None:
         """Create objects as people do."""
@@ -124,8 +126,9 @@ class Loop:
         claims = await work.claim(self.conn, MACHINE, ME)
         rows = await hot.load(self.conn, claims)
         context = Context(
-            self.conn, ME, {"simulated": self.hosts}, INSTALLATION, 1, clock=lambda: self.moment, point=self.point
-        )
+            self.conn, ME, {"simulated": self.hosts}, INSTALLATION, 1, clock=lambda: self.moment, point=self.point,
+            clusters=self.clusters,
+        )  # fmt: skip
         await reconcile(rows, context)
         self.hosts.now += seconds
         self.moment += timedelta(seconds=seconds)

@@ -1,0 +1,158 @@
+"""Nodes of clusters, changed through their API servers: each write looks at the live node first and is bound to what it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, LiteralString, Protocol
+
+from clusters.access import endpoints
+from clusters.kube import Kube, KubeError, KubeUnreachable
+from clusters.providers import networks_of
+from fleet.control.db import Connection
+from fleet.control.kinds import Json
+from machines.gates import CLOSED_BY, JOINING_TAINT, NodeRow
+
+log = logging.getLogger(__name__)
+
+NODES: Final = "/api/v1/nodes"
+TRIES: Final = 3  # of one change whose node moved meanwhile
+REQUESTS: Final = 20  # of one worker to one API server at a time
+_STAMP: Final[LiteralString] = """
+SELECT a.updated_at, coalesce(c.spec ->> 'provider', '') FROM cluster_access a JOIN clusters_cluster c ON c.id = a.cluster_id WHERE a.cluster_id = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be done to one node. `cause` stands in its annotation while Fleet keeps it closed.
+
+    admit: the kubelet's taint becomes a cordon of Fleet's (none when `cause` is ""). open, close: schedulable or not.
+    """
+
+    cluster_id: int
+    node: NodeRow
+    verb: str
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What became of it. `rv` of the node afterwards; `reason` "" when it is as wanted."""
+
+    rv: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class Clusters(Protocol):
+    """API servers by cluster id."""
+
+    async def kube(self, conn: Connection, cluster_id: int) -> Kube | None:
+        """The client of a cluster, None where no way to it is known."""
+        ...
+
+
+@dataclass(slots=True)
+class KeptClusters:
+    """Clients that outlive a pass; made anew when the way to a cluster changes."""
+
+    _kept: dict[int, tuple[Any, Kube]] = field(default_factory=dict)
+
+    async def kube(self, conn: Connection, cluster_id: int) -> Kube | None:
+        found = await (await conn.execute(_STAMP, [cluster_id], prepare=True)).fetchone()
+        kept = self._kept.get(cluster_id)
+        if kept is not None and kept[0] != found:
+            await kept[1].close()
+            del self._kept[cluster_id]
+            kept = None
+        if found is None:
+            return None
+        if kept is None:
+            opened = await endpoints(conn, [cluster_id])
+            kube = Kube(opened[cluster_id], networks=networks_of(found[1]), requests=REQUESTS, agent="fleet-worker")
+            self._kept[cluster_id] = kept = (found, kube)
+        return kept[1]
+
+    async def close(self) -> None:
+        """At the end of the process."""
+        for _, kube in self._kept.values():
+            await kube.close()
+        self._kept.clear()
+
+
+async def change_all(conn: Connection, clusters: Clusters, changes: Sequence[Change]) -> list[Changed]:
+    """All of them side by side, as many at a time as each API server may get. Never raises for one node's sake."""
+    kubes = {c: await clusters.kube(conn, c) for c in sorted({c.cluster_id for c in changes})}
+    return list(await asyncio.gather(*(_guarded(kubes[c.cluster_id], c) for c in changes)))
+
+
+async def _guarded(kube: Kube | None, change: Change) -> Changed:
+    if kube is None:
+        return Changed(reason="NoAccess", message="No way to the cluster's API server is known.")
+    try:
+        return await perform(kube, change)
+    except KubeError as error:
+        return Changed(reason="ApiRefused", message=f"The API server refused: {error.reason}: {error.message}")
+    except KubeUnreachable as error:
+        return Changed(reason="ApiUnreachable", message=str(error))
+
+
+async def perform(kube: Kube, change: Change) -> Changed:
+    """One change of one node: read, compare, patch bound to the version that was read."""
+    path = f"{NODES}/{change.node.name}"
+    for _ in range(TRIES):
+        live = await kube.find(path)
+        if live is None:
+            return Changed(reason="NodeGone", message=f"The cluster has no node {change.node.name} any more.")
+        if live["metadata"]["uid"] != change.node.uid:
+            return Changed(reason="NodeReplaced", message=f"The node {change.node.name} is another one by now.")
+        wanted = patch_of(live, change)
+        if isinstance(wanted, Changed):
+            return wanted
+        try:
+            stored = await kube.patch(path, wanted)
+        except KubeError as error:
+            if error.code != 409:
+                raise
+            continue  # somebody wrote it meanwhile: look again
+        return Changed(str(stored["metadata"]["resourceVersion"]))
+    return Changed(
+        reason="Conflict", message=f"The node {change.node.name} changed {TRIES} times while it was written."
+    )
+
+
+def patch_of(live: Json, change: Change) -> Json | Changed:
+    """The merge patch that makes the live node as wanted, or what is so already."""
+    meta, spec = live["metadata"], live.get("spec", {})
+    rv = str(meta["resourceVersion"])
+    by = meta.get("annotations", {}).get(CLOSED_BY, "")
+    cordoned = bool(spec.get("unschedulable"))
+    taints = spec.get("taints") or []
+    left = [t for t in taints if t.get("key") != JOINING_TAINT]
+    body: Json = {"metadata": {"resourceVersion": rv}}
+    if change.verb == "admit":
+        if len(left) == len(taints):
+            return Changed(rv)
+        body["spec"] = {"taints": left}
+        if change.cause and not (cordoned and not by):
+            body["spec"]["unschedulable"] = True
+            body["metadata"]["annotations"] = {CLOSED_BY: change.cause}
+        return body
+    if cordoned and not by:
+        return Changed(rv, "CordonedByPerson", "Somebody cordoned the node; Fleet leaves that alone.")
+    if change.verb == "close":
+        if cordoned:
+            return Changed(rv)
+        body["spec"] = {"unschedulable": True}
+        body["metadata"]["annotations"] = {CLOSED_BY: change.cause}
+        return body
+    if not cordoned:
+        return Changed(rv)
+    if by != change.cause:
+        return Changed(rv, "ClosedOtherwise", f"The node is closed for another cause by now: {by}.")
+    body["spec"] = {"unschedulable": None}
+    body["metadata"]["annotations"] = {CLOSED_BY: None}
+    return body

@@ -1,0 +1,88 @@
+"""What Fleet decided about the scheduling of nodes, as rows. Set-based and fenced by the machine's lease, like `machines.writes`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+
+import orjson
+
+from fleet.control.db import Connection
+from fleet.control.kinds import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One row to be written. `act`: an effect follows, so the kill switch is looked at too. `fresh`: the state is another one."""
+
+    machine_id: int
+    epoch: int
+    cluster_id: int
+    state: str
+    reason: str
+    message: str
+    node: str = ""
+    node_uid: str = ""
+    cause: str = ""
+    rv: str = ""
+    opened: str = ""
+    overruled: tuple[str, ...] = ()
+    gates: Sequence[Json] = ()
+
+
+# `since` moves with the state and its reason. A row that says the same is left alone.
+_WRITE: Final[LiteralString] = """
+WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(epoch)s::int[], %(cluster)s::int[], %(state)s::text[], %(reason)s::text[], %(message)s::text[], %(node)s::text[], %(uid)s::text[],
+    %(cause)s::text[], %(rv)s::text[], %(opened)s::text[], %(overruled)s::text[], %(gates)s::text[]) AS r(id, epoch, cluster_id, state, reason, message, node, uid, cause, rv, opened, overruled, gates)),
+lk AS MATERIALIZED (
+  SELECT r.* FROM work_item w JOIN r ON w.kind = 1 AND w.object_id = r.id AND w.epoch = r.epoch AND w.holder = %(me)s
+  WHERE NOT %(act)s OR (SELECT NOT stopped FROM ledger WHERE id = 1) ORDER BY w.object_id FOR NO KEY UPDATE OF w),
+up AS (
+  INSERT INTO scheduling AS s (machine_id, cluster_id, node, node_uid, state, reason, message, cause, rv, opened, overruled, gates)
+  SELECT id, cluster_id, node, uid, state, reason, message, cause, rv, opened, ARRAY(SELECT jsonb_array_elements_text(overruled::jsonb)), gates::jsonb FROM lk ORDER BY id
+  ON CONFLICT (machine_id) DO UPDATE SET cluster_id = excluded.cluster_id, node = excluded.node, node_uid = excluded.node_uid, state = excluded.state, reason = excluded.reason, message = excluded.message,
+    cause = excluded.cause, rv = excluded.rv, opened = excluded.opened, overruled = excluded.overruled, gates = excluded.gates,
+    since = CASE WHEN (s.state, s.reason) = (excluded.state, excluded.reason) THEN s.since ELSE now() END, updated_at = now()
+  WHERE (s.cluster_id, s.node, s.node_uid, s.state, s.reason, s.message, s.cause, s.rv, s.opened, s.overruled, s.gates)
+    IS DISTINCT FROM (excluded.cluster_id, excluded.node, excluded.node_uid, excluded.state, excluded.reason, excluded.message, excluded.cause, excluded.rv, excluded.opened, excluded.overruled, excluded.gates))
+SELECT id FROM lk
+"""
+# A view can be believed while a watcher holds the cluster and says so.
+_FRESH: Final[LiteralString] = """
+SELECT a.cluster_id, s.state = 'Fresh' AND s.lease_until > now() FROM cluster_access a LEFT JOIN shard s ON s.cluster_id = a.cluster_id WHERE a.cluster_id = ANY (%s::int[])
+"""
+_DUE_BACK: Final[LiteralString] = (
+    "SELECT p.id FROM permit p WHERE p.machine_id = ANY (%s::bigint[]) AND p.released_at IS NULL AND starts_with(p.owner, 'gate:')"
+)
+
+
+async def write(conn: Connection, me: int, rows: Sequence[Decided], *, act: bool = False) -> set[int]:
+    """Keep what was decided; machines whose lease still held (and, before an `act`, with the kill switch off)."""
+    if not rows:
+        return set()
+    ordered = sorted(rows, key=lambda r: r.machine_id)
+    values: dict[str, Any] = {
+        "me": me, "act": act, "id": [r.machine_id for r in ordered], "epoch": [r.epoch for r in ordered], "cluster": [r.cluster_id for r in ordered],
+        "state": [r.state for r in ordered], "reason": [r.reason for r in ordered], "message": [r.message for r in ordered],
+        "node": [r.node for r in ordered], "uid": [r.node_uid for r in ordered], "cause": [r.cause for r in ordered], "rv": [r.rv for r in ordered],
+        "opened": [r.opened for r in ordered], "overruled": [orjson.dumps(sorted(r.overruled)).decode() for r in ordered],
+        "gates": [orjson.dumps(list(r.gates)).decode() for r in ordered],
+    }  # fmt: skip
+    return {row[0] for row in await (await conn.execute(_WRITE, values, prepare=True)).fetchall()}
+
+
+async def views(conn: Connection, clusters: Sequence[int]) -> dict[int, bool]:
+    """Clusters of these that have nodes at all: whether their view is fresh."""
+    if not clusters:
+        return {}
+    found = await conn.execute(_FRESH, [sorted(set(clusters))], prepare=True)
+    return {int(cluster): bool(fresh) for cluster, fresh in await found.fetchall()}
+
+
+async def gate_permits(conn: Connection, machine_ids: Sequence[int]) -> list[int]:
+    """Permits that gates hold on these machines."""
+    if not machine_ids:
+        return []
+    found = await conn.execute(_DUE_BACK, [sorted(machine_ids)], prepare=True)
+    return [int(row[0]) for row in await found.fetchall()]
