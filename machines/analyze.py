@@ -16,7 +16,7 @@ from machines.rows import InventoryRow
 
 DiffKind = Literal[
     "package", "removal", "file", "stale-file", "unit", "sysctl", "stale-sysctl", "module", "stale-module", "boot", "stale-boot",
-    "kernel", "health", "database",
+    "kernel", "health", "database", "node",
 ]  # fmt: skip
 RANK: Final[dict[str, int]] = {"None": 0, "Reload": 1, "Restart": 2, "Drain": 3, "Reboot": 4}
 DIFF_LINES: Final = 200  # of a unified diff that people are shown

@@ -19,7 +19,7 @@ def decommission_plan(row: Row, chosen: Chosen) -> Plan:
     known = {r.package for r in row.inventory}
     packages = [p for p in reversed(order) if p in known] + sorted(known - set(order))
     files = {f["path"] for f in (chosen.body or {}).get("files", [])} | set(chosen.layers.get("stale", {}))
-    return decommission(packages, sorted(files), chosen.body or {})
+    return decommission(packages, sorted(files), chosen.body or {}, is_node=row.node is not None)
 
 
 def abandoned(row: Row) -> bool:

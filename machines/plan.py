@@ -17,7 +17,7 @@ from machines.desired import by_name
 from machines.hosts import Disruption
 
 # Steps that Fleet itself takes; nothing reaches the host.
-PSEUDO: Final = frozenset({"permit", "pre-check", "drain", "post-check"})
+PSEUDO: Final = frozenset({"permit", "pre-check", "drain", "wait-for-node", "delete-node", "post-check"})
 FREE: Final = frozenset({"stage-package"})  # effects that need no permit
 
 
@@ -91,6 +91,9 @@ def converge(diffs: Sequence[Diff], body: Json) -> Plan:
         act.append(Step("load-modules", items=tuple(body["modules"])))
     if any(d.kind in ("sysctl", "stale-sysctl") for d in diffs):
         act.append(Step("set-sysctls", items=tuple(sorted(body["sysctls"]))))
+    joins = any(d.kind == "node" for d in diffs)
+    if joins:  # before the kubelet starts, so that it finds what it joins with
+        act.append(Step("join-node"))
     for entry in body["packages"]:
         act += _package_steps(entry, diffs, body)
     if any(d.kind in ("boot", "stale-boot") for d in diffs):
@@ -102,6 +105,8 @@ def converge(diffs: Sequence[Diff], body: Json) -> Plan:
         act.append(Step("reboot"))
     touched = [p for p in body["packages"] if p["healthCheck"] and any(d.package == p["name"] for d in diffs)]
     act += [Step("health-check", p["name"]) for p in touched]
+    if joins:
+        act.append(Step("wait-for-node"))
     targets = tuple(f"{d.kind} {d.name}" for d in diffs)
     return Plan((*stage, *_brakes(disruption), *act, Step("post-check")), disruption, targets)
 
@@ -149,9 +154,10 @@ def drain() -> Plan:
     return Plan((Step("drain"),), "None", ())
 
 
-def decommission(packages: Sequence[str], files: Sequence[str], body: Json) -> Plan:
-    """Out of service: drain, leave, uninstall what Fleet installed, take Fleet's marker away last. DELETE itself is the confirmation."""
-    steps = [*_brakes("Drain"), *(Step("remove-package", p) for p in packages)]
+def decommission(packages: Sequence[str], files: Sequence[str], body: Json, *, is_node: bool = False) -> Plan:
+    """Out of service: drain, leave the cluster, uninstall what Fleet installed, take Fleet's marker away last. DELETE itself is the confirmation."""
+    leave = (Step("leave-node"), Step("delete-node")) if is_node else ()  # the kubelet stops before its node goes
+    steps = [*_brakes("Drain"), *leave, *(Step("remove-package", p) for p in packages)]
     if files:
         steps.append(Step("remove-files", items=tuple(files)))
     kept = (("sysctls", "set-sysctls"), ("modules", "load-modules"), ("bootParameters", "set-boot-parameters"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from machines.hosts import Action
-from machines.scripts import files, packages, stage, system
+from machines.scripts import files, nodes, packages, stage, system
 
 VERBS: Final[Mapping[str, Callable[[Action], str]]] = {
     "stage-package": stage.stage_package,
@@ -27,6 +27,8 @@ VERBS: Final[Mapping[str, Callable[[Action], str]]] = {
     "reboot": system.reboot,
     "health-check": system.health_check,
     "forget-host": system.forget_host,
+    "join-node": nodes.join_node,
+    "leave-node": nodes.leave_node,
 }
 
 

@@ -10,8 +10,8 @@ from machines.scripts.shell import checked, embed, quote, resource, script, word
 LIMIT = 1024 * 1024  # bytes of one file; larger things are packages
 
 
-def write_files(action: Action) -> str:
-    """Stage all, validate all, rename all, then reload or restart each unit named by on_change once."""
+def write_files(action: Action, *after: str) -> str:
+    """Stage all, validate all, rename all, then reload or restart each unit named by on_change once; `after` runs before that."""
     if not action.files:
         raise ValueError("files: none given")
     paths = [file.path for file in action.files]
@@ -21,7 +21,7 @@ def write_files(action: Action) -> str:
     parts += [_stage(file, f"files[{number}]") for number, file in enumerate(action.files)]
     parts += [_validate(file, f"files[{number}].validate") for number, file in enumerate(action.files) if file.validate]
     parts += [_place(file, f"files[{number}].on_change") for number, file in enumerate(action.files)]
-    return script(*parts, "finish_files")
+    return script(*parts, *after, "finish_files")
 
 
 def remove_files(action: Action) -> str:

@@ -16,6 +16,7 @@ from fleet.control.addresses import Network
 from fleet.control.db import Connection
 from fleet.control.endpoint import Endpoint
 from fleet.control.work import backoff
+from machines.watch.csrs import Approver, CsrStream
 from machines.watch.leases import Lease, LeaseLost
 from machines.watch.nodes import NodeStream
 from machines.watch.pace import Pace
@@ -45,6 +46,7 @@ class Subject:
     endpoint: Endpoint
     by_name: bool = False
     namespaces: tuple[str, ...] = ()
+    certifies: bool = False  # Fleet answers the certificate requests of its kubelets
 
 
 @dataclass(slots=True)
@@ -89,6 +91,10 @@ class ClusterWatch:
                 for namespace in self.subject.namespaces
             ]
             group.create_task(self._hand_over(news))
+        if self.subject.certifies:
+            requests = CsrStream(kube, times=self.times, pace=pace)
+            streams.append(requests)
+            group.create_task(Approver(kube, self.lease, self.borrow, requests).run())
         for stream in streams:
             group.create_task(stream.run())
         group.create_task(self._tell(events))

@@ -16,6 +16,7 @@ from django.db.utils import Error as DjangoError
 
 from clusters.access import endpoints
 from clusters.providers import networks_of
+from clusters.schema_cluster import MADE
 from clusters.status import Part, Told, write_parts
 from fleet.api.storage import storage_for
 from fleet.control import db
@@ -129,7 +130,7 @@ class Watcher:
         out = {}
         for cluster, stamp in stamps.items():
             if cluster in opened:
-                out[cluster] = (stamp, Subject(opened[cluster], stamp[2] in BY_NAME, stamp[3]))
+                out[cluster] = (stamp, Subject(opened[cluster], stamp[2] in BY_NAME, stamp[3], stamp[2] in MADE))
             elif cluster in self._running:
                 out[cluster] = (stamp, self._running[cluster].watch.subject)
         return out

@@ -1,0 +1,100 @@
+"""How a machine becomes a node: a short-lived bootstrap token of its own, the files that its kubelet starts from, who may ask. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import orjson
+
+from fleet.control.kinds import Json
+from machines.hosts import WantedFile
+
+BOOTSTRAP: Final = "/etc/kubernetes/bootstrap-kubeconfig"
+CA: Final = "/etc/kubernetes/pki/ca.crt"
+KUBELET_UNIT: Final = "kubelet.service"
+# What an earlier join left: with it a kubelet would go on under credentials that the cluster does not know any more.
+OLD: Final = ("/var/lib/kubelet/kubeconfig", "/var/lib/kubelet/pki")
+TOKEN_SECONDS: Final = 900
+WAIT_SECONDS: Final = 300  # until the node is there
+GROUP: Final = "system:bootstrappers:fleet"
+SECRETS: Final = "/api/v1/namespaces/kube-system/secrets"
+BINDING: Final = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/fleet-node-bootstrappers"
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bootstrap token. The secret half goes to the cluster and to the host, and is kept nowhere else."""
+
+    id: str
+    secret: str
+    expires_at: datetime
+
+    @property
+    def text(self) -> str:
+        """As a client sends it."""
+        return f"{self.id}.{self.secret}"
+
+
+def new_token(now: datetime) -> Token:
+    """A fresh one."""
+    return Token(_word(6), _word(16), now + timedelta(seconds=TOKEN_SECONDS))
+
+
+def _word(length: int) -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(length))
+
+
+def secret_path(token_id: str) -> str:
+    """Where the token lies in the cluster."""
+    return f"{SECRETS}/bootstrap-token-{token_id}"
+
+
+def secret_of(token: Token, machine: str) -> Json:
+    """The Secret that makes the API server know the token; its token cleaner takes it away at the end."""
+    values = {
+        "token-id": token.id,
+        "token-secret": token.secret,
+        "expiration": token.expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "usage-bootstrap-authentication": "true",
+        "auth-extra-groups": GROUP,
+        "description": f"Fleet: lets machine {machine} join once.",
+    }
+    return {
+        "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+        "metadata": {"name": f"bootstrap-token-{token.id}", "namespace": "kube-system", "labels": {"fleet.dev/machine-token": "true"}},
+        "data": {k: base64.b64encode(v.encode()).decode() for k, v in values.items()},
+    }  # fmt: skip
+
+
+def binding() -> Json:
+    """Holders of these tokens may ask for a certificate, and for nothing else; nothing approves it by itself."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "fleet-node-bootstrappers"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-bootstrapper"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP}],
+    }  # fmt: skip
+
+
+def kubeconfig(server: str, ca: str, token: Token) -> str:
+    """What the kubelet bootstraps with; JSON is YAML."""
+    made = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "fleet",
+        "clusters": [{"name": "fleet", "cluster": {"server": server, "certificate-authority-data": base64.b64encode(ca.encode()).decode()}}],
+        "users": [{"name": "bootstrap", "user": {"token": token.text}}],
+        "contexts": [{"name": "fleet", "context": {"cluster": "fleet", "user": "bootstrap"}}],
+    }  # fmt: skip
+    return orjson.dumps(made, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def files(server: str, ca: str, token: Token) -> tuple[WantedFile, ...]:
+    """What the join step writes."""
+    return tuple(
+        WantedFile(path, text, hashlib.sha256(text.encode()).hexdigest(), mode)
+        for path, text, mode in ((CA, ca, "0644"), (BOOTSTRAP, kubeconfig(server, ca, token), "0600"))
+    )
