@@ -18,6 +18,7 @@ from fleet.control.kinds import (
     Kind,
     Problem,
 )
+from machines.schema_drain import DRAIN, drain_problems
 from machines.schema_versions import (
     CONFIG_VERSION_KIND,
     PACKAGE_VERSION_KIND,
@@ -289,7 +290,7 @@ def _check_operation(new: Json, old: Json | None) -> Sequence[Problem]:
         return [Problem("spec.units", "Restart needs the units that it restarts", "FieldValueRequired")]
     if spec.get("verb") == "RunAgain" and not spec.get("operation"):
         return [Problem("spec.operation", "RunAgain needs the Operation that it runs again", "FieldValueRequired")]
-    return ()
+    return drain_problems(spec)
 
 
 OPERATION_KIND = Kind(
@@ -321,6 +322,7 @@ OPERATION_KIND = Kind(
                 "description": "Restart: which units.",
             },
             "operation": {"type": "string", "maxLength": 253, "description": "RunAgain, Cancel: which Operation."},
+            "drain": DRAIN,
             "reason": {"type": "string", "maxLength": 1024, "description": "Why, for whoever reads it later."},
             "owner": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who wants it."},
             "cancelledBy": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who cancelled it."},
