@@ -10,6 +10,7 @@ from datetime import datetime
 
 from fleet.safety import permits
 from machines import decide, downloads, hot
+from machines.affect import affect
 from machines.catalog import Catalog
 from machines.conclude import Outcome
 from machines.hosts import Hosts, StepOrder, StepResult
@@ -37,6 +38,7 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     await context.point(4)
     await _begin(working, context)
     await context.point(5)
+    await affect(working, known, context, now)
     await _send(working, context)
     await context.point(6)
     for each in working:
@@ -72,7 +74,9 @@ async def _ask(working: list[Pass], known: Catalog, context: Context, now: datet
     asks = []
     for each in working:
         move, operation = each.outcome.move, each.outcome.operation
-        if move is None or operation is None or not (move.ask or (move.start is not None and not move.start.free)):
+        if move is None or operation is None:
+            continue
+        if not (move.ask or move.effect is not None or (move.start is not None and not move.start.free)):
             continue
         verb = move.ask or str(move.status["verb"])
         asking[each.row.id] = each
@@ -94,7 +98,7 @@ def _answered(each: Pass, answer: permits.Answer, known: Catalog, now: datetime)
     if not answer.ok:
         status = decide.refused(operation.status, answer.reason, answer.message)
         each.outcome = Outcome(
-            operation, replace(move, status=status, start=None, ask=""), (answer.reason, answer.message)
+            operation, replace(move, status=status, start=None, effect=None, ask=""), (answer.reason, answer.message)
         )
         return
     each.outcome = replace(each.outcome, granted=True)
@@ -146,7 +150,9 @@ async def _begin(working: list[Pass], context: Context) -> None:
     starting = {
         p.row.id: p
         for p in working
-        if p.error is None and p.outcome.move is not None and p.outcome.move.start is not None
+        if p.error is None
+        and p.outcome.move is not None
+        and (p.outcome.move.start is not None or p.outcome.move.effect is not None)
     }
     begins = []
     for machine, each in starting.items():
@@ -156,16 +162,21 @@ async def _begin(working: list[Pass], context: Context) -> None:
     begun = await hot.begin(context.conn, context.me, begins) if begins else {}
     for machine, each in starting.items():
         move, operation = each.outcome.move, each.outcome.operation
-        if move is None or operation is None or move.start is None or each.target is None:
+        if move is None or operation is None or (move.start is not None and each.target is None):
             continue
-        if begun.get(machine):
+        if begun.get(machine) and move.start is None:
+            continue  # an effect on the node
+        if begun.get(machine) and move.start is not None and each.target is not None:
             each.order = StepOrder(
                 each.target, move.start.ref, move.start.action, context.installation, context.incarnation, each.row.epoch,
                 each.row.annotations.get(TAKE_OVER, ""),
             )  # fmt: skip
         else:
             each.outcome = Outcome(
-                operation, replace(move, status=operation.status, start=None, wait=10), STOPPED, each.outcome.granted
+                operation,
+                replace(move, status=operation.status, start=None, effect=None, wait=10),
+                STOPPED,
+                each.outcome.granted,
             )
 
 

@@ -105,7 +105,11 @@ def refusal(request: Request, asked: Asked, known: Known, now: datetime) -> str:
         return f"its key usages are not a kubelet's: {', '.join(request.usages)}"
     if not known.machine:
         return f"no machine of this cluster is called {node}"
-    return _serving(request, asked, known, node) if request.signer == SERVING else _client(request, asked, known, node, now)
+    return (
+        _serving(request, asked, known, node)
+        if request.signer == SERVING
+        else _client(request, asked, known, node, now)
+    )
 
 
 def _serving(request: Request, asked: Asked, known: Known, node: str) -> str:

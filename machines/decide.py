@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from fleet.control.conditions import Condition
+from fleet.control.conditions import Condition, is_true
 from fleet.control.kinds import Json
 from machines import operations, phases
 from machines.accepting import wish_of
@@ -15,11 +15,12 @@ from machines.catalog import Catalog
 from machines.conditions import OPERATOR_TYPES
 from machines.decommission import DECOMMISSION, abandoned, decommission_plan
 from machines.desired import by_name
+from machines.gates import opened_against
 from machines.hosts import StepResult
 from machines.judge import Judgement
 from machines.models import OwnerClass
 from machines.operation_rows import Opening
-from machines.operations import Move, Scene
+from machines.operations import Move, Scene, Told
 from machines.plan import Plan, drain, reboot, restart
 from machines.resolve import resolve
 from machines.rows import OperationRow, Row
@@ -130,6 +131,8 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
         versions={r.package: r.version for r in row.inventory},
         previous=_previous(row, operation, judged, known),
         mirrors=mirrors,
+        node=row.node,
+        node_ready=is_true(row.conditions, "NodeReady"),
     )
 
 
@@ -139,6 +142,8 @@ def _superseded(row: Row, operation: OperationRow, judged: Judgement) -> tuple[s
         return "Cancelled", f"Cancelled by {operation.spec['cancelledBy']}."
     if row.deleted_at is not None and operation.spec["verb"] != DECOMMISSION:
         return "MachineDeleted", "The machine was deleted."
+    if operation.status.get("closesNode") and opened_against(row.node, row.scheduling):
+        return "OpenedByPerson", "Somebody opened the node that this Operation had closed."
     stronger = max((owner for owner, _ in operation.waiting), default=-1)
     if stronger > operation.owner_class:
         return "Outranked", f"{OwnerClass(stronger).label} has another wish for this machine."
@@ -205,6 +210,24 @@ def take_result(
     if taken is not None:
         return taken
     # The last step of an Operation without a post-check ends it here; every other end takes a new look.
+    if operations.current(status) is None:
+        return operations.finish(status, inventory)
+    return Move(status, wait=0.05, inventory=tuple(inventory))
+
+
+def take_effect(
+    row: Row, operation: OperationRow, judged: Judgement, known: Catalog, move: Move, told: Told, now: datetime
+) -> Move:
+    """What an effect on the node came to. Nothing more starts in this pass."""
+    status = copy.deepcopy(move.status)
+    step = operations.current(status)
+    if step is None:
+        return move
+    inventory = list(move.inventory)
+    scene = scene_of(row, replace(operation, status=status), judged, known, now)
+    taken = operations.take_effect(status, step, told, scene, inventory)
+    if taken is not None:
+        return taken
     if operations.current(status) is None:
         return operations.finish(status, inventory)
     return Move(status, wait=0.05, inventory=tuple(inventory))

@@ -98,6 +98,7 @@ class Memory:
     """What Fleet remembers of the node's scheduling. `rv`: of the node after Fleet's last patch; an older sight of it is no news.
 
     `opened`: uid of the node that has been open once. `overruled`: causes that a person opened the node against.
+    `dressed`: which labels and taints of the machine were put on it last.
     """
 
     state: str = ""
@@ -109,6 +110,7 @@ class Memory:
     rv: str = ""
     opened: str = ""
     overruled: frozenset[str] = frozenset()
+    dressed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ def decide(node: NodeRow | None, found: Sequence[Answer], memory: Memory, view: 
     if not view.fresh:
         state = _state_of(node)
         return _said(kept, state, "ViewStale", "The view of the cluster is not fresh: nothing is decided from it.")
-    if _behind(node, memory):
+    if behind(node, memory):
         return _said(kept, _known(memory.state, node), memory.reason, memory.message)
     if node.joining:
         return _joining(kept, node, view)
@@ -254,12 +256,12 @@ def _known(state: str, node: NodeRow) -> State:
 
 def opened_against(node: NodeRow | None, memory: Memory) -> bool:
     """Somebody opened the node that Fleet had closed."""
-    if node is None or not node.open or _behind(node, memory):
+    if node is None or not node.open or behind(node, memory):
         return False
     return memory.state == "Closed" and memory.node_uid == node.uid and bool(memory.cause)
 
 
-def _behind(node: NodeRow, memory: Memory) -> bool:
+def behind(node: NodeRow, memory: Memory) -> bool:
     """The node was seen as it was before Fleet's last patch of it."""
     if memory.node_uid != node.uid or not (memory.rv.isdecimal() and node.rv.isdecimal()):
         return False

@@ -83,9 +83,9 @@ def _node(found: list[Any]) -> NodeRow:
 
 
 def _memory(found: list[Any]) -> Memory:
-    state, reason, message, since, uid, cause, rv, opened, overruled = found
+    state, reason, message, since, uid, cause, rv, opened, overruled, dressed = found
     at = datetime.fromtimestamp(float(since), UTC)
-    return Memory(state, reason, message, at, uid, cause, rv, opened, frozenset(overruled))
+    return Memory(state, reason, message, at, uid, cause, rv, opened, frozenset(overruled), dressed)
 
 
 def _operation(found: list[list[Any]]) -> OperationRow:

@@ -14,6 +14,7 @@ import orjson
 from fleet.control.kinds import Json
 from machines.hosts import WantedFile
 
+JOIN: Final = "join-node"  # the verb of the step
 BOOTSTRAP: Final = "/etc/kubernetes/bootstrap-kubeconfig"
 CA: Final = "/etc/kubernetes/pki/ca.crt"
 KUBELET_UNIT: Final = "kubelet.service"

@@ -14,7 +14,6 @@ from machines.hosts import Action
 from machines.nodes import Clusters
 from machines.rows import Row
 
-JOIN: Final = "join-node"
 # The row first: whose a token is must be known before anybody can show it. Older tokens of the machine end with it.
 _NEW: Final[LiteralString] = """
 WITH old AS (DELETE FROM join_token WHERE machine_id = %(machine)s OR expires_at < now() - interval '1 day' RETURNING id, machine_id),
@@ -23,7 +22,9 @@ SELECT id FROM old WHERE machine_id = %(machine)s
 """
 
 
-async def equip(conn: Connection, clusters: Clusters, row: Row, action: Action, now: datetime) -> Action | tuple[str, str]:
+async def equip(
+    conn: Connection, clusters: Clusters, row: Row, action: Action, now: datetime
+) -> Action | tuple[str, str]:
     """The join step with its files, or (reason, sentence) why it cannot begin now."""
     kube = await clusters.kube(conn, row.cluster_id)
     if kube is None:

@@ -11,6 +11,7 @@ from fleet.control.kinds import Json
 from machines.accepting import Chosen, leftover
 from machines.analyze import Diff, Leftover, compare, diff_hash, removal_hash, unverifiable
 from machines.catalog import Catalog
+from machines.desired import by_name
 from machines.hosts import Facts
 from machines.models import OwnerClass
 from machines.plan import Plan, converge
@@ -38,6 +39,7 @@ CONFIRM_REMOVAL: Final = "fleet.dev/confirm-removal"
 ACCEPT_DIFF: Final = "fleet.dev/accept-diff"
 TAKE_OVER: Final = "fleet.dev/take-over"
 ABANDON: Final = "fleet.dev/abandon"
+KUBELET: Final = "kubelet"  # the package that makes a machine of a cluster a node
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Around:
     catalog: Catalog
     now: datetime
     held: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # machine -> (reason, sentence)
+    joins: frozenset[int] = frozenset()  # clusters of Fleet's own making whose view can be believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ def judge(row: Row, chosen: Chosen, facts: Facts, around: Around) -> Judgement:
         return Judgement(chosen, facts, memory, identity, fit, halt=halt)
     memory = _sight(row, chosen, facts, memory)
     left, held = _removals(row, chosen.body, leftover(row, chosen.body, chosen.layers))
-    diffs = compare(chosen.body, facts, row.inventory, left)
+    diffs = (*compare(chosen.body, facts, row.inventory, left), *_not_joined(row, chosen.body, around))
     used: list[str] = [CONFIRM_REMOVAL] if CONFIRM_REMOVAL in row.annotations and not (left.removals or held) else []
     if memory.adopted and (not diffs or row.annotations.get(ACCEPT_DIFF) == diff_hash(diffs)):
         memory = replace(memory, adopted=False)
@@ -247,6 +250,13 @@ def _blocked(row: Row, chosen: Chosen, memory: Memory, why: str) -> tuple[str, s
     if why == "repair" and row.spec.get("driftPolicy") == "Report":
         return "ReportOnly", "spec.driftPolicy is Report: the difference is shown and left alone."
     return "", ""
+
+
+def _not_joined(row: Row, body: Json, around: Around) -> tuple[Diff, ...]:
+    """A machine with a kubelet whose cluster has no node of it; where the view cannot be believed nothing follows."""
+    if row.node is not None or row.cluster_id not in around.joins or KUBELET not in by_name(body):
+        return ()
+    return (Diff("node", row.name, "joined", "not joined", "None", KUBELET),)
 
 
 def _doable(diffs: tuple[Diff, ...], body: Json) -> list[Diff]:

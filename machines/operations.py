@@ -11,7 +11,9 @@ from typing import Final, Literal
 from fleet.control.kinds import Json
 from machines.analyze import Diff, runs_kernel
 from machines.desired import by_name, package_of
+from machines.gates import NodeRow
 from machines.hosts import Action, Facts, StepRef, StepResult, pick_artifact
+from machines.join import WAIT_SECONDS as JOIN_SECONDS
 from machines.plan import FREE, PSEUDO
 from machines.plan import rollback as rollback_steps
 from machines.rows import OperationRow
@@ -72,6 +74,15 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """Something to be done to the machine's node through its API server, in this pass: drain or delete-node."""
+
+    verb: str
+    options: Json = field(default_factory=dict)
+    progress: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """What one pass does to the Operation. `ask` is the verb of the permit that must be had before anything else."""
 
@@ -80,10 +91,22 @@ class Move:
     reason: str = ""
     message: str = ""
     start: Start | None = None
+    effect: Effect | None = None
     ask: str = ""
     wait: float = POLL_SECONDS
     inventory: tuple[InventoryChange, ...] = ()
     result: StepResult | None = None  # what the driver answered at once
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of an effect: `state` Done, Waiting or Failed; `progress` is given to the next round."""
+
+    state: str
+    reason: str
+    message: str = ""
+    progress: Json = field(default_factory=dict)
+    wait: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +125,8 @@ class Scene:
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version that Fleet's inventory names
     previous: Json | None = None  # set with the previous version of the package that fails, to roll back to
     mirrors: tuple[tuple[str, str], ...] = ()
+    node: NodeRow | None = None
+    node_ready: bool = False
 
 
 def time_text(moment: datetime) -> str:
@@ -346,6 +371,14 @@ def _reboot(
         if wrong and any(s.get("subject") in wrong and s["verb"] == "install-package" for s in status["steps"]):
             message = f"The host came back with kernel {facts.kernel}, not with that of {', '.join(wrong)}."
             return _fail(status, step, "WrongKernel", message, scene, inventory)
+        if scene.node is not None and not (scene.node.boot_id == facts.boot_id and scene.node_ready):
+            if waited < REBOOT_SECONDS:
+                step.update(
+                    reason="NodeNotBack", message="The host is up; its node does not report Ready from this boot yet."
+                )
+                return Move(status | {"message": step["message"]}, wait=3, inventory=tuple(inventory))
+            message = f"The host is up, but its node was not Ready from this boot within {int(waited)} s."
+            return _fail(status, step, "NodeNotBack", message, scene, inventory)
         _done(step, scene.now, "Rebooted", f"Boot id went from {before} to {facts.boot_id}.")
         return None
     if result is None or result.reason == "NoSuchStep":
@@ -382,8 +415,11 @@ def _pseudo(
         _done(step, scene.now, "Fit", "The host is fit for the change.")
         return None
     if step["verb"] == "drain":
-        _done(step, scene.now, "NotANode", "The machine is no node of a cluster: nothing is to be moved.")
-        return None
+        return _drain(operation, status, step, scene, inventory)
+    if step["verb"] == "wait-for-node":
+        return _wait_for_node(status, step, scene, inventory)
+    if step["verb"] == "delete-node":
+        return _delete_node(status, step, scene, inventory)
     left = sorted({f"{d.kind} {d.name}" for d in scene.diffs} & set(status.get("targets", [])))
     if left and "rollback" not in status:
         return _fail(
@@ -396,6 +432,58 @@ def _pseudo(
         )
     _done(step, scene.now, "Verified", "A new look at the host shows what was wanted.")
     return None
+
+
+def _drain(
+    operation: OperationRow, status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]
+) -> Move | None:
+    if scene.node is None:
+        _done(step, scene.now, "NotANode", "The machine is no node of a cluster: nothing is to be moved.")
+        return None
+    if scene.halt[0]:
+        return _halted(status, step, scene, inventory)
+    step.setdefault("startTime", time_text(scene.now))
+    status.setdefault("startTime", time_text(scene.now))
+    effect = Effect("drain", {"drain": operation.spec.get("drain")}, step.get("progress", {}))
+    return Move(status | {"closesNode": True}, effect=effect, inventory=tuple(inventory))
+
+
+def _wait_for_node(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    if scene.node is not None:
+        _done(step, scene.now, "Joined", f"The cluster has the node {scene.node.name}.")
+        return None
+    step.setdefault("startTime", time_text(scene.now))
+    waited = _waited(step, scene.now)
+    if waited > JOIN_SECONDS:
+        message = (
+            f"After {waited:.0f} s the cluster still has no node of this machine; its kubelet's journal tells why."
+        )
+        return _fail(status, step, "NodeNotJoined", message, scene, inventory)
+    step.update(reason="Joining", message="The kubelet was started; the cluster has no node of it yet.")
+    return Move(status | {"message": step["message"]}, wait=3, inventory=tuple(inventory))
+
+
+def _delete_node(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    if scene.node is None:
+        _done(step, scene.now, "Gone", "The cluster has no node of this machine any more.")
+        return None
+    step.setdefault("startTime", time_text(scene.now))
+    return Move(status | {"message": "The node is deleted."}, effect=Effect("delete-node"), inventory=tuple(inventory))
+
+
+def take_effect(status: Json, step: Json, told: Told, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    """What an effect on the node came to; None = the step is done. Changes `step` and `status` in place."""
+    step.update(reason=told.reason, message=told.message)
+    if told.progress:
+        step["progress"] = dict(told.progress)
+    if told.state == "Done":
+        step.pop("progress", None)
+        _done(step, scene.now, told.reason, told.message)
+        return None
+    if told.state == "Failed":
+        step.pop("progress", None)
+        return _fail(status, step, told.reason, told.message, scene, inventory)
+    return Move(status | {"message": told.message}, reason=told.reason, wait=told.wait, inventory=tuple(inventory))
 
 
 def _halted(status: Json, step: Json, scene: Scene, inventory: Sequence[InventoryChange]) -> Move:

@@ -62,8 +62,14 @@ class Pass:
     downloads: bool = False  # has a slot for the download that begins in this pass
     scheduled: Scheduled | None = None
     node_after: NodeRow | None = None  # the node as this pass left it, where an Operation closed it
+    dressed: str | None = None  # labels and taints that this pass put on the node
     node_rv: str = ""  # its resourceVersion after the last patch of this pass
     error: Exception | None = None
+
+    @property
+    def halted(self) -> bool:
+        """A person's hold or pause keeps Fleet's hands off."""
+        return self.judged is not None and bool(self.judged.halt[0])
 
     def conditions(self) -> tuple[Condition, ...]:
         """The Machine-Operator's conditions as this pass would record them."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 from django.db import connection
 
+from clusters.schema_cluster import MADE, provider_of
 from fleet.control.conditions import Condition
 from fleet.control.errors import ReconcileError
 from fleet.control.kinds import Json
@@ -39,6 +40,7 @@ from machines.passes import Context, Pass, guarded, no_fault
 from machines.phases import RETIRED
 from machines.rows import Record, Row
 from machines.scheduling import schedule
+from machines.scheduling_rows import views
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +53,10 @@ async def reconcile(rows: Sequence[Row], context: Context) -> None:
     await context.point(1)
     await _observe(passes, known, context)
     await context.point(2)
-    await _analyze(passes, known, context)
+    fresh = await views(context.conn, [p.row.cluster_id for p in passes if p.row.cluster_id])
+    await _analyze(passes, known, context, fresh)
     await act(passes, known, context)
-    await schedule(passes, known, context)
+    await schedule(passes, known, context, fresh)
     await context.point(8)
     await _record(passes, context)
 
@@ -156,11 +159,14 @@ async def _look(group: list[Pass], hosts: Hosts) -> None:
 # -- analyze ------------------------------------------------------------------------------------------------------------
 
 
-async def _analyze(passes: list[Pass], known: Catalog, context: Context) -> None:
+async def _analyze(passes: list[Pass], known: Catalog, context: Context, fresh: Mapping[int, bool]) -> None:
     """What each look means (pure, guarded), and the Operations that follow from it, stored before anything is done."""
     ids = [p.row.id for p in passes]
     held = {i: ("Held", _hold_text(h)) for i, h in (await permits.held(context.conn, ids)).items()} if ids else {}
-    around = Around(context.installation, known, context.clock(), held)
+    joins = frozenset(
+        c for c, yes in fresh.items() if yes and c in known.clusters and provider_of(known.clusters[c].spec) in MADE
+    )
+    around = Around(context.installation, known, context.clock(), held, joins)
     openings = []
     for each in passes:
         if each.error is not None or each.facts is None or each.chosen is None:

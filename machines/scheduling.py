@@ -5,28 +5,31 @@ Of Fleet's parts only this one changes whether a node takes workloads; an Operat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from clusters.schema_cluster import IMPORTED, MADE, provider_of
 from fleet.control.conditions import Condition, find
+from fleet.control.kinds import Json
 from fleet.safety import permits
 from machines import gates, scheduling_rows
 from machines.catalog import Catalog, Shared
-from machines.conditions import OPERATOR_TYPES
+from machines.conditions import OPERATOR_TYPES, TYPES
+from machines.desired import by_name
 from machines.gates import WHILE_CLOSED, Gate, View
-from machines.nodes import Change, Changed, change_all
+from machines.judge import KUBELET
+from machines.nodes import Change, Changed, Dress, change_all
 from machines.passes import Context, Pass, guarded
 from machines.rows import Row
 from machines.scheduled import Scheduled
 from machines.scheduling_rows import Decided
 
+log = logging.getLogger(__name__)
 CORDON: Final = "Cordon"
 PERMIT_SECONDS: Final = 60  # of a gate: afterwards a repair takes the permit over, with its count
-KUBELET: Final = "kubelet"
 _OWN: Final = frozenset(OPERATOR_TYPES)
-_OWNERS: Final = {"NodeReady": "watcher"}
 
 
 def gates_of(row: Row, known: Catalog) -> tuple[Gate, ...]:
@@ -52,27 +55,26 @@ def _of_fleet(cluster: Shared) -> tuple[Gate, ...]:
     )
 
 
-def is_expected(row: Row, body: dict[str, object] | None) -> bool:
+def is_expected(row: Row, body: Json | None) -> bool:
     """The machine is a node, or has the package that makes it one."""
-    packages = (body or {}).get("packages", [])
-    return row.node is not None or any(p["name"] == KUBELET for p in packages)  # type: ignore[attr-defined]
+    return row.node is not None or KUBELET in by_name(body or {})
 
 
-async def schedule(passes: Sequence[Pass], known: Catalog, context: Context) -> None:
-    """Decide for every machine of the batch, and do it."""
-    fresh = await scheduling_rows.views(context.conn, [p.row.cluster_id for p in passes if p.row.cluster_id])
+async def schedule(passes: Sequence[Pass], known: Catalog, context: Context, fresh: Mapping[int, bool]) -> None:
+    """Decide for every machine of the batch, and do it. `fresh`: whether the view of a cluster with nodes can be believed."""
     for each in passes:
         if each.judged is not None and each.error is None:
             guarded(each, lambda each=each: _decide(each, known, fresh))  # type: ignore[misc]
     deciding = [p for p in passes if p.scheduled is not None and p.error is None]
     await _permits(deciding, context)
     await _act(deciding, context)
+    await _dress([p for p in deciding if fresh.get(p.row.cluster_id)], context)
     rows = [r for p in deciding if (r := _row(p)) is not None]
     await scheduling_rows.write(context.conn, context.me, rows)
     await _give_back(deciding, context)
 
 
-def _decide(each: Pass, known: Catalog, fresh: dict[int, bool]) -> None:
+def _decide(each: Pass, known: Catalog, fresh: Mapping[int, bool]) -> None:
     row, judged = each.row, each.judged
     assert judged is not None
     body = judged.chosen.body
@@ -136,6 +138,32 @@ async def _act(deciding: Sequence[Pass], context: Context) -> None:
         _done(each, result)
 
 
+async def _dress(deciding: Sequence[Pass], context: Context) -> None:
+    """The labels and taints of machines on their nodes, where they differ from what stands there or was put there last."""
+    wanting = [p for p in deciding if p.row.node is not None and not p.halted and _undressed(p.row)]
+    intents = [r for p in wanting if (r := _row(p)) is not None]
+    begun = await scheduling_rows.write(context.conn, context.me, intents, act=True)
+    going = [p for p in wanting if p.row.id in begun]
+    changes = [
+        Change(p.row.cluster_id, p.row.node, "dress", dress=Dress.of(p.row.spec))
+        for p in going
+        if p.row.node is not None
+    ]
+    for each, result in zip(going, await change_all(context.conn, context.clusters, changes), strict=True):
+        if result.reason:
+            log.warning("machine %s: labels and taints of its node: %s", each.row.name, result.message)
+            continue
+        each.dressed, each.node_rv = Dress.of(each.row.spec).digest, result.rv or each.node_rv
+
+
+def _undressed(row: Row) -> bool:
+    wanted = Dress.of(row.spec)
+    if row.node is None or gates.behind(row.node, row.scheduling):
+        return False
+    known = row.scheduling.dressed if row.scheduling.node_uid == row.node.uid else ""
+    return wanted.digest != known or not wanted.fits(row.node)
+
+
 def _change(each: Pass) -> Change | None:
     scheduled, node = each.scheduled, each.row.node
     if scheduled is None or node is None:
@@ -161,17 +189,33 @@ def _row(each: Pass, *, intent: bool = False) -> Decided | None:
     if scheduled is None:
         return None
     verdict, node = scheduled.verdict, row.node
-    state: str = verdict.state
-    if intent:
-        state = "Opening" if verdict.act == "open" else "Closing"
-    closed = verdict.state == "Closed"
+    same = node is not None and row.scheduling.node_uid == node.uid
     live = each.node_after or node
-    cause = (verdict.cause or (live.closed_by if live else "")) if closed else ""
+    said: str = verdict.state
+    if intent and verdict.act:
+        said = "Opening" if verdict.act == "open" else "Closing"
+    kept = row.scheduling.dressed if same else ""
     return Decided(
-        row.id, row.epoch, row.cluster_id, state, verdict.reason, verdict.message, node.name if node else "", node.uid if node else "", cause,
-        each.node_rv or (row.scheduling.rv if node and row.scheduling.node_uid == node.uid else ""), verdict.opened,
-        tuple(sorted(verdict.overruled)), [a.json(_OWNERS.get(a.gate.type, "machine-operator" if a.gate.type in _OWN else "")) for a in scheduled.answers],
-    )  # fmt: skip
+        row.id,
+        row.epoch,
+        row.cluster_id,
+        said,
+        verdict.reason,
+        verdict.message,
+        node=node.name if node else "",
+        node_uid=node.uid if node else "",
+        cause=(verdict.cause or (live.closed_by if live else "")) if verdict.state == "Closed" else "",
+        rv=each.node_rv or (row.scheduling.rv if same else ""),
+        opened=verdict.opened,
+        overruled=tuple(sorted(verdict.overruled)),
+        gates=[a.json(_owner(a.gate.type)) for a in scheduled.answers],
+        dressed=kept if each.dressed is None else each.dressed,
+    )
+
+
+def _owner(type_: str) -> str:
+    """Who says a condition, "" for a reporter's."""
+    return TYPES[type_][1] if type_ in TYPES else ""
 
 
 async def _give_back(deciding: Sequence[Pass], context: Context) -> None:

@@ -29,23 +29,25 @@ class Decided:
     opened: str = ""
     overruled: tuple[str, ...] = ()
     gates: Sequence[Json] = ()
+    dressed: str = ""
 
 
 # `since` moves with the state and its reason. A row that says the same is left alone.
 _WRITE: Final[LiteralString] = """
 WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(epoch)s::int[], %(cluster)s::int[], %(state)s::text[], %(reason)s::text[], %(message)s::text[], %(node)s::text[], %(uid)s::text[],
-    %(cause)s::text[], %(rv)s::text[], %(opened)s::text[], %(overruled)s::text[], %(gates)s::text[]) AS r(id, epoch, cluster_id, state, reason, message, node, uid, cause, rv, opened, overruled, gates)),
+    %(cause)s::text[], %(rv)s::text[], %(opened)s::text[], %(overruled)s::text[], %(gates)s::text[], %(dressed)s::text[])
+    AS r(id, epoch, cluster_id, state, reason, message, node, uid, cause, rv, opened, overruled, gates, dressed)),
 lk AS MATERIALIZED (
   SELECT r.* FROM work_item w JOIN r ON w.kind = 1 AND w.object_id = r.id AND w.epoch = r.epoch AND w.holder = %(me)s
   WHERE NOT %(act)s OR (SELECT NOT stopped FROM ledger WHERE id = 1) ORDER BY w.object_id FOR NO KEY UPDATE OF w),
 up AS (
-  INSERT INTO scheduling AS s (machine_id, cluster_id, node, node_uid, state, reason, message, cause, rv, opened, overruled, gates)
-  SELECT id, cluster_id, node, uid, state, reason, message, cause, rv, opened, ARRAY(SELECT jsonb_array_elements_text(overruled::jsonb)), gates::jsonb FROM lk ORDER BY id
+  INSERT INTO scheduling AS s (machine_id, cluster_id, node, node_uid, state, reason, message, cause, rv, opened, overruled, gates, dressed)
+  SELECT id, cluster_id, node, uid, state, reason, message, cause, rv, opened, ARRAY(SELECT jsonb_array_elements_text(overruled::jsonb)), gates::jsonb, dressed FROM lk ORDER BY id
   ON CONFLICT (machine_id) DO UPDATE SET cluster_id = excluded.cluster_id, node = excluded.node, node_uid = excluded.node_uid, state = excluded.state, reason = excluded.reason, message = excluded.message,
-    cause = excluded.cause, rv = excluded.rv, opened = excluded.opened, overruled = excluded.overruled, gates = excluded.gates,
+    cause = excluded.cause, rv = excluded.rv, opened = excluded.opened, overruled = excluded.overruled, gates = excluded.gates, dressed = excluded.dressed,
     since = CASE WHEN (s.state, s.reason) = (excluded.state, excluded.reason) THEN s.since ELSE now() END, updated_at = now()
-  WHERE (s.cluster_id, s.node, s.node_uid, s.state, s.reason, s.message, s.cause, s.rv, s.opened, s.overruled, s.gates)
-    IS DISTINCT FROM (excluded.cluster_id, excluded.node, excluded.node_uid, excluded.state, excluded.reason, excluded.message, excluded.cause, excluded.rv, excluded.opened, excluded.overruled, excluded.gates))
+  WHERE (s.cluster_id, s.node, s.node_uid, s.state, s.reason, s.message, s.cause, s.rv, s.opened, s.overruled, s.gates, s.dressed)
+    IS DISTINCT FROM (excluded.cluster_id, excluded.node, excluded.node_uid, excluded.state, excluded.reason, excluded.message, excluded.cause, excluded.rv, excluded.opened, excluded.overruled, excluded.gates, excluded.dressed))
 SELECT id FROM lk
 """
 # A view can be believed while a watcher holds the cluster and says so.
@@ -67,7 +69,7 @@ async def write(conn: Connection, me: int, rows: Sequence[Decided], *, act: bool
         "state": [r.state for r in ordered], "reason": [r.reason for r in ordered], "message": [r.message for r in ordered],
         "node": [r.node for r in ordered], "uid": [r.node_uid for r in ordered], "cause": [r.cause for r in ordered], "rv": [r.rv for r in ordered],
         "opened": [r.opened for r in ordered], "overruled": [orjson.dumps(sorted(r.overruled)).decode() for r in ordered],
-        "gates": [orjson.dumps(list(r.gates)).decode() for r in ordered],
+        "gates": [orjson.dumps(list(r.gates)).decode() for r in ordered], "dressed": [r.dressed for r in ordered],
     }  # fmt: skip
     return {row[0] for row in await (await conn.execute(_WRITE, values, prepare=True)).fetchall()}
 

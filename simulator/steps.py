@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from machines.hosts import Action, Artifact, StepOrder, WantedPackage
+from machines.join import BOOTSTRAP, CA, JOIN, KUBELET_UNIT, OLD
 from simulator.box import Box, Json, pick
 
 # (shortest, longest) seconds on a box of ordinary speed.
@@ -25,6 +26,8 @@ SECONDS: Final[dict[str, tuple[float, float]]] = {
     "health-check": (0.2, 1.5),
     "configure-pending": (1.0, 3.0),
     "forget-host": (0.1, 0.4),
+    "join-node": (0.2, 0.8),
+    "leave-node": (0.3, 1.0),
 }
 PACKAGE_VERBS: Final = frozenset({"install-package", "remove-package", "configure-pending"})
 _LOCK_RETRY_SECONDS: Final = 3.0
@@ -64,7 +67,7 @@ def check(action: Action) -> None:
         raise Invalid("names: none given")
     if action.verb == "set-units" and not action.units:
         raise Invalid("units: none given")
-    if action.verb == "write-files":
+    if action.verb in ("write-files", JOIN):
         if not action.files:
             raise Invalid("files: none given")
         for number, file in enumerate(action.files):
@@ -93,7 +96,7 @@ def compact(order: StepOrder) -> Json:
                 "sha256": file.sha256,
                 "mode": file.mode,
                 "owner": file.owner,
-                "content": file.content,
+                "content": "" if action.verb == JOIN else file.content,  # a credential is not remembered
                 "validate": list(file.validate),
                 "onChange": list(file.on_change),
             }
@@ -334,6 +337,26 @@ def _configure_pending(box: Box, order: Json, now: float) -> dict[str, str]:
     return {}
 
 
+def _join_node(box: Box, order: Json, now: float) -> dict[str, str]:
+    """The files are there, and a kubelet that is installed starts anew."""
+    for path in OLD:
+        box.files.pop(path, None)
+    for file in order["files"]:
+        box.files[file["path"]] = {key: file[key] for key in ("sha256", "mode", "owner", "content")}
+    if KUBELET_UNIT in box.units:
+        _start(box, KUBELET_UNIT, now)
+    return {}
+
+
+def _leave_node(box: Box, order: Json, now: float) -> dict[str, str]:
+    """The kubelet is stopped and has nothing to join with."""
+    if KUBELET_UNIT in box.units:
+        box.units[KUBELET_UNIT].update(enabled="disabled", active="inactive")
+    for path in (*OLD, BOOTSTRAP, CA):
+        box.files.pop(path, None)
+    return {}
+
+
 def _forget_host(box: Box, order: Json, now: float) -> dict[str, str]:
     box.forgotten = [box.incarnation, box.epoch]
     box.marker, box.epoch, box.incarnation = "", -1, 0
@@ -355,4 +378,6 @@ _EFFECTS: Final[dict[str, Callable[[Box, Json, float], dict[str, str]]]] = {
     "health-check": _health_check,
     "configure-pending": _configure_pending,
     "forget-host": _forget_host,
+    JOIN: _join_node,
+    "leave-node": _leave_node,
 }

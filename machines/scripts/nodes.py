@@ -16,8 +16,8 @@ def join_node(action: Action) -> str:
     unit = quote(KUBELET_UNIT)
     after = (
         f"rm -rf -- {words(OLD)} || fail WriteFailed 'cannot remove the old credentials'\n"
-        f"if [ \"$(systemctl show -p LoadState --value {unit})\" = loaded ]; then systemctl reset-failed {unit} 2>/dev/null; "
-        f"systemctl --no-block restart {unit} >\"$step/words\" 2>&1 || fail RestartFailed \"$(last_words \"$step/words\")\"; fi\n"
+        f'if [ "$(systemctl show -p LoadState --value {unit})" = loaded ]; then systemctl reset-failed {unit} 2>/dev/null; '
+        f'systemctl --no-block restart {unit} >"$step/words" 2>&1 || fail RestartFailed "$(last_words "$step/words")"; fi\n'
         'rm -f "$step/content"'
     )
     return write_files(action, after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -129,10 +130,8 @@ class Approver:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):  # then it is time to look again at what waits
                 await asyncio.wait_for(self._stream.news.wait(), AGAIN_SECONDS)
-            except TimeoutError:
-                pass  # time to look again at what waits
             self._stream.news.clear()
             for request in list(self._stream.waiting.values()):
                 try:
@@ -188,7 +187,12 @@ class Approver:
         live = await self._kube.find(path)
         if live is None or live.get("status", {}).get("conditions"):
             return
-        said = {"type": "Approved", "status": "True", "reason": "FleetApproved", "message": "It is this machine's kubelet."}
+        said = {
+            "type": "Approved",
+            "status": "True",
+            "reason": "FleetApproved",
+            "message": "It is this machine's kubelet.",
+        }
         live.setdefault("status", {})["conditions"] = [said]
         await self._kube.send("PUT", f"{path}/approval", body=live)
         log.info("cluster %d: the certificate request %s is approved", self._lease.cluster_id, name)

@@ -124,6 +124,8 @@ BUDGETS: Final = Resource(
     "policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True, status=True, generation=True,
     schema=_object(spec=_object(selector=_ATOMIC), status=_object(conditions=_keyed("type"))),
 )  # fmt: skip
+SECRETS: Final = Resource("", "v1", "secrets", "Secret", True, ("type",), schema=_object(data=_TEXTS))
+BINDINGS: Final = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", False)
 
-RESOURCES: Final = (NODES, PODS, EVENTS, CONFIGMAPS, NAMESPACES, LEASES, DAEMONSETS, BUDGETS)
+RESOURCES: Final = (NODES, PODS, EVENTS, CONFIGMAPS, NAMESPACES, LEASES, DAEMONSETS, BUDGETS, SECRETS, BINDINGS)
 BY_PATH: Final = {(r.group, r.version, r.plural): r for r in RESOURCES}

@@ -53,6 +53,7 @@ PLURALS = {
     "MachineConfigVersion": "machineconfigversions",
     "MachineClass": "machineclasses",
     "Cluster": "clusters",
+    "ClusterPackageVersion": "clusterpackageversions",
     "Idc": "idcs",
     "Operation": "operations",
     "Hold": "holds",

@@ -26,6 +26,16 @@ CLUSTER: Final = "iad1-web"
 TAINT: Final = {"key": "fleet.dev/joining", "effect": "NoSchedule"}
 
 
+def package_version(name: str) -> Json:
+    """A ClusterPackageVersion that nothing here starts."""
+    components = [
+        {"name": n, "binary": n, **({"version": "3.7.3"} if n == "etcd" else {})}
+        for n in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+    ]
+    spec = {"kubernetesVersion": "1.37.2", "components": components}
+    return {"kind": "ClusterPackageVersion", "metadata": {"name": name}, "spec": spec}
+
+
 @dataclass
 class NodesWorld:
     """One cluster, its API server, and the reconciler."""
@@ -38,6 +48,8 @@ class NodesWorld:
 
     async def begin(self, **spec: Any) -> None:
         """The cluster, the way to it, and a fresh view."""
+        if spec.get("packageVersion"):
+            await self.loop.make(package_version(spec["packageVersion"]))
         self.kube = Kube(self.endpoint, networks=LOOPBACK)
         await self.loop.make({"kind": "Cluster", "metadata": {"name": CLUSTER}, "spec": spec})
         row = await (

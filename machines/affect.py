@@ -1,0 +1,102 @@
+"""Steps of Operations that act on the machine's node through its API server: closing, draining, deleting, and the token of a join."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from clusters.kube import KubeError, KubeUnreachable
+from machines import decide, gates
+from machines.catalog import Catalog
+from machines.drainer import Options, drain
+from machines.gates import NodeRow
+from machines.join import JOIN
+from machines.joining import equip
+from machines.nodes import NODES, Change, change_all
+from machines.operations import Move, Told
+from machines.passes import Context, Pass, guarded
+from machines.rows import OperationRow
+
+_NO_WAY: Final = Told("Waiting", "NoAccess", "No way to the cluster's API server is known.", wait=15)
+
+
+async def affect(working: list[Pass], known: Catalog, context: Context, now: datetime) -> None:
+    """Everything of the batch side by side; what was not begun has no effect any more and is left alone."""
+    acting = [
+        p for p in working if p.error is None and p.outcome.move is not None and p.outcome.move.effect is not None
+    ]
+    joining = [p for p in working if p.order is not None and p.order.action.verb == JOIN]
+    for each in joining:  # few at a time: each is bounded by the API server's answers
+        await _equip(each, context, now)
+    told = await asyncio.gather(*(_one(p, context, now) for p in acting))
+    for each, said in zip(acting, told, strict=True):
+        guarded(each, lambda each=each, said=said: _take(each, said, known, now))  # type: ignore[misc]
+
+
+def _take(each: Pass, told: Told, known: Catalog, now: datetime) -> None:
+    move, operation, judged = each.outcome.move, each.outcome.operation, each.judged
+    if move is not None and operation is not None and judged is not None:
+        taken = decide.take_effect(each.row, operation, judged, known, move, told, now)
+        each.outcome = replace(each.outcome, move=taken)
+
+
+async def _equip(each: Pass, context: Context, now: datetime) -> None:
+    """The token and the files of a join; without them the step does not begin."""
+    order, move = each.order, each.outcome.move
+    if order is None or move is None:
+        return
+    made = await equip(context.conn, context.clusters, each.row, order.action, now)
+    if isinstance(made, tuple):
+        status = decide.not_begun(move.status, *made)
+        waiting = replace(move, status=status, start=None, reason=made[0], message=made[1], wait=10)
+        each.order, each.outcome = None, replace(each.outcome, move=waiting)
+        return
+    each.order = replace(order, action=made)
+
+
+async def _one(each: Pass, context: Context, now: datetime) -> Told:
+    """One effect on one node. Never raises for the API server's sake."""
+    move, operation, node = each.outcome.move, each.outcome.operation, each.row.node
+    if move is None or move.effect is None or operation is None or node is None:
+        return Told("Waiting", "NodeGone", "The node is not there any more.")
+    try:
+        if move.effect.verb == "drain":
+            return await _drain(each, move, operation, node, context, now)
+        return await _delete(each, node, context)
+    except KubeError as error:
+        return Told("Waiting", "ApiRefused", f"The API server refused: {error.reason}: {error.message}", wait=10)
+    except KubeUnreachable as error:
+        return Told("Waiting", "ApiUnreachable", str(error), wait=10)
+
+
+async def _drain(
+    each: Pass, move: Move, operation: OperationRow, node: NodeRow, context: Context, now: datetime
+) -> Told:
+    """Close the node, then one round of evictions."""
+    cause = gates.operation_cause(operation.name)
+    if not node.unschedulable:
+        result = (
+            await change_all(context.conn, context.clusters, [Change(each.row.cluster_id, node, "close", cause)])
+        )[0]
+        if result.reason and result.reason != "CordonedByPerson":
+            return Told("Waiting", result.reason, result.message, wait=10)
+        if not result.reason:
+            each.node_rv = result.rv
+            each.node_after = replace(node, unschedulable=True, closed_by=cause)
+    kube = await context.clusters.kube(context.conn, each.row.cluster_id)
+    if kube is None or move.effect is None:
+        return _NO_WAY
+    done = await drain(kube, node.name, Options.of(move.effect.options), move.effect.progress, now)
+    state = {"Done": "Done", "TimedOut": "Failed"}.get(done.state, "Waiting")
+    reason = "DrainTimedOut" if done.state == "TimedOut" else done.reason
+    return Told(state, reason, done.message, done.progress)
+
+
+async def _delete(each: Pass, node: NodeRow, context: Context) -> Told:
+    kube = await context.clusters.kube(context.conn, each.row.cluster_id)
+    if kube is None:
+        return _NO_WAY
+    await kube.delete(f"{NODES}/{node.name}", uid=node.uid)
+    return Told("Done", "Deleted", f"The node {node.name} is deleted.")

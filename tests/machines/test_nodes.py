@@ -1,0 +1,220 @@
+"""A machine joins, is drained, dressed and leaves: the real reconciler against a simulated API server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from clusters.kube import KubeError
+from fleet.control.db import Connection
+from fleet.control.kinds import Json
+from machines import join
+from tests.machines.loop import Loop, package
+from tests.machines.nodes_world import CLUSTER, NodesWorld
+from tests.simulator.api_servers import ApiServer, simulated
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with simulated() as made:
+        yield made
+
+
+@pytest.fixture
+async def world(conn: Connection, server: ApiServer) -> AsyncIterator[NodesWorld]:
+    """A cluster whose control plane is Fleet's, and one machine with a kubelet."""
+    made = NodesWorld(Loop(conn), server.endpoint)
+    await made.begin(provider="Local", packageVersion="k8s-1.37.2")
+    await made.loop.make(package("kubelet", "1.37.2", healthCheck={"command": ["true"]}))
+    await made.loop.machine(clusterName=CLUSTER, versions={"kubelet": "1.37.2"})
+    yield made
+    await made.end()
+    await made.loop.clusters.close()  # type: ignore[attr-defined]
+
+
+async def steps(world: NodesWorld, verb: str = "Reconcile") -> list[Json]:
+    """Steps of the newest Operation of that verb."""
+    found = await (
+        await world.loop.conn.execute(
+            "SELECT status FROM machines_operation WHERE spec ->> 'verb' = %s ORDER BY id DESC LIMIT 1", [verb]
+        )
+    ).fetchone()
+    return list(found[0]["steps"]) if found else []
+
+
+def step(found: list[Json], verb: str) -> Json:
+    return next((s for s in found if s["verb"] == verb), {})
+
+
+async def joined(world: NodesWorld) -> None:
+    """The machine is a node, open."""
+    for _ in range(12):
+        await world.turn()
+        if step(await steps(world), "wait-for-node").get("startTime"):
+            break
+    await world.node()
+    await world.turn(12)
+    assert (await world.scheduling())["state"] == "Open", await world.scheduling()
+
+
+async def test_a_machine_with_a_kubelet_joins_by_a_token_of_its_own(world: NodesWorld) -> None:
+    await joined(world)
+    found = await steps(world)
+    verbs = [s["verb"] for s in found]
+    assert verbs.index("join-node") < verbs.index("install-package"), "the kubelet finds what it joins with"
+    assert step(found, "wait-for-node")["reason"] == "Joined"
+    machine = await world.loop.get()
+    assert machine is not None
+    box = world.loop.hosts.boxes[machine["metadata"]["uid"]]
+    assert box.files[join.BOOTSTRAP]["mode"] == "0600"
+    rows = await (await world.loop.conn.execute("SELECT id, node, machine_id FROM join_token")).fetchall()
+    assert len(rows) == 1
+    assert rows[0][1] == "m1"
+    secret = await world.kube.get(join.secret_path(rows[0][0]))
+    assert secret["type"] == "bootstrap.kubernetes.io/token"
+    assert machine["status"]["nodeName"] == "m1"
+    assert await world.loop.phase() == "Running"
+
+
+async def test_the_token_stands_nowhere_but_in_the_cluster_and_on_the_host(world: NodesWorld) -> None:
+    await joined(world)
+    rows = await (await world.loop.conn.execute("SELECT id FROM join_token")).fetchall()
+    import base64
+
+    data = (await world.kube.get(join.secret_path(rows[0][0])))["data"]
+    secret = base64.b64decode(data["token-secret"]).decode()
+    for table in ("machines_operation", "machine_fact", "accepted_set", "event", "change", "scheduling", "join_token"):
+        found = await (
+            await world.loop.conn.execute(
+                f"SELECT count(*) FROM {table} t WHERE t::text LIKE %s".encode(), [f"%{secret}%"]
+            )
+        ).fetchone()
+        assert found == (0,), table
+
+
+async def test_an_api_server_that_takes_no_token_delays_the_join_and_nothing_is_sent(world: NodesWorld) -> None:
+    from tests.simulator.api_servers import order
+
+    order(
+        world.endpoint.server,
+        "faults",
+        {"what": "refuse", "code": 503, "path": "/api/v1/namespaces/kube-system/secrets", "times": 2},
+    )
+    for _ in range(3):
+        await world.turn()
+    found = step(await steps(world), "join-node")
+    assert found["reason"] == "ApiRefused", found
+    machine = await world.loop.get()
+    assert machine is not None
+    assert join.BOOTSTRAP not in world.loop.hosts.boxes[machine["metadata"]["uid"]].files
+    await joined(world)
+
+
+async def test_a_node_that_never_comes_fails_with_its_reason(world: NodesWorld) -> None:
+    for _ in range(12):
+        await world.turn()
+        if step(await steps(world), "wait-for-node").get("startTime"):
+            break
+    await world.loop.step(seconds=400)
+    await world.turn(2)
+    reasons = [
+        r[0]
+        for r in await (
+            await world.loop.conn.execute(
+                "SELECT data ->> 'reason' FROM event WHERE type = 'dev.fleet.operation.failed'"
+            )
+        ).fetchall()
+    ]
+    assert "NodeNotJoined" in reasons
+
+
+async def test_labels_and_taints_of_the_machine_stand_on_its_node_and_go_with_it(world: NodesWorld) -> None:
+    await joined(world)
+    await world.kube.patch("/api/v1/nodes/m1", {"metadata": {"labels": {"foreign": "stays"}}})
+    taint = {"key": "example.com/gpu", "value": "yes", "effect": "NoSchedule"}
+    await world.loop.edit("machines", "m1", nodeLabels={"pool": "gpu"}, nodeTaints=[taint])
+    await world.turn(3)
+    node = await world.live()
+    assert node["metadata"]["labels"]["pool"] == "gpu"
+    assert taint in node["spec"]["taints"]
+    await world.kube.patch("/api/v1/nodes/m1", {"metadata": {"labels": {"pool": "other"}}})
+    await world.turn(3)
+    assert (await world.live())["metadata"]["labels"]["pool"] == "gpu", "what was changed by hand comes back"
+    await world.loop.edit("machines", "m1", nodeLabels=None, nodeTaints=None)
+    await world.turn(3)
+    node = await world.live()
+    assert node["metadata"]["labels"].get("pool") is None
+    assert node["metadata"]["labels"]["foreign"] == "stays"
+    assert taint not in node["spec"].get("taints", [])
+
+
+async def pod(world: NodesWorld, name: str, **more: Any) -> None:
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "1", "controller": True}
+    meta = {"name": name, "labels": {"app": "web"}, "ownerReferences": [owner]}
+    spec = {"containers": [{"name": "c", "image": "x"}], "nodeName": "m1", **more}
+    path = "/api/v1/namespaces/default/pods"
+    await world.kube.create(path, {"kind": "Pod", "apiVersion": "v1", "metadata": meta, "spec": spec})
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    await world.kube.patch(f"{path}/{name}/status", {"status": ready})
+
+
+async def kubelet_ends(world: NodesWorld, name: str) -> None:
+    """The kubelet has stopped what was evicted."""
+    path = f"/api/v1/namespaces/default/pods/{name}"
+    found = await world.kube.get(path)
+    assert found["metadata"].get("deletionTimestamp"), "it was evicted"
+    await world.kube.delete(path, grace_seconds=0)
+
+
+async def test_a_drain_closes_the_node_evicts_its_pods_and_opens_it_again(world: NodesWorld) -> None:
+    await joined(world)
+    await pod(world, "web-1")
+    await world.loop.make({"kind": "Operation", "metadata": {"name": "d1"}, "spec": {"machine": "m1", "verb": "Drain"}})
+    await world.turn()
+    seen = (await world.live())["metadata"].get("annotations", {}).get("fleet.dev/closed-by")
+    assert seen == "operation:d1"
+    await world.turn(2)
+    await kubelet_ends(world, "web-1")
+    await world.turn(3)
+    found = step(await steps(world, "Drain"), "drain")
+    assert found["status"] == "True", found
+    await world.turn(3)
+    assert not (await world.live())["spec"].get("unschedulable"), "the Operation is over: gates open the node again"
+
+
+async def test_a_budget_that_blocks_is_named_and_a_person_who_opens_the_node_ends_the_drain(world: NodesWorld) -> None:
+    await joined(world)
+    await pod(world, "web-1")
+    budget = {
+        "kind": "PodDisruptionBudget", "apiVersion": "policy/v1", "metadata": {"name": "web"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}},
+    }  # fmt: skip
+    await world.kube.create("/apis/policy/v1/namespaces/default/poddisruptionbudgets", budget)
+    await world.loop.make({"kind": "Operation", "metadata": {"name": "d1"}, "spec": {"machine": "m1", "verb": "Drain"}})
+    await world.turn(4)
+    found = step(await steps(world, "Drain"), "drain")
+    assert "web" in found["message"], found
+    assert await world.kube.find("/api/v1/namespaces/default/pods/web-1") is not None
+    await world.kube.patch("/api/v1/nodes/m1", {"spec": {"unschedulable": None}})
+    await world.turn(2)
+    ended = await (await world.loop.conn.execute("SELECT phase FROM machines_operation WHERE name = 'd1'")).fetchone()
+    assert ended == ("Cancelled",)
+    await world.turn(2)
+    assert not (await world.live())["spec"].get("unschedulable")
+
+
+async def test_a_deleted_machine_leaves_its_cluster(world: NodesWorld) -> None:
+    await joined(world)
+    await world.loop.delete("m1")
+    for _ in range(30):
+        await world.turn()
+        if await world.loop.get() is None:
+            break
+    with pytest.raises(KubeError) as caught:
+        await world.live()
+    assert caught.value.code == 404
+    assert await world.loop.get() is None
