@@ -1,30 +1,40 @@
-"""Kubernetes from Go modules, built once a machine: control planes, kubelet and etcd of the versions that the module proxy serves."""
+"""Kubernetes from Go modules, built once a machine: control planes, kubelet, etcd and containerd of the versions that the module proxy serves."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
 
 from lab.cache import cached
+from lab.requirements import go
 
 GO: Final = Path(__file__).parent / "go"
 VERSIONS: Final = ("1.36.3", "1.37.2")
 ETCD: Final = "3.7.3"
+CONTAINERD: Final = "2.4.2"
 CONTROL_PLANE: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+CONTAINERD_PROGRAMS: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
 _ETCD: Final = {"etcd": "go.etcd.io/etcd/server/v3", "etcdutl": "go.etcd.io/etcd/etcdutl/v3"}
+_CONTAINERD: Final = "github.com/containerd/containerd/v2"
 
 
 def binary(name: str, version: str) -> Path:
     """One component as a file; built if it is not there yet: 0.5 to 5 minutes of 2 cores for the first of a version, less for the next."""
-    module = GO / (VERSIONS[-1] if name in _ETCD else version)
-    if not module.exists():
-        raise ValueError(f"{name} {version}: the lab builds {', '.join(VERSIONS)} and etcd {ETCD}")
+    if name in CONTAINERD_PROGRAMS:
+        module, known = GO / "containerd", (CONTAINERD,)
+    elif name in _ETCD:
+        module, known = GO / VERSIONS[-1], (ETCD,)
+    else:
+        module, known = GO / version, VERSIONS
+    if version not in known:
+        raise ValueError(
+            f"{name} {version}: the lab builds Kubernetes {', '.join(VERSIONS)}, etcd {ETCD}, containerd {CONTAINERD}"
+        )
     recipe = (module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()
-    entry = f"kube-{name}-{ETCD if name in _ETCD else version}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    entry = f"kube-{name}-{version}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     return cached(entry, lambda folder: _build(folder, name, version, module)) / name
 
 
@@ -46,11 +56,19 @@ def _link(link: Path, file: Path) -> None:
 
 def _build(target: Path, name: str, version: str, module: Path) -> None:
     # The version is stamped in: an unstamped apiserver reports v0.0.0 and refuses its own feature gates.
-    major, minor, _ = version.split(".")
-    base = "k8s.io/component-base/version"
-    stamp = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-    flags = "-s -w" if name in _ETCD else "-s -w " + " ".join(f"-X {base}.{k}={v}" for k, v in stamp.items())
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    package = _ETCD.get(name, f"k8s.io/kubernetes/cmd/{name}")
-    command = ["nice", "-n", "10", go, "build", "-trimpath", "-ldflags", flags, "-o", str(target / name), package]
+    package, tags = f"k8s.io/kubernetes/cmd/{name}", ""
+    stamp = {f"k8s.io/component-base/version.{k}": v for k, v in _stamp(version).items()}
+    if name in _ETCD:
+        package, stamp = _ETCD[name], {}
+    elif name in CONTAINERD_PROGRAMS:
+        package, tags = f"{_CONTAINERD}/cmd/{name}", "no_btrfs"  # its headers are no part of a bare Debian
+        stamp = {f"{_CONTAINERD}/version.Version": f"v{version}"}
+    flags = " ".join(["-s -w", *(f"-X {key}={value}" for key, value in stamp.items())])
+    options = ["-trimpath", "-tags", tags, "-ldflags", flags, "-o", str(target / name)]
+    command = ["nice", "-n", "10", go(), "build", *options, package]
     subprocess.run(command, cwd=module, env={**os.environ, "CGO_ENABLED": "0"}, check=True)
+
+
+def _stamp(version: str) -> dict[str, str]:
+    major, minor, _ = version.split(".")
+    return {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}

@@ -57,6 +57,16 @@ def missing_tool(tool: str) -> LabError:
     return LabError(f"The lab needs {tool}: install it with 'apt-get install {package}'.")
 
 
+def go() -> str:
+    """The Go compiler: on PATH, or where Go's own archive puts it. Debian's is too old for what the lab builds."""
+    found = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    if found is None:
+        raise LabError(
+            "The lab builds Kubernetes and needs Go 1.26: unpack it from https://go.dev/dl to /usr/local/go."
+        )
+    return found
+
+
 def check(tools: Iterable[str]) -> None:
     """Raise LabError unless this is root on a machine that has every tool; one sentence names all that is missing."""
     if os.geteuid() != 0:
