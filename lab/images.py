@@ -49,7 +49,7 @@ def reporter() -> Path:
 
     def build(folder: Path) -> None:
         program = folder / "reporter"
-        command = [go(), "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "."]
+        command: list[str | Path] = [go(), "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "."]
         run(command, cwd=_REPORTER, env={**os.environ, "CGO_ENABLED": "0"})
         oci.image(folder / "image.tar", REPORTER, {"/bin/reporter": program}, ["/bin/reporter"])
         program.unlink()

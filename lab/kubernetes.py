@@ -24,12 +24,12 @@ _CONTAINERD: Final = "github.com/containerd/containerd/v2"
 def binary(name: str, version: str) -> Path:
     """One component as a file; built if it is not there yet: 0.5 to 5 minutes of 2 cores for the first of a version, less for the next."""
     if name in CONTAINERD_PROGRAMS:
-        module, known = GO / "containerd", (CONTAINERD,)
+        module, known = GO / "containerd", version == CONTAINERD
     elif name in _ETCD:
-        module, known = GO / VERSIONS[-1], (ETCD,)
+        module, known = GO / VERSIONS[-1], version == ETCD
     else:
-        module, known = GO / version, VERSIONS
-    if version not in known:
+        module, known = GO / version, version in VERSIONS
+    if not known:
         raise ValueError(
             f"{name} {version}: the lab builds Kubernetes {', '.join(VERSIONS)}, etcd {ETCD}, containerd {CONTAINERD}"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lab import rootfs
+from lab.command import run
 from lab.host import Host, Place
 from lab.image import vm_image
 from lab.keys import SshKey, make_ssh_key
@@ -42,6 +43,7 @@ class Lab:
         self._slot: Slot | None = None
         self._key: SshKey | None = None
         self._store: PackageStore | None = None
+        self._routes: dict[str, Host] = {}
 
     def __enter__(self) -> Lab:
         self.open()
@@ -79,6 +81,7 @@ class Lab:
             slot.sweep()
             slot.release()
             self._store = None
+            self._routes.clear()
             self.hosts.clear()
 
     @property
@@ -113,10 +116,39 @@ class Lab:
             self._store.start()
         return self._store
 
+    def pod_range(self, host: Host) -> str:
+        """A range of addresses for the pods of a host: no other host has it, also in labs beside this one."""
+        return f"10.{128 + self.slot.number}.{host.place.index}.0/24"
+
+    def route(self, cidr: str, host: Host) -> None:
+        """Send what goes to `cidr` (the pods of a host) to that host: from this machine and from all hosts, later ones too.
+
+        It lasts over reboots of hosts, and ends with the lab: routes of this machine go with its bridge.
+        """
+        run(["ip", "route", "replace", cidr, "via", host.address, "dev", self.bridge])
+        self._routes[cidr] = host
+        for other in self.hosts.values():
+            if other is not host and isinstance(other, NspawnHost):
+                other.keep_route(cidr, host.address)
+                if other.is_on():
+                    other.ssh(["ip", "route", "replace", cidr, "via", host.address])
+
+    def import_images(self, host: Host, *images: Path) -> None:
+        """Put image tars (`lab.images`, `lab.oci`) into a host's containerd, when that runs. Pods take imagePullPolicy Never."""
+        host.wait_for(
+            lambda: host.ssh("ctr --connect-timeout 2s version", check=False).returncode == 0, 60, "running containerd"
+        )
+        for image in images:
+            host.copy(image, "/var/tmp/image.tar")
+            host.ssh(
+                "ctr -n k8s.io images import --local /var/tmp/image.tar; code=$?; rm /var/tmp/image.tar; exit $code"
+            )
+
     def deb(self, name: str, *, node: bool = False, binds: Iterable[str] = (), wait: bool = True) -> NspawnHost:
         """A Debian host. With `node` it can run a kubelet; `binds` are folders that are to be no overlay."""
         place = self._place(name)
-        return self._add(NspawnHost(place, [rootfs.base()], kind="deb", node=node, binds=binds), wait)
+        layers = rootfs.node_layers() if node else [rootfs.base()]
+        return self._add(NspawnHost(place, layers, kind="deb", node=node, binds=binds), wait)
 
     def rpm(self, name: str, *, node: bool = False, binds: Iterable[str] = (), wait: bool = True) -> NspawnHost:
         """A host that knows rpm only (ID_LIKE="rhel fedora")."""
@@ -148,6 +180,9 @@ class Lab:
 
     def _add(self, host: HostKind, wait: bool) -> HostKind:
         self.hosts[host.name] = host
+        if isinstance(host, NspawnHost):
+            for cidr, target in self._routes.items():
+                host.keep_route(cidr, target.address)
         host.power_on()
         self._record()
         if wait:

@@ -81,6 +81,13 @@ class NspawnHost(Host):
         self._cable = True
         self._set_link("up")
 
+    def keep_route(self, cidr: str, via: str) -> None:
+        """A route that the machine takes up at each boot from the next on."""
+        name = cidr.replace("/", "-")
+        folder = self.root / "etc/systemd/network/10-lab.network.d"
+        folder.mkdir(mode=0o755, exist_ok=True)
+        (folder / f"{name}.conf").write_text(f"[Route]\nDestination={cidr}\nGateway={via}\n")
+
     @property
     def _link(self) -> str:
         return f"vb-{self._machine}"

@@ -1,4 +1,4 @@
-"""The file systems that machines are made from: the Debian base, and the rpm host as a layer on it."""
+"""The file systems that machines are made from: the Debian base, and as layers on it the rpm host and what a node needs."""
 
 from __future__ import annotations
 
@@ -85,6 +85,49 @@ rpm -i /lab-base.rpm
 rm -f /lab-base.rpm
 """
 
+# What containerd and a kubelet call, and a machine that lets them work.
+_NODE_SCRIPT = """
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends runc conntrack ethtool
+apt-get clean
+mkdir -p /usr/local/sbin
+cat >/usr/local/sbin/lab-node <<'END'
+#!/bin/sh -e
+# cgroup v1: nspawn shows the controllers read-only. Each is this machine's own part, which pods get groups in.
+for controller in /sys/fs/cgroup/*; do
+    if [ ! -L "$controller" ] && mountpoint -q "$controller"; then mount -o remount,rw,bind "$controller"; fi
+done
+# A kubelet sets these for the whole kernel, which is not this machine's: it finds them as it wants them and leaves them alone.
+mkdir -p /run/lab-node
+while read -r name value; do
+    echo "$value" >"/run/lab-node/$name"
+    mount --bind "/run/lab-node/$name" "/proc/sys/$(echo "$name" | tr . /)"
+done <<SETTINGS
+vm.overcommit_memory 1
+vm.panic_on_oom 0
+kernel.panic 10
+kernel.panic_on_oops 1
+kernel.keys.root_maxkeys 1000000
+kernel.keys.root_maxbytes 25000000
+SETTINGS
+END
+chmod 755 /usr/local/sbin/lab-node
+cat >/etc/systemd/system/lab-node.service <<END
+[Unit]
+Description=Let pods run on a machine that shares its kernel
+DefaultDependencies=no
+After=local-fs.target
+Before=sysinit.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/lab-node
+[Install]
+WantedBy=sysinit.target
+END
+systemctl enable lab-node.service
+"""
+
 # What the packages of the lab may require and Debian's files already bring: recorded once as a package, so that
 # installing an rpm needs no flags.
 _LAB_BASE_PROVIDES = (
@@ -125,6 +168,16 @@ def base() -> Path:
         run(["chroot", root, "/bin/sh", "-e"], stdin="export LC_ALL=C\n" + _BASE_SCRIPT)
 
     return cached(f"base-{key_of(SUITE, *_INCLUDE, _BASE_SCRIPT)}", build) / "root"
+
+
+def node_layers() -> list[Path]:
+    """The layers of a deb host that can be a node, uppermost first."""
+    below = base()
+
+    def build(folder: Path) -> None:
+        build_layer([below], folder, _NODE_SCRIPT, archive=sources())
+
+    return [cached(f"node-{key_of(str(below), _NODE_SCRIPT)}", build) / "upper", below]
 
 
 def rpm_layers() -> list[Path]:
