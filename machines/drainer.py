@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
@@ -21,6 +21,7 @@ __all__ = ["Drained", "Options", "drain", "pods_of", "take_back"]
 
 LOOK_SECONDS: Final = 4.0
 ACT_SECONDS: Final = 6.0
+LOOKS: Final = 3  # lists that must agree before a node is believed to be empty: a list may lie
 AT_ONCE: Final = 10  # requests of one drain side by side
 _PODS: Final = "/api/v1/pods"
 _TWO_BUDGETS: Final = "more than one PodDisruptionBudget"  # of a 500 that no time heals
@@ -30,7 +31,7 @@ _NO_ANSWER: Final = (KubeUnreachable, KubeError, msgspec.DecodeError, TimeoutErr
 async def drain(kube: Kube, node: str, options: Options, progress: Json, now: datetime) -> Drained:
     """One round for one node, of a few seconds at most; the next call is given its `progress` and begins from what it sees.
 
-    `Done` only where two lists, one after the other, show no pod that must go, of a node that is there, speaks and is closed.
+    `Done` only where three lists, one after the other, show no pod that must go, of a node that is there, speaks and is closed.
     """
     drained = await _round(kube, node, options, begun(progress, now), now)
     if drained.state != "TimedOut" or not drained.progress.get("handOff") or await take_back(kube, node):
@@ -68,9 +69,10 @@ async def _round(kube: Kube, node: str, options: Options, progress: Json, now: d
             why = keeps_from(await _node(kube, node), node)
             if why[0]:
                 return unseen(options, progress, now, "Blocked", *why)
-            turn = decide(await pods_of(kube, node), options, progress, now)
-            if not turn.left:  # a list may lie once
+            for _ in range(LOOKS):
                 turn = decide(await pods_of(kube, node), options, progress, now)
+                if turn.left:
+                    break
     except _NO_ANSWER as error:
         wait = error.retry_seconds if isinstance(error, KubeError) else 0.0
         text = f"The API server did not show the node's pods: {str(error) or f'no answer in {LOOK_SECONDS:.0f} s'}."
@@ -150,11 +152,13 @@ def _path(pod: Pod) -> str:
 
 
 def _answer(error: KubeError | KubeUnreachable, refused: str) -> Answer:
-    """What a refusal says of the pod. 409: another pod has its name by now."""
+    """What a refusal says of the pod. 409, or a uid that cannot be changed: another pod has its name by now."""
     if isinstance(error, KubeUnreachable):
         return Answer("Silent", "NoAnswer", str(error))
-    causes: dict[str, Any] = {c.get("reason", ""): c.get("message", "") for c in error.details.get("causes") or ()}
-    if error.code in (404, 409) or "NamespaceTerminating" in causes:
+    said: list[dict[str, str]] = error.details.get("causes") or []
+    causes = {c.get("reason", ""): c.get("message", "") for c in said}
+    other = error.code == 422 and any(c.get("field") == "metadata.uid" for c in said)
+    if error.code in (404, 409) or other or "NamespaceTerminating" in causes:
         return Answer("Gone")
     if error.code == 429 and "DisruptionBudget" in causes:
         return Answer("Kept", "DisruptionBudget", causes["DisruptionBudget"] or error.message)

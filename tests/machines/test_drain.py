@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machines.drain import BLOCKS, HAND_OFF, MIRROR, ROUND, RULE, Options, Rule, Turn, decide, keeps_from, pod_page
-from machines.drained import Answer, begun, conclude, rest, rests, unseen
+from machines.drained import Answer, Said, begun, conclude, rest, rests, unseen
 from machines.schema import OPERATION_KIND
 from machines.watch.seen import one_node
 from tests.machines.pods import DAEMONS, SET, Json, pod, seen
@@ -45,7 +45,7 @@ def handed(name: str, **more: Any) -> Json:
     return pod(name, annotations={HAND_OFF: "owner"}, **more)
 
 
-GOING = {"deletionTimestamp": "2026-11-25T11:59:00Z"}
+GOING: Json = {"deletionTimestamp": "2026-11-25T11:59:00Z"}
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ WORDS = st.sampled_from(["", "", "skip", "wait", "0", "1", "-3", "nonsense"])
 
 @st.composite
 def any_pod(draw: st.DrawFn) -> Json:
-    labels = {RULE: word} if (word := draw(WORDS)) else {}
+    labels: Json = {RULE: word} if (word := draw(WORDS)) else {}
     notes: Json = {}
     if draw(st.integers(0, 5)) == 0:
         notes[MIRROR] = "x"
@@ -362,7 +362,7 @@ OPTIONS = st.builds(
     Options, st.booleans(), st.booleans(), st.sampled_from([600, 1_800]), st.sampled_from([0, 30, 300]),
     st.sampled_from([(), (Rule("wait", labels={RULE: "1"}),)]),
 )  # fmt: skip
-SAID = st.sampled_from(["Accepted", "Gone", "Kept", "Refused", "Silent"])
+SAID: st.SearchStrategy[Said] = st.sampled_from(["Accepted", "Gone", "Kept", "Refused", "Silent"])
 
 
 def stays(one: Json, options: Options) -> bool:
