@@ -82,9 +82,9 @@ def conclude(turn: Turn, answers: Mapping[str, Answer], options: Options, progre
     told = {uid for uid, a in said.items() if a.said == "Told"}
     tried = [p.key for p in turn.evict if p.uid in said]
     asked: Json = {u: t for u, t in progress.get("handOff", {}).items() if any(s.pod.uid == u for s in turn.left)}
+    # The same sight makes the same progress: a drain that is blocked for long is not written anew with every round.
     after: Json = {
         "startTime": progress["startTime"],
-        "seenTime": moment(now),
         "evicted": progress.get("evicted", 0) + sum(a.said == "Accepted" for a in said.values()),
         "left": len(turn.left),
         "skipped": turn.skipped,
@@ -95,7 +95,7 @@ def conclude(turn: Turn, answers: Mapping[str, Answer], options: Options, progre
     if tried:
         after["after"] = tried[-1]
     if not turn.left:
-        message = f"Nothing is left that must go: {_pods(after['evicted'])} evicted, {turn.skipped} stay."
+        message = f"Nothing is left that must go: {after['evicted']} evicted, {turn.skipped} left alone."
         return Drained("Done", "Drained", message, after)
     silent = [a for a in said.values() if a.said == "Silent"]
     late = overdue(options, progress, now)

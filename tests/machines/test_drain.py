@@ -295,7 +295,7 @@ def test_a_node_that_is_empty_is_drained_even_after_its_time() -> None:
         turn(pod("d", owner=DAEMONS), now=later(9_999)), {}, USUAL, begun({"evicted": 3}, NOW), later(9_999)
     )
     assert (done.state, done.reason) == ("Done", "Drained")
-    assert done.message == "Nothing is left that must go: 3 pods are evicted, 1 stay."
+    assert done.message == "Nothing is left that must go: 3 evicted, 1 left alone."
 
 
 def test_a_server_that_says_nothing_is_waited_for_and_not_for_ever() -> None:

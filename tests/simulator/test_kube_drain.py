@@ -95,7 +95,7 @@ async def test_a_node_is_drained_when_all_that_must_go_is_gone(kube: Kube, owner
     assert (two.state, two.message) == ("Waiting", "1 pod is left: 1 on their way out.")
     await end(kube, "plain-2")
     done = await once(kube, on, two)
-    assert (done.state, done.message) == ("Done", "Nothing is left that must go: 2 pods are evicted, 3 stay.")
+    assert (done.state, done.message) == ("Done", "Nothing is left that must go: 2 evicted, 3 left alone.")
     assert await once(kube, on, done) == done
     await end(kube, "plain-daemon", "plain-mirror", "plain-over", "plain-elsewhere")
 
@@ -131,10 +131,12 @@ async def test_a_budget_that_never_lets_go_ends_the_drain_in_bounded_time(kube: 
     on = await closed(kube, "drain-forever")
     await runs(kube, pod("forever", on, owner=owner, labels={"app": "forever"}))
     await guard(kube, "forever", 1, "forever")
-    found = None
+    found, kept = None, None
     for minute in range(30):
         found = await once(kube, on, found, now=later(60 * minute))
         assert (found.state, found.reason) == ("Blocked", "DisruptionBudget")
+        kept = kept or found.progress
+        assert found.progress == kept
     out = await once(kube, on, found, now=later(1_800))
     assert (out.state, out.reason) == ("TimedOut", "DisruptionBudget")
     assert out.message.startswith("Not drained in 1800 s. 1 pod is left: 1 to be evicted. default/forever: The disruption budget forever needs 1")  # fmt: skip
