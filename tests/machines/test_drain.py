@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.api.schema import prune, validate
 from machines.drain import BLOCKS, HAND_OFF, MIRROR, ROUND, RULE, Options, Rule, Turn, decide, keeps_from, pod_page
 from machines.drained import Answer, Said, begun, conclude, rest, rests, unseen
 from machines.schema import OPERATION_KIND
@@ -169,11 +170,35 @@ def test_options_come_from_the_spec_of_an_operation() -> None:
     assert Options.of({"drain": said}) == Options(True, True, 60, 0, rules)
 
 
-@pytest.mark.parametrize("rule", [{"drain": "skip"}, {"drain": "skip", "labels": {}}, {"drain": "2", "namespace": ""}])
-def test_a_rule_that_names_no_pods_is_refused(rule: Json) -> None:
-    good = {"namespace": "a", "drain": "skip"}
-    obj = {"spec": {"machine": "m", "verb": "Drain", "drain": {"rules": [good, rule]}}}
-    assert [p.field for p in OPERATION_KIND.validate(obj, None)] == ["spec.drain.rules[1]"]
+def operation(drain: Json) -> Json:
+    spec = {"machine": "m", "verb": "Drain", "drain": drain}
+    return {"apiVersion": "fleet.dev/v1", "kind": "Operation", "metadata": {"name": "x"}, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        pytest.param({"rules": [{"drain": "skip"}]}, "rules[0]", id="a rule that names no pods"),
+        pytest.param({"rules": [{"drain": "skip", "labels": {}}]}, "rules[0]", id="no labels at all"),
+        pytest.param({"rules": [{"namespace": "a", "drain": "1"}, {"drain": "2", "namespace": ""}]}, "rules[1]", id="a namespace without a name"),
+        pytest.param({"rules": [{"namespace": "a", "drain": "Skip"}]}, "rules[0].drain", id="a word that means nothing"),
+        pytest.param({"rules": [{"namespace": "a", "drain": 3}]}, "rules[0].drain", id="an order without quotes"),
+        pytest.param({"rules": [{"namespace": "a"}]}, "rules[0].drain", id="a rule that says nothing"),
+        pytest.param({"timeoutSeconds": 0}, "timeoutSeconds", id="no time"),
+        pytest.param({"timeoutSeconds": 86_401}, "timeoutSeconds", id="more than a day"),
+        pytest.param({"handOffSeconds": -1}, "handOffSeconds", id="less than no time"),
+        pytest.param({"evictUnmanaged": "yes"}, "evictUnmanaged", id="neither true nor false"),
+    ],
+)  # fmt: skip
+def test_options_that_mean_nothing_are_refused_by_their_field(said: Json, field: str) -> None:
+    assert f"spec.drain.{field}" in [p.field for p in validate(OPERATION_KIND, operation(said))]
+
+
+def test_options_that_are_right_are_kept_whole() -> None:
+    rules = [{"namespace": "a", "labels": {"x": "y"}, "drain": "-3"}]
+    said = {"deleteEmptyDirData": True, "evictUnmanaged": False, "timeoutSeconds": 86_400, "handOffSeconds": 0, "rules": rules}  # fmt: skip
+    assert validate(OPERATION_KIND, operation(said)) == []
+    assert prune(OPERATION_KIND, operation(said)) == (operation(said), [])
 
 
 # -- hand-off -----------------------------------------------------------------------------------------------------------
