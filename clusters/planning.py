@@ -61,8 +61,10 @@ def soak_until(case: Case, progress: Progress, now: datetime, default_seconds: f
 
 
 def backup_due(case: Case, last: datetime | None, now: datetime) -> bool:
-    """Whether a scheduled snapshot is due; `last`: the time of the youngest."""
+    """Whether a scheduled snapshot is due; `last`: the time of the youngest. An interval of 0 is never."""
     seconds = case.spec.get("backups", {}).get("intervalSeconds", BACKUP_SECONDS)
+    if seconds == 0:
+        return False
     return last is None or now - last >= timedelta(seconds=seconds)
 
 

@@ -20,6 +20,7 @@ OPERATED: Final = (*MADE, IMPORTED)  # providers whose clusters are in the loop
 BUILT: Final[tuple[str, ...]] = (LOCAL, IMPORTED)  # those that this version has
 POD_CIDR: Final = "10.244.0.0/16"
 SERVICE_CIDR: Final = "10.96.0.0/12"
+BACKUP_LEAST_SECONDS: Final = 60
 _NAME: Json = {"type": "string", "maxLength": 253}
 
 GATES: Json = {
@@ -194,6 +195,14 @@ def _fixed(new: Json, old: Json) -> list[Problem]:
     ]
 
 
+def _check_backups(spec: Json) -> list[Problem]:
+    seconds = spec.get("backups", {}).get("intervalSeconds", 0)
+    if 0 < seconds < BACKUP_LEAST_SECONDS:
+        text = f"{seconds}: a snapshot at most every {BACKUP_LEAST_SECONDS} seconds; 0 for never"
+        return [Problem("spec.backups.intervalSeconds", text)]
+    return []
+
+
 def _check_reporters(spec: Json) -> list[Problem]:
     owner: dict[str, str] = {}
     out = []
@@ -218,6 +227,7 @@ def _check_reporters(spec: Json) -> list[Problem]:
 def _check_cluster(new: Json, old: Json | None) -> Sequence[Problem]:
     spec = new.get("spec", {})
     out = [*_required(spec), *_check_cidr(spec, "podCIDR"), *_check_cidr(spec, "serviceCIDR"), *_check_reporters(spec)]
+    out += _check_backups(spec)
     if old is not None:
         out += _fixed(spec, old.get("spec", {}))
     return out
@@ -275,7 +285,7 @@ CLUSTER_KIND = Kind(
                 "type": "object",
                 "description": "Scheduled snapshots of etcd.",
                 "properties": {
-                    "intervalSeconds": {"type": "integer", "minimum": 60, "maximum": 2592000, "description": "A snapshot this often; 6 hours by default, 0 never."},
+                    "intervalSeconds": {"type": "integer", "minimum": 0, "maximum": 2592000, "description": "A snapshot this often, at most once a minute; 6 hours by default, 0 never."},
                     "keep": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "How many are kept, 10 by default."},
                 },
             },

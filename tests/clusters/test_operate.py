@@ -336,6 +336,57 @@ async def test_after_a_day_nothing_is_left(fake: Fake) -> None:
         assert await in_thread(partial(rows, f"SELECT 1 FROM {table}")) == [], table
 
 
+async def test_an_interval_of_zero_takes_no_scheduled_snapshot_and_an_upgrade_still_does(fake: Fake) -> None:
+    await up(backups={"intervalSeconds": 0})
+    await turn()
+    assert "snapshot" not in fake.log and (await shown())["status"]["phase"] == "Running"
+    await in_thread(lambda: change(packageVersion="v37"))
+    await turn()
+    assert [s["why"] for s in (await shown())["status"]["snapshots"]] == ["upgrade"]
+    await in_thread(lambda: change(backups={"intervalSeconds": 60}))
+    await in_thread(lambda: rows("UPDATE cluster_snapshot SET taken_at = now() - interval '61 s' RETURNING 1"))
+    await turn()
+    assert [s["why"] for s in (await shown())["status"]["snapshots"]] == ["schedule", "upgrade"]
+
+
+async def test_snapshots_more_often_than_once_a_minute_are_refused(fake: Fake) -> None:
+    await in_thread(lambda: version("v36", "1.36.3"))
+    with pytest.raises(ApiError, match="at most every 60 seconds; 0 for never"):
+        await in_thread(lambda: cluster(backups={"intervalSeconds": 59}))
+
+
+def unused(name: str) -> None:
+    delete_object("clusterpackageversions", name, write=BY)
+
+
+async def test_a_package_version_in_use_is_not_deleted_and_its_clusters_are_named(fake: Fake) -> None:
+    await up()
+    await in_thread(lambda: cluster("c2"))
+    with pytest.raises(ApiError, match="it is in use by cluster c1, cluster c2") as refused:
+        await in_thread(lambda: unused("v36"))
+    assert refused.value.code == 409
+    await in_thread(lambda: unused("v37"))
+
+
+async def test_a_version_that_a_cluster_still_stands_on_is_not_deleted(fake: Fake) -> None:
+    await up()
+    fake.fail = TemporaryError("Busy", "not now")
+    await in_thread(lambda: change(packageVersion="v37"))
+    await turn()
+    with pytest.raises(ApiError, match="it is in use by cluster c1"):
+        await in_thread(lambda: unused("v36"))
+    with pytest.raises(ApiError, match="it is in use by cluster c1"):
+        await in_thread(lambda: unused("v37"))
+
+
+async def test_four_clusters_of_a_version_are_three_names_and_others(fake: Fake) -> None:
+    await in_thread(lambda: version("v36", "1.36.3"))
+    for name in ("c1", "c2", "c3", "c4"):
+        await in_thread(lambda name=name: cluster(name))  # type: ignore[misc]
+    with pytest.raises(ApiError, match="cluster c1, cluster c2, cluster c3 and others"):
+        await in_thread(lambda: unused("v36"))
+
+
 async def test_snapshots_beyond_the_number_that_is_kept_go(fake: Fake) -> None:
     await up(backups={"keep": 1})
     await in_thread(

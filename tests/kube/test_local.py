@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -29,13 +30,16 @@ SECONDS = 180.0
 
 
 def port() -> int:
-    """The first of five free ports in a row."""
+    """The first of five free ports in a row: a control plane uses the ones after its own too."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        if first < 65_000:
-            return first
+        with contextlib.ExitStack() as held:
+            first = held.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            number = int(first.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):  # one of them is taken, or beyond the last port
+                for after in range(number + 1, number + 5):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", after))
+                return number
 
 
 def component(name: str, version: str) -> Component:
