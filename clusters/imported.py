@@ -1,4 +1,7 @@
-"""Provider Imported: a cluster that others made. Fleet goes there by a kubeconfig, looks, and never touches the control plane."""
+"""Provider Imported: a cluster that others made. Fleet goes there by a kubeconfig, looks, and never touches the control plane.
+
+The same pass looks at clusters of other providers that have no components of Fleet's: they differ in their way only.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from clusters import access, models
 from clusters.cases import Case, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.planning import certificates, held
+from clusters.schema_cluster import IMPORTED, provider_of
 from clusters.status import Part, Told
+from clusters.ways import Way, networks_of, register_way
 from fleet.api.credentials import check_use, unseal
 from fleet.api.kubeconfig import KubeconfigError, parse
 from fleet.api.models import Credential
@@ -24,7 +29,6 @@ from fleet.control.conditions import Condition, Status
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, ReconcileError, TemporaryError
 from fleet.control.kinds import Json
-from fleet.control.networks import allowed_networks
 from fleet.control.threads import in_thread
 from fleet.control.work import Claim, Settled, set_back
 from fleet.events.publish import WARNING
@@ -59,11 +63,12 @@ def _addresses(host: str) -> Sequence[str]:
 
 @dataclass(slots=True)
 class ImportedPass:
-    """One look at an imported cluster."""
+    """One look at a cluster whose control plane others run."""
 
     claim: Claim
     me: int
     case: Case
+    way: Way
 
     async def run(self) -> Settled:
         """To its end; how the lease ends."""
@@ -71,7 +76,7 @@ class ImportedPass:
         if case.deleted:
             return Settled(self.claim.object_id, self.claim.epoch, REST_SECONDS)
         try:
-            endpoint = await in_thread(lambda: read(case))
+            endpoint = await in_thread(lambda: self.way(case))
             version = await self._ask(endpoint)
         except ReconcileError as error:
             part = _part(case, (error.reason, error.message), {}, now)
@@ -90,7 +95,7 @@ class ImportedPass:
     async def _ask(self, endpoint: Endpoint) -> str:
         """Its version, as the identity of the kubeconfig gets it."""
         try:
-            async with Kube(endpoint, networks=allowed_networks()) as kube:
+            async with Kube(endpoint, networks=networks_of(provider_of(self.case.spec))) as kube:
                 await asyncio.wait_for(kube.get("/api/v1/nodes", limit="1"), 15)
                 return str((await kube.get("/version"))["gitVersion"]).removeprefix("v")
         except KubeError as error:
@@ -103,6 +108,9 @@ class ImportedPass:
             raise TemporaryError(
                 "NotAnswering", f"the API server does not answer: {error or 'no answer within 15 s'}"
             ) from None
+
+
+register_way(IMPORTED, read)
 
 
 def _part(

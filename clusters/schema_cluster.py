@@ -16,8 +16,8 @@ IMPORTED: Final = "Imported"
 SIMULATED: Final = "Simulated"
 PROVIDERS: Final = (HOSTED, LOCAL, IMPORTED, SIMULATED)
 MADE: Final = (HOSTED, LOCAL)  # providers whose control plane is Fleet's own work
-OPERATED: Final = (*MADE, IMPORTED)  # providers whose clusters are in the loop
-BUILT: Final[tuple[str, ...]] = (LOCAL, IMPORTED)  # those that this version has
+OPERATED: Final = (*MADE, IMPORTED, SIMULATED)  # providers whose clusters are in the loop
+BUILT: Final[tuple[str, ...]] = (LOCAL, IMPORTED, SIMULATED)  # those that this version has
 POD_CIDR: Final = "10.244.0.0/16"
 SERVICE_CIDR: Final = "10.96.0.0/12"
 BACKUP_LEAST_SECONDS: Final = 60
@@ -258,7 +258,7 @@ CLUSTER_KIND = Kind(
             "provider": {
                 "type": "string",
                 "enum": list(PROVIDERS),
-                "description": "Hosted: pods of a meta cluster. Local: processes on Fleet's host. Imported: a kubeconfig. Simulated. None: plain hosts.",
+                "description": "Hosted: pods of a meta cluster. Local: processes on Fleet's host. Imported: a kubeconfig. Simulated: a simulated API server, its simulated machines are the nodes. None: plain hosts.",
             },
             "packageVersion": {**_NAME, "pattern": NAME_PATTERN, "description": "The one ClusterPackageVersion; changing it upgrades, pointing back rolls back."},
             "controlPlane": _CONTROL_PLANE,

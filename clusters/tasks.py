@@ -11,7 +11,8 @@ from clusters import backups
 from clusters.cases import Case, load
 from clusters.planes import Plane
 from clusters.reconcile import reconcile
-from clusters.schema_cluster import IMPORTED, OPERATED, provider_of
+from clusters.schema_cluster import OPERATED, provider_of
+from clusters.ways import way_of
 from fleet.control import work
 from fleet.control.kinds import CLUSTER
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
@@ -43,8 +44,9 @@ def _pass(seat: Seat, claim: Claim, case: Case) -> AnyPass:
     from clusters.providers import provider
 
     name = provider_of(case.spec)
-    if name == IMPORTED:
-        return ImportedPass(claim, seat.me, case)
+    way = way_of(name)
+    if way is not None:
+        return ImportedPass(claim, seat.me, case, way)
     return Pass(claim, seat.me, case, provider(name), seat.stopping)
 
 

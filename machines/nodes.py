@@ -10,7 +10,7 @@ from typing import Any, Final, LiteralString, Protocol
 
 from clusters.access import endpoints
 from clusters.kube import Kube, KubeError, KubeUnreachable
-from clusters.providers import networks_of
+from clusters.ways import networks_of
 from fleet.control.db import Connection
 from fleet.control.digests import hex64
 from fleet.control.kinds import Json

@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class SimulatorConfig(AppConfig):
-    """Registers the driver `simulated`."""
+    """Registers the driver and the provider `simulated`."""
 
     name = "simulator"
     label = "simulator"
@@ -12,8 +12,12 @@ class SimulatorConfig(AppConfig):
 
     def ready(self) -> None:
         """One adapter a worker process, with a connection of its own."""
+        from clusters.schema_cluster import SIMULATED
+        from clusters.ways import register_way
         from fleet.control.db import connect
         from machines.drivers import register_driver
         from simulator.hosts import SimulatedHosts
+        from simulator.ways import way
 
         register_driver("simulated", lambda: SimulatedHosts(connect))
+        register_way(SIMULATED, way)

@@ -57,6 +57,16 @@ WITH lk AS MATERIALIZED (SELECT s.cluster_id FROM shard s JOIN unnest(%(ids)s::i
   ORDER BY s.cluster_id FOR NO KEY UPDATE OF s)
 UPDATE shard s SET holder = NULL, lease_until = NULL FROM lk WHERE s.cluster_id = lk.cluster_id
 """
+# What was seen of clusters that are no more.
+_FORGET: Final[LiteralString] = """
+WITH gone AS (DELETE FROM shard s WHERE NOT EXISTS (SELECT FROM clusters_cluster c WHERE c.id = s.cluster_id) RETURNING s.cluster_id)
+DELETE FROM node n USING gone WHERE n.cluster_id = gone.cluster_id
+"""
+
+
+async def forget(conn: Connection) -> None:
+    """Let go of clusters that were deleted, and of their nodes."""
+    await conn.execute(_FORGET)
 
 
 async def claim(conn: Connection, me: int, limit: int) -> list[Lease]:

@@ -15,9 +15,9 @@ from django.db import connection as django_connection
 from django.db.utils import Error as DjangoError
 
 from clusters.access import endpoints
-from clusters.providers import networks_of
 from clusters.schema_cluster import MADE
 from clusters.status import Part, Told, write_parts
+from clusters.ways import networks_of
 from fleet.api.storage import storage_for
 from fleet.control import db
 from fleet.control.conditions import Condition
@@ -114,6 +114,7 @@ class Watcher:
         async def job(conn: Connection) -> dict[int, tuple[tuple[Any, ...], Subject]]:
             kept = await leases.renew(conn, self.me, [self._sign(lease) for lease in self._held.values()])
             self._held = {c: lease for c, lease in self._held.items() if c in kept}
+            await leases.forget(conn)
             for lease in await leases.claim(conn, self.me, self.most - len(self._held)):
                 self._held[lease.cluster_id] = lease
             return await self._subjects(conn)
@@ -143,9 +144,13 @@ class Watcher:
         return Sign(lease, view.age(), view.version, view.state(), view.condition().message)
 
     def _start(self, cluster: int, stamp: tuple[Any, ...], subject: Subject) -> None:
-        networks = networks_of(stamp[2])
         watch = ClusterWatch(
-            self._held[cluster], subject, self.borrow, networks=networks, times=self.times, listing=self._listing
+            self._held[cluster],
+            subject,
+            self.borrow,
+            networks=networks_of(stamp[2]),
+            times=self.times,
+            listing=self._listing,
         )
         self._running[cluster] = _Running(watch, asyncio.create_task(watch.run()), stamp)
 

@@ -7,7 +7,7 @@ pods neither start nor end). Only those that are not well, and pods under way, t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -52,7 +52,7 @@ class Kubelets:
         self._pods = Follower(api.store.of(PODS))
         self._nodes = Follower(api.store.of(NODES))
         self._names: dict[str, None] = {}
-        self._fields: tuple[str, list[Json]] | None = None
+        self._fields: tuple[tuple[str, ...], list[Json]] | None = None
 
     def __len__(self) -> int:
         return len(self._names)
@@ -71,8 +71,18 @@ class Kubelets:
 
     # -- orders -----------------------------------------------------------------------------------------------------
 
-    def add(self, names: Iterable[str], *, provider: str = "", labels: Json | None = None) -> int:
-        """Give nodes a kubelet, which registers those that are not there. `provider` with `{name}` in it; how many are new."""
+    def add(
+        self,
+        names: Iterable[str],
+        *,
+        provider: str = "",
+        labels: Json | None = None,
+        shape: Callable[[Json], None] | None = None,
+    ) -> int:
+        """Give nodes a kubelet, which registers those that are not there. `provider` with `{name}` in it; how many are new.
+
+        `shape` makes a new node what it shall be before anybody sees it.
+        """
         store, at, count = self._api.store, self._api.now(), 0
         for name in names:
             if name in self._names:
@@ -82,6 +92,8 @@ class Kubelets:
                 made = bodies.node(
                     name, number, at, seed=self._seed, provider=provider.format(name=name), labels=labels
                 )
+                if shape is not None:
+                    shape(made)
                 self._own(made, at)
                 uid = str(made["metadata"]["uid"])
                 store.put_body(NODES, name, body_of(made))
@@ -96,10 +108,12 @@ class Kubelets:
         return count
 
     def _own(self, made: Json, at: str) -> None:
-        """managedFields are alike on all nodes of one moment: computed once."""
-        if self._fields is None or self._fields[0] != at:
-            self._fields = (at, bodies.owned(made, at)["managedFields"])
-        made["metadata"]["managedFields"] = self._fields[1]
+        """managedFields are alike on all nodes of one moment that have the same fields: computed once."""
+        meta = made["metadata"]
+        alike = (at, *made["spec"], *meta["labels"], *meta["annotations"])
+        if self._fields is None or self._fields[0] != alike:
+            self._fields = (alike, bodies.owned(made, at)["managedFields"])
+        meta["managedFields"] = self._fields[1]
 
     def fail(self, name: str, mode: str) -> None:
         """Make a kubelet so; "" = well again."""
@@ -126,6 +140,13 @@ class Kubelets:
         if before in _STUCK and mode not in _STUCK:
             for key in self._api.store.of(PODS).by_node.get(name, ()):
                 self._look(key)
+
+    def report(self, name: str, info: Json) -> None:
+        """Let a kubelet say so in its node's `nodeInfo`, as after a boot or with another version."""
+        obj = self._api.store.of(NODES).get(name)
+        if obj is not None:
+            obj.setdefault("status", {}).setdefault("nodeInfo", {}).update(info)
+            self._api.store.put_body(NODES, name, body_of(obj))
 
     def remove(self, name: str) -> None:
         """Take the kubelet off; the node stays as it is."""

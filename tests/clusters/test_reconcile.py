@@ -112,7 +112,7 @@ def test_nothing_comes_back_from_a_deletion(phase: str) -> None:
         row.move_to(phase)
 
 
-@pytest.mark.parametrize("provider", ["Hosted", "Simulated"])
+@pytest.mark.parametrize("provider", ["Hosted"])
 def test_a_provider_that_is_not_built_is_refused_by_its_field(fleet_db: None, provider: str) -> None:
     with pytest.raises(ApiError) as refused:
         cluster(provider=provider)
