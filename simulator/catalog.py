@@ -103,6 +103,7 @@ _DEFAULTS: Final[Json] = {
     "driver": {"type": "simulated"},
     "variables": {"registryPath": "/etc/containerd/certs.d", "clusterDns": "10.96.0.10", "maxPods": 110, "mtu": 1450},
 }
+SIMULATED: Final = "edge"  # the cluster with an API server; the others are groups of plain hosts
 # One idc and cluster each: (idc, what its cluster is for, versions of its machines).
 PLACES: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("iad1", "web", {"containerd": "2.1.4", "kubelet": "1.33.5", "npd": "0.8.21", "net-agent": "1.5.0"}),
@@ -142,6 +143,9 @@ def idc_json(idc: str) -> Json:
 
 
 def cluster_json(number: int) -> Json:
-    """A Cluster without provider: a group of plain hosts with common defaults."""
+    """A Cluster: a group of plain hosts with common defaults; one of the places has a simulated API server besides."""
     idc, name, versions = place(number)
-    return _object("Cluster", name, {"idc": idc, "machineVersions": versions, **_DEFAULTS}, labels={"demo": "true"})
+    spec = {"idc": idc, "machineVersions": versions, **_DEFAULTS}
+    if name.endswith(f"-{SIMULATED}"):
+        spec["provider"] = "Simulated"
+    return _object("Cluster", name, spec, labels={"demo": "true"})

@@ -31,8 +31,9 @@ LOOK_SECONDS: Final = 3.0
 HISTORY: Final = 5_000  # events a collection keeps: a reader that was away for longer lists anew
 TIMES: Final = Times(lease=20.0)  # half as many writes as real kubelets, and still twice within what counts as silence
 _LOCK: Final = 7_203_114  # of the one process that serves
+# The version that each claims: of its package, or as new as the kubelets that it gives its machines.
 _CLUSTERS: Final[LiteralString] = """
-SELECT c.id, c.uid::text, coalesce(v.kubernetes_version, ''), coalesce(s.url, '') FROM clusters_cluster c
+SELECT c.id, c.uid::text, coalesce(v.kubernetes_version, c.spec #>> '{machineVersions,kubelet}', ''), coalesce(s.url, '') FROM clusters_cluster c
 LEFT JOIN clusters_clusterpackageversion v ON v.name = c.spec ->> 'packageVersion' LEFT JOIN simulated_cluster s ON s.uid = c.uid
 WHERE c.spec ->> 'provider' = 'Simulated' AND c.deleted_at IS NULL
 """

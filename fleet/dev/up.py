@@ -92,6 +92,8 @@ def _environment(state: State, postgres: Postgres, valkey: Valkey, options: argp
         "FLEET_REQUIRE_APPROVAL": "false",
         "FLEET_ALLOWED_NETWORKS": os.environ.get("FLEET_ALLOWED_NETWORKS", EVALUATION_NETWORKS),
         "FLEET_TRUSTED_ORIGINS": f"http://127.0.0.1:{options.http_port},http://localhost:{options.http_port}",
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
         "PYTHONDONTWRITEBYTECODE": "",
@@ -197,6 +199,8 @@ def _start_processes(supervisor: Supervisor, options: argparse.Namespace, certif
                 "--without-mingle",
             ],
         )
+    supervisor.add("watcher", [python, "manage.py", "watch"])
+    supervisor.add("simulator", [python, "-m", "simulator.clusters"], FLEET_PRIVATE_KEY="")
     supervisor.add(
         "beat", [python, "-m", "celery", "-A", "fleet.celery", "beat", "--loglevel=WARNING"], FLEET_PRIVATE_KEY=""
     )
