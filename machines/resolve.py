@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 from fleet.control.digests import hash64
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
+from fleet.control.render import render, sha256
 from machines.catalog import Catalog, ConfigVersion, PackageVersion
-from machines.render import render, sha256
 from machines.schema import artifacts_of
 
 V = TypeVar("V", PackageVersion, ConfigVersion)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fleet.control.digests import hash64
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
-from machines.render import render
+from fleet.control.render import render
 from machines.resolve import find_version, resolve, version_key, wanted_versions
 from tests.machines.sets import catalog, config, version, wish
 

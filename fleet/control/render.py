@@ -1,4 +1,4 @@
-"""Configuration files from templates: Jinja2 in its sandbox, an undefined name is an error. Pure."""
+"""Text from templates: Jinja2 in its sandbox, an undefined name is an error. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
 
-LARGEST: Final = 1 << 20  # bytes of a rendered file
+LARGEST: Final = 1 << 20  # bytes of what is rendered
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -32,7 +32,7 @@ def _compiled(text: str) -> Template:
 
 
 def render(text: str, values: Json, where: str) -> str:
-    """The text of one file; PermanentError with the template's line when it cannot be rendered. `where`: for people."""
+    """The text; PermanentError with the template's line when it cannot be rendered. `where`: for people."""
     if "{" not in text:
         return text
     try:
@@ -44,7 +44,7 @@ def render(text: str, values: Json, where: str) -> str:
     except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise PermanentError("TemplateError", f"{where}: {type(error).__name__}: {error}") from error
     if len(out) > LARGEST:
-        raise PermanentError("TemplateError", f"{where}: the rendered file is larger than 1 MiB")
+        raise PermanentError("TemplateError", f"{where}: what is rendered is larger than 1 MiB")
     return out
 
 
