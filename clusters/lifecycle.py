@@ -1,7 +1,7 @@
 """The life cycle of a control plane as a pure function: what is wanted, what was seen and how far it is -> the next move.
 
 Level-based: each component stands at one ClusterPackageVersion (`Progress.versions`), and whatever is seen is brought to that.
-An upgrade moves these entries one by one, in order, each verified before the next; a component that does not get ready is put
+An upgrade moves these entries one by one, in order, each verified before the next, the addons as the last; what does not get ready is put
 back and the change stops there with its reason. So every pass may be cut off anywhere and the next one goes on.
 """
 
@@ -16,6 +16,8 @@ from clusters.planes import COMPONENTS, ComponentSeen
 from fleet.api.storage import format_time
 from fleet.control.kinds import Json
 
+ADDONS: Final = "addons"  # the part of a change that comes after the components, and before them on the way back
+PARTS: Final = (*COMPONENTS, ADDONS)
 READY_SECONDS: Final = 180.0  # a component that is not ready so long after it was started will not be
 
 Verb = Literal[
@@ -25,16 +27,19 @@ Verb = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is wanted of one cluster now. `digests`: of each component as it shall be at the version where it stands.
+    """What is wanted of one cluster now. `digests`: of each part as it shall be at the version where it stands.
 
-    `refusals`: why the change to `target` may not begin. `down`: it goes back to an older version.
+    `refusals`: why the change to `target` may not begin; `waits`: what has to happen first, and will. `down`: it goes back to
+    an older version. `addons_lost`: why the addons will not get ready, "" = they may.
     """
 
     target: str
     generation: int
     digests: Mapping[str, str]
     refusals: Sequence[str] = ()
+    waits: Sequence[str] = ()
     down: bool = False
+    addons_lost: str = ""
     ready_seconds: float = READY_SECONDS
 
 
@@ -66,7 +71,7 @@ class Step:
 class Progress:
     """How far a cluster is; kept in its status, written before each effect.
 
-    `versions`: the ClusterPackageVersion that each component shall stand at. `reached`: the one that all reached last.
+    `versions`: the ClusterPackageVersion that each part shall stand at. `reached`: the one that all reached last.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -102,8 +107,8 @@ class Move:
 
 
 def order(down: bool) -> tuple[str, ...]:
-    """Components in the order of a change."""
-    return tuple(reversed(COMPONENTS)) if down else COMPONENTS
+    """Parts of a control plane in the order of a change."""
+    return tuple(reversed(PARTS)) if down else PARTS
 
 
 def next_move(wish: Wish, progress: Progress, seen: Mapping[str, ComponentSeen], now: datetime) -> Move:
@@ -114,11 +119,16 @@ def next_move(wish: Wish, progress: Progress, seen: Mapping[str, ComponentSeen],
         move = _settle(wish, progress, name, seen.get(name, ComponentSeen(name, ready=False)), now)
         if move is not None:
             return move
+    move = _settle_addons(wish, progress, seen.get(ADDONS, ComponentSeen(ADDONS)))
+    if move is not None:
+        return move
     stopped = progress.is_stopped(wish)
     behind = [name for name in order(wish.down) if progress.versions.get(name) != wish.target]
     if behind and not stopped:
         if wish.refusals:
             return Move("refuse", reason="PreflightFailed", message="; ".join(wish.refusals))
+        if wish.waits:
+            return Move("wait", reason="WaitsForMachines", message="; ".join(wish.waits))
         if progress.reached and progress.reached != wish.target and progress.snapshot_for != wish.target:
             return Move("snapshot")
         return Move("intend", behind[0])
@@ -144,9 +154,30 @@ def _settle(wish: Wish, progress: Progress, name: str, found: ComponentSeen, now
     if now - step.start <= timedelta(seconds=wish.ready_seconds):
         return Move("wait", name, "Starting", found.message or f"{name} is starting")
     why = found.message or f"{name} was not ready within {wish.ready_seconds:.0f} s"
-    if progress.reached and progress.versions[name] == wish.target != progress.reached:
-        return Move("put-back", name, "ComponentNotReady", why)
-    return Move("late", name, "ComponentNotReady", why)
+    return Move(_put_back_or_late(wish, progress, name), name, "ComponentNotReady", why)
+
+
+def _settle_addons(wish: Wish, progress: Progress, found: ComponentSeen) -> Move | None:
+    """The same for the addons. A change waits for them where it brings them; at any other time what is wrong with them holds nothing up."""
+    if ADDONS not in progress.versions:
+        return None
+    if found.digest != wish.digests[ADDONS]:
+        return Move("apply", ADDONS)
+    step = progress.step(ADDONS)
+    if step is None or step.status != "Running" or step.digest != wish.digests[ADDONS]:
+        return None
+    if found.ready:
+        return Move("done", ADDONS)
+    if progress.versions[ADDONS] != wish.target:
+        return None
+    if not wish.addons_lost:
+        return Move("wait", ADDONS, "RollingOut" if found.ready is False else "Unknown", found.message)
+    return Move(_put_back_or_late(wish, progress, ADDONS), ADDONS, "AddonsNotReady", wish.addons_lost)
+
+
+def _put_back_or_late(wish: Wish, progress: Progress, name: str) -> Verb:
+    """What is to be said of a part that will not get ready: there is a version to put it back to, or there is none."""
+    return "put-back" if progress.reached and progress.versions[name] == wish.target != progress.reached else "late"
 
 
 def intended(progress: Progress, wish: Wish, name: str) -> Progress:

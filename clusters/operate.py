@@ -5,20 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from django.conf import settings
 from django.db import transaction
 
-from clusters import access, backups, keep, lifecycle, pki, restoring
+from clusters import access, backups, keep, kubelets, lifecycle, pki, restoring
+from clusters.addons import Tended
 from clusters.cases import Case, LeaseLost, load, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
-from clusters.lifecycle import Move, Progress, Wish, next_move
+from clusters.lifecycle import ADDONS, Move, Progress, Wish, next_move
 from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Plane, Provider
-from clusters.planning import SOON, URGENT, Ends, Outcome, backup_due, emulating, part_of, soak_until, wish_of
+from clusters.planning import (
+    SOON,
+    URGENT,
+    Around,
+    Ends,
+    Outcome,
+    backup_due,
+    emulating,
+    hop_of,
+    part_of,
+    soak_until,
+    wish_of,
+)
 from clusters.providers import networks
+from clusters.rollouts import rows_of, seen_of
 from clusters.status import Told
 from clusters.storage import let_go
 from clusters.wanted import host_of, plane_of, port_of, service_cidr_of
@@ -49,6 +63,10 @@ class Pass:
     provider: Provider
     stopping: Callable[[], bool] = lambda: False
     ends: Ends = ()  # of its certificates, the first to end first
+    addons: Tended = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.addons = Tended(self.claim, self.me, rows_of(self.case.status))
 
     async def run(self) -> Settled:
         """To its end; how the lease ends. LeaseLost when it is another's by now."""
@@ -90,7 +108,7 @@ class Pass:
 
     async def _write(self, outcome: Outcome, *, effect: bool = False, fields: Json | None = None) -> None:
         """What there is to say of the cluster, behind the lease; before an `effect` also the kill switch is looked at."""
-        part = part_of(self.case, outcome, datetime.now(UTC))
+        part = part_of(self.case, replace(outcome, addons=self.addons.rows), datetime.now(UTC))
         part = replace(part, fields={**part.fields, **(fields or {})})
         await in_thread(lambda: write(self.claim, self.me, part, effect=effect))
 
@@ -102,7 +120,11 @@ class Pass:
             now = datetime.now(UTC)
             plane = plane_of(self.case, progress, files)
             seen = {s.name: s for s in await self.provider.observe(plane)}
-            wish = wish_of(self.case, progress, plane, self.ends, now)
+            if seen.get(APISERVER) and seen[APISERVER].ready:
+                await self.addons.look(self.case, progress, self.provider.endpoint(plane), now)
+            seen[ADDONS] = seen_of(self.addons.rows, is_new=not progress.reached)
+            counted = await in_thread(lambda: kubelets.counted(self.case.id)) if hop_of(self.case, progress) else {}
+            wish = wish_of(self.case, progress, plane, Around(self.ends, self.addons.rows, counted), now)
             move = next_move(wish, progress, seen, now)
             if self._is_kept_back(move, now):
                 move = Move("wait", message=f"nothing new starts: {self.case.held}", reason="Held")
@@ -152,7 +174,18 @@ class Pass:
         told = (Told(move.verb, move.reason, move.message, _WORSE[move.verb]),) if is_news else ()
         shown = endpoint.server if version else ""
         part = part_of(
-            case, Outcome(progress, seen, move, ends=self.ends, told=told, version=version, endpoint=shown), now
+            case,
+            Outcome(
+                progress,
+                seen,
+                move,
+                ends=self.ends,
+                told=told,
+                version=version,
+                endpoint=shown,
+                addons=self.addons.rows,
+            ),
+            now,
         )
         snapshots = await in_thread(lambda: backups.listed(case.uid))
         part = replace(part, fields={**part.fields, "snapshots": snapshots or None})
@@ -165,7 +198,7 @@ class Pass:
 
         await in_thread(record)
         if move.verb == "wait":
-            return REST_SECONDS if case.held else WAIT_SECONDS
+            return REST_SECONDS if case.held or not move.component else WAIT_SECONDS
         if self._ends_within(SOON, now):
             log.warning("cluster %s: the certificate %s ends at %s", case.name, *self.ends[0])
         return REFUSED_SECONDS if move.verb in ("refuse", "late") else REST_SECONDS
@@ -192,21 +225,25 @@ class Pass:
             return await self._intend(taken, told)
         if move.verb == "intend":
             kind = "back" if wish.down else "on"
-            told = Told("component", "Changing", f"{name} goes {kind} to {wish.target}")
+            told = Told("component", "Changing", f"{_of(name, 'goes', 'go')} {kind} to {wish.target}")
             return await self._intend(lifecycle.intended(emulating(case, progress), wish, name), told)
         if move.verb == "apply":
-            told = Told("component", "Starting", f"{name} is started at {progress.versions[name]}")
+            words = _of(name, "is started", "are applied")
+            told = Told("component", "Starting", f"{words} at {progress.versions[name]}")
             after = await self._intend(lifecycle.started(progress, name, wish.digests[name], now), told)
-            await self.provider.apply(plane, name)
+            if name == ADDONS:
+                await self.addons.bring(case, after, self.provider.endpoint(plane), now, write_it=True)
+            else:
+                await self.provider.apply(plane, name)
             return after
         if move.verb == "done":
             return await self._intend(
                 lifecycle.ended(progress, name, now, ok=True),
-                Told("component", "Ready", f"{name} is ready"),
+                Told("component", "Ready", _of(name, "is ready", "are rolled out")),
                 effect=False,
             )
         if move.verb == "put-back":
-            told = Told("component", move.reason, f"{name} is put back: {move.message}", ERROR)
+            told = Told("component", move.reason, f"{_of(name, 'is', 'are')} put back: {move.message}", ERROR)
             return await self._intend(lifecycle.put_back(progress, wish, move, now), told)
         if move.verb == "finish":
             until = soak_until(case, progress, now, settings.FLEET_SOAK_SECONDS)
@@ -280,6 +317,7 @@ class Pass:
             await self._stage(wanted, restoring.LOADING, progress)
             await self.provider.restore(plane, wanted.snapshot)
             progress = restoring.progress_after(self.case, progress, wanted.version)
+            self.addons.rows = ()  # the data is another: all of them are applied again
             told = Told("restoring", "Restored", f"etcd holds {wanted.name}; the components start again", WARNING)
             await self._stage(wanted, restoring.STARTING, progress, told)
         await in_thread(lambda: restoring.used_up(self.case.name))
@@ -312,6 +350,11 @@ class Pass:
                 let_go(case.name)
 
         await in_thread(end)
+
+
+def _of(name: str, one: str, many: str) -> str:
+    """A part of a control plane and what it does, in words."""
+    return f"the addons {many}" if name == ADDONS else f"{name} {one}"
 
 
 class AnyPass(Protocol):

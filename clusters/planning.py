@@ -7,15 +7,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from clusters import models
+from clusters import models, rollouts
 from clusters.cases import Case, fields_of
-from clusters.lifecycle import Move, Progress, Wish
+from clusters.lifecycle import ADDONS, Move, Progress, Wish
+from clusters.manifests import Addon, digest_of, rendered
 from clusters.planes import APISERVER, COMPONENTS, ETCD, ComponentSeen, Plane
-from clusters.preflight import Hop, refusals, state_refusals
+from clusters.preflight import Hop, kubelets_too_new, kubelets_too_old, refusals, state_refusals
 from clusters.status import Part, Told
 from clusters.versions import minor_text
+from clusters.wanted import values_for
 from fleet.api.storage import format_time
 from fleet.control.conditions import Condition
+from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
 
 Ends = Sequence[tuple[str, datetime]]
@@ -34,14 +37,53 @@ def hop_of(case: Case, progress: Progress) -> Hop | None:
     return Hop(case.versions[others[0]], case.versions[target], progress.emulated, case.known)
 
 
-def wish_of(case: Case, progress: Progress, plane: Plane, ends: Ends, now: datetime) -> Wish:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What counts for a change besides its components. `addons`: rows as last seen; `kubelets`: version -> how many, of a change only."""
+
+    ends: Ends = ()
+    addons: Sequence[rollouts.Row] = ()
+    kubelets: Mapping[str, int] = field(default_factory=dict)
+
+
+def wish_of(case: Case, progress: Progress, plane: Plane, around: Around, now: datetime) -> Wish:
     """What is wanted now. The state of the cluster is asked before a change only: one that runs may be the way out."""
+    target = str(case.spec["packageVersion"])
     hop = hop_of(case, progress)
     why = refusals(hop) if hop else []
-    if hop and set(progress.versions.values()) == {progress.reached}:
-        why += state_refusals(case.status.get("conditions", []), ends, now)
-    digests = {name: plane.digest(name) for name in COMPONENTS}
-    return Wish(str(case.spec["packageVersion"]), case.generation, digests, why, bool(hop and hop.down))
+    waits = []
+    if hop:
+        kubernetes = hop.after["kubernetesVersion"]
+        if set(progress.versions.values()) == {progress.reached}:
+            why += state_refusals(case.status.get("conditions", []), around.ends, now)
+            why += kubelets_too_old(kubernetes, around.kubelets)
+        waits = kubelets_too_new(kubernetes, around.kubelets) if hop.down else []
+    _, unrendered = addons_at(case, target)
+    why += [unrendered] if unrendered else []
+    digests = {name: plane.digest(name) for name in COMPONENTS} | {ADDONS: addons_digest(case, progress, around.addons)}
+    down = bool(hop and hop.down)
+    return Wish(target, case.generation, digests, why, waits, down, rollouts.given_up(around.addons, now))
+
+
+def addons_at(case: Case, version: str) -> tuple[tuple[Addon, ...], str]:
+    """The addons of a ClusterPackageVersion for this cluster, or why they cannot be made."""
+    if version not in case.versions:
+        return (), f"there is no ClusterPackageVersion {version}"
+    try:
+        return rendered(case.versions[version], values_for(case, version)), ""
+    except PermanentError as error:
+        return (), error.message
+
+
+def addons_now(case: Case, progress: Progress) -> tuple[tuple[Addon, ...], str]:
+    """The same where they stand."""
+    return addons_at(case, progress.versions.get(ADDONS, str(case.spec["packageVersion"])))
+
+
+def addons_digest(case: Case, progress: Progress, rows: Sequence[rollouts.Row]) -> str:
+    """What they have to be at; those that cannot be made stay what they are."""
+    addons, problem = addons_now(case, progress)
+    return digest_of({r.name: r.hash for r in rows} if problem else {a.name: a.hash for a in addons})
 
 
 def emulating(case: Case, progress: Progress) -> Progress:
@@ -70,7 +112,10 @@ def backup_due(case: Case, last: datetime | None, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a pass found and how it ended. `seen` None: nothing was looked at. `trouble`: reason and sentence of what went wrong."""
+    """What a pass found and how it ended. `seen` None: nothing was looked at. `trouble`: reason and sentence of what went wrong.
+
+    `addons`: their rows; None = they were not thought of.
+    """
 
     progress: Progress
     seen: Mapping[str, ComponentSeen] | None = None
@@ -81,6 +126,7 @@ class Outcome:
     told: Sequence[Told] = field(default_factory=tuple)
     version: str = ""
     endpoint: str = ""
+    addons: Sequence[rollouts.Row] | None = None
 
 
 def part_of(case: Case, outcome: Outcome, now: datetime) -> Part:
@@ -95,6 +141,9 @@ def part_of(case: Case, outcome: Outcome, now: datetime) -> Part:
     if seen is not None:
         conditions += [_component(seen, ETCD, "EtcdHealthy"), _component(seen, APISERVER, "APIServerReachable")]
         fields["components"] = [_row(case, outcome.progress, name, seen.get(name)) for name in COMPONENTS]
+    if outcome.addons is not None:
+        conditions.append(_addons(case, outcome.progress, outcome.addons))
+        fields["addons"] = [row.json() for row in outcome.addons] or None
     if outcome.ends:
         fields["certificates"] = [{"name": n, "notAfter": format_time(at)} for n, at in outcome.ends]
     if outcome.version:
@@ -137,6 +186,12 @@ def _component(seen: Mapping[str, ComponentSeen], name: str, type_: str) -> Cond
     if found.ready is None:
         return Condition(type_, "Unknown", "NotSeen", found.message)
     return Condition(type_, "True", "Ready", f"{name} {found.version} is ready.")
+
+
+def _addons(case: Case, progress: Progress, rows: Sequence[rollouts.Row]) -> Condition:
+    if ADDONS not in progress.versions:
+        return Condition("AddonsUpToDate", "False", "Waiting", "they come after the components of the control plane")
+    return rollouts.condition(rows, addons_now(case, progress)[1])
 
 
 def _row(case: Case, progress: Progress, name: str, found: ComponentSeen | None) -> Json:

@@ -5,7 +5,7 @@ Source: https://kubernetes.io/releases/version-skew-policy/ and etcd's rule that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -75,17 +75,47 @@ def _missing(hop: Hop, minor: str) -> str:
     return f"go to {there[-1][1]} first" if there else f"a ClusterPackageVersion of Kubernetes {minor} is missing"
 
 
-def kubelet_refusals(after: Json, kubelets: Sequence[str]) -> list[str]:
-    """Kubelets may not be newer than the API server, nor more than three minors older."""
-    major, minor = minor_of(after["kubernetesVersion"])
-    out = []
-    newer = sorted({k for k in kubelets if minor_of(k) > (major, minor)}, key=version_key)
-    older = sorted({k for k in kubelets if minor_of(k) < (major, minor - KUBELET_BEHIND)}, key=version_key)
-    if newer:
-        out.append(f"there are kubelets of {newer[-1]}, newer than its API server; bring them back first")
-    if older:
-        out.append(f"there are kubelets of {older[0]}, more than {KUBELET_BEHIND} minors behind; upgrade them first")
-    return out
+def kubelets_too_new(target: str, kubelets: Mapping[str, int]) -> list[str]:
+    """What a change back has to wait for: a kubelet may not be newer than its API server. `kubelets`: version -> how many."""
+    newer = {k: n for k, n in kubelets.items() if _is_newer(k, target)}
+    if not newer:
+        return []
+    return [
+        f"waits for machines: {_kubelets(newer)} newer than Kubernetes {target}, up to {max(newer, key=version_key)}"
+    ]
+
+
+def kubelets_too_old(target: str, kubelets: Mapping[str, int]) -> list[str]:
+    """What an upgrade would leave behind: a kubelet may be three minors older than its API server, not more."""
+    older = {k: n for k, n in kubelets.items() if _is_left_behind(k, target)}
+    if not older:
+        return []
+    text = f"{_kubelets(older)} more than {KUBELET_BEHIND} minors older than Kubernetes {target}, down to {min(older, key=version_key)}"
+    return [f"{text}; upgrade them first"]
+
+
+def kubelet_skew(kubelet: str, server: str, of: str) -> str:
+    """Why a kubelet of that version may not meet an API server of that version, "" = it may. `of`: whose, for people."""
+    if _is_newer(kubelet, server):
+        return f"is newer than {of}, {server}; a kubelet is never newer than its API server"
+    if _is_left_behind(kubelet, server):
+        return f"is more than {KUBELET_BEHIND} minors older than {of}, {server}"
+    return ""
+
+
+def _is_newer(kubelet: str, server: str) -> bool:
+    """By minors: patch releases do not count. What is no version is not known to be newer."""
+    return minor_of(kubelet) > minor_of(server) > (0, 0)
+
+
+def _is_left_behind(kubelet: str, server: str) -> bool:
+    major, minor = minor_of(server)
+    return (0, 0) < minor_of(kubelet) < (major, minor - KUBELET_BEHIND)
+
+
+def _kubelets(found: Mapping[str, int]) -> str:
+    number = sum(found.values())
+    return "1 kubelet is" if number == 1 else f"{number} kubelets are"
 
 
 def state_refusals(conditions: Sequence[Json], not_after: Sequence[tuple[str, datetime]], now: datetime) -> list[str]:

@@ -319,7 +319,7 @@ CLUSTER_KIND = Kind(
             "componentVersions": {
                 "type": "object",
                 "additionalProperties": {"type": "string"},
-                "description": "The ClusterPackageVersion that each component stands at.",
+                "description": "The ClusterPackageVersion that each component stands at, and the addons.",
             },
             "snapshotFor": {"type": "string", "description": "The version before whose upgrade a snapshot was taken."},
             "packageVersion": {"type": "string", "description": "The ClusterPackageVersion that the whole control plane has reached."},
@@ -347,6 +347,20 @@ CLUSTER_KIND = Kind(
                     "properties": {
                         "name": {"type": "string"}, "status": {"type": "string"}, "reason": {"type": "string"}, "message": {"type": "string"},
                         "digest": {"type": "string"}, "startTime": {"type": "string", "format": "date-time"}, "endTime": {"type": "string", "format": "date-time"},
+                    },
+                },
+            },
+            "addons": {
+                "type": "array",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+                "description": "Addons of the ClusterPackageVersion: applied, and whether they are rolled out.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string"}, "hash": {"type": "string"}, "status": {"type": "string"}, "reason": {"type": "string"}, "message": {"type": "string"},
+                        "since": {"type": "string", "format": "date-time", "description": "When it got further last."},
+                        "progress": {"type": "integer", "description": "Grows while it rolls out."},
                     },
                 },
             },

@@ -8,9 +8,12 @@ from typing import Final
 
 import yaml
 
+from clusters.manifests import is_object
 from clusters.planes import COMPONENTS
+from clusters.preflight import kubelet_skew
 from clusters.schema import CONDITIONS, NAME_PATTERN, VERSIONS, quote_versions
 from fleet.control.kinds import CLUSTER_PACKAGE_VERSION, Column, Json, Kind, Problem
+from fleet.control.render import syntax_problem
 
 VERSION_PATTERN: Final = r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
 _FLAG: Final = r"[a-z][a-z0-9-]*"
@@ -38,6 +41,11 @@ def _check(new: Json, old: Json | None) -> Sequence[Problem]:
                         "a flag is written without dashes before it: v, max-requests-inflight",
                     )
                 )
+    kubelet = spec.get("machineVersions", {}).get("kubelet")
+    if kubelet is not None and (
+        why := kubelet_skew(str(kubelet), str(spec.get("kubernetesVersion", "")), "its own API server")
+    ):
+        out.append(Problem("spec.machineVersions[kubelet]", f'"{kubelet}": {why}'))
     for i, addon in enumerate(spec.get("addons", [])):
         out += [Problem(f"spec.addons[{i}].manifest", text) for text in _manifest_problems(addon.get("manifest", ""))]
     return out
@@ -45,20 +53,19 @@ def _check(new: Json, old: Json | None) -> Sequence[Problem]:
 
 def _manifest_problems(manifest: str) -> list[str]:
     """What is wrong with the documents of a manifest whose variables are not filled in yet."""
-    plain = re.sub(r"\{[{%].*?[}%]\}", "x", manifest, flags=re.S)
+    wrong = syntax_problem(manifest)
+    if wrong:
+        return [f"is no template: {wrong}"]
+    plain = re.sub(r"\{\{.*?\}\}", "x", re.sub(r"\{%.*?%\}|\{#.*?#\}", "", manifest, flags=re.S), flags=re.S)
     try:
         documents = [d for d in yaml.safe_load_all(plain) if d]
     except yaml.YAMLError as error:
         return [f"is no YAML: {str(error).splitlines()[0]}"]
     return [
-        f"document {n} lacks apiVersion, kind or metadata.name" for n, d in enumerate(documents, 1) if not _is_object(d)
+        f"document {n} lacks apiVersion, kind or metadata.name"
+        for n, d in enumerate(documents, 1)
+        if not (is_object(d) or isinstance(d, dict) and d.get("kind") == "List")
     ]
-
-
-def _is_object(document: object) -> bool:
-    if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
-        return False
-    return bool(document.get("apiVersion") and document.get("kind") and document["metadata"].get("name"))
 
 
 CLUSTER_PACKAGE_VERSION_KIND = Kind(

@@ -9,6 +9,7 @@ from django.db import connection
 
 from clusters import access, backups
 from clusters.cases import FINALIZER
+from clusters.lifecycle import PARTS
 from clusters.models import Cluster, ClusterPackageVersion, Idc
 from clusters.preflight import Hop, refusals
 from clusters.schema import IDC_KIND
@@ -193,7 +194,7 @@ class ClusterPackageVersionStorage(Storage):
         sql = """SELECT name FROM clusters_cluster WHERE spec ->> 'packageVersion' = %s OR status ->> 'packageVersion' = %s
                    OR status -> 'componentVersions' @> ANY (SELECT jsonb_build_object(c, %s::text) FROM unnest(%s::text[]) c) ORDER BY name LIMIT 4"""
         with connection.cursor() as cursor:
-            cursor.execute(sql, [name, name, name, [c["name"] for c in obj["spec"]["components"]]])
+            cursor.execute(sql, [name, name, name, list(PARTS)])
             users = [f"cluster {row[0]}" for row in cursor.fetchall()]
         if users:
             shown = ", ".join(users[:3]) + (" and others" if len(users) > 3 else "")

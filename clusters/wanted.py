@@ -7,6 +7,7 @@ from typing import Final
 
 from clusters.cases import Case
 from clusters.lifecycle import Progress
+from clusters.manifests import values_of
 from clusters.planes import COMPONENTS, Component, Plane
 from clusters.schema_cluster import POD_CIDR, SERVICE_CIDR
 from fleet.control.errors import PermanentError
@@ -39,6 +40,18 @@ def host_of(case: Case) -> str:
 def service_cidr_of(case: Case) -> str:
     """Addresses of services."""
     return str(case.spec.get("network", {}).get("serviceCIDR", SERVICE_CIDR))
+
+
+def values_for(case: Case, version: str) -> Json:
+    """What manifests of addons may name in this cluster at a ClusterPackageVersion."""
+    return values_in(case.name, case.spec, version, case.versions[version], f"https://{host_of(case)}:{port_of(case)}")
+
+
+def values_in(name: str, spec: Json, version: str, package: Json, server: str) -> Json:
+    """The same for a spec that is not stored yet."""
+    network = spec.get("network", {})
+    ranges = {"podCIDR": network.get("podCIDR", POD_CIDR), "serviceCIDR": network.get("serviceCIDR", SERVICE_CIDR)}
+    return values_of(name, version, spec, package, ranges, server)
 
 
 def plane_of(case: Case, progress: Progress, files: Mapping[str, str]) -> Plane:

@@ -13,8 +13,9 @@ _SHORT: Final[Mapping[str, str]] = {
     "kube-apiserver": "API server",
     "kube-controller-manager": "Controllers",
     "kube-scheduler": "Scheduler",
+    "addons": "Addons",
 }
-ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "addons")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ def _stages(spec: Json, status: Json) -> list[Stage]:
     if not stands or (reached == target and set(stands.values()) == {target} and not stopped):
         return []
     steps: dict[str, Any] = {s["name"]: s for s in status.get("steps", [])}
-    return [_stage(name, stands.get(name) == target, steps.get(name, {}), stopped) for name in ORDER]
+    shown = [name for name in ORDER if name != "addons" or name in steps]  # most package versions have none
+    return [_stage(name, stands.get(name) == target, steps.get(name, {}), stopped) for name in shown]
 
 
 def _stage(name: str, there: bool, step: Json, stopped: str) -> Stage:

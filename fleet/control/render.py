@@ -31,6 +31,15 @@ def _compiled(text: str) -> Template:
     return _environment.from_string(text)
 
 
+def syntax_problem(text: str) -> str:
+    """Why the text is no template, with the line; "" = it is one. Whether its names are known shows when it is rendered."""
+    try:
+        _environment.parse(text)
+    except TemplateError as error:
+        return f"line {getattr(error, 'lineno', '?')}: {error.message}"
+    return ""
+
+
 def render(text: str, values: Json, where: str) -> str:
     """The text; PermanentError with the template's line when it cannot be rendered. `where`: for people."""
     if "{" not in text:

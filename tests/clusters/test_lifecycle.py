@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusters import lifecycle
-from clusters.lifecycle import Move, Progress, Wish, next_move, order
+from clusters.lifecycle import ADDONS, PARTS, Move, Progress, Wish, next_move, order
 from clusters.planes import APISERVER, COMPONENTS, CONTROLLER_MANAGER, ETCD, SCHEDULER, ComponentSeen
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -24,6 +24,7 @@ class Plane:
     generation: int = 1
     down: bool = False
     refusals: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Progress)
     running: dict[str, str] = field(default_factory=dict)
     up_at: dict[str, datetime] = field(default_factory=dict)
@@ -34,11 +35,14 @@ class Plane:
 
     def wish(self) -> Wish:
         digests = {n: f"{n}@{v}" for n, v in self.progress.versions.items()}
-        return Wish(self.target, self.generation, digests, self.refusals, self.down)
+        step = self.progress.step(ADDONS)
+        is_late = step is not None and self.now - step.start > timedelta(seconds=100)
+        lost = "the addon crashes" if is_late and (ADDONS, self.running.get(ADDONS)) in self.broken else ""
+        return Wish(self.target, self.generation, digests, self.refusals, self.waits, self.down, lost)
 
     def seen(self) -> dict[str, ComponentSeen]:
         if self.blind:
-            return {n: ComponentSeen(n, ready=None) for n in COMPONENTS}
+            return {n: ComponentSeen(n, ready=None) for n in PARTS}
         out = {}
         for name, version in self.running.items():
             needs = [ETCD] if name == APISERVER else [] if name == ETCD else [APISERVER]
@@ -97,7 +101,7 @@ def ready(version: str = "old") -> Plane:
 def test_a_new_control_plane_comes_up_from_etcd_on() -> None:
     plane = Plane()
     assert plane.settle().verb == "rest"
-    assert plane.log == ["begin", *(f"apply {n}" for n in COMPONENTS), "finish"]
+    assert plane.log == ["begin", *(f"apply {n}" for n in COMPONENTS), "intend addons", "apply addons", "finish"]
     assert plane.progress.reached == "old"
 
 
@@ -105,7 +109,7 @@ def test_an_upgrade_takes_a_snapshot_and_moves_one_component_after_the_other() -
     plane = ready()
     plane.target, plane.generation = "new", 2
     assert plane.settle().verb == "rest"
-    moves = [m for n in COMPONENTS for m in (f"intend {n}", f"apply {n}")]
+    moves = [m for n in PARTS for m in (f"intend {n}", f"apply {n}")]
     assert plane.log == ["snapshot", *moves, "finish"]
     assert plane.versions() == {"new"}
 
@@ -117,16 +121,17 @@ def test_going_back_takes_the_reverse_order() -> None:
     assert [e for e in plane.log if e.startswith("intend")] == [f"intend {n}" for n in order(True)]
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
-def test_a_component_that_does_not_get_ready_is_put_back_and_the_change_stops_with_the_reason(name: str) -> None:
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_does_not_get_ready_is_put_back_and_the_change_stops_with_the_reason(name: str) -> None:
     plane = ready()
     plane.broken.add((name, "new"))
     plane.target, plane.generation = "new", 2
     assert plane.settle().verb == "rest"
     assert plane.running[name] == "old"
     assert plane.progress.reached == "old"
-    assert (plane.progress.stopped["component"], plane.progress.stopped["reason"]) == (name, "ComponentNotReady")
-    assert all(plane.running[later] == "old" for later in COMPONENTS[COMPONENTS.index(name) :])
+    reason = "AddonsNotReady" if name == ADDONS else "ComponentNotReady"
+    assert (plane.progress.stopped["component"], plane.progress.stopped["reason"]) == (name, reason)
+    assert all(plane.running[part] == ("new" if i < PARTS.index(name) else "old") for i, part in enumerate(PARTS))
 
 
 def test_a_stopped_change_begins_anew_with_a_new_wish_only() -> None:
@@ -165,6 +170,50 @@ def test_a_refused_change_touches_nothing_and_goes_on_once_the_reason_is_gone() 
     plane.refusals = ()
     plane.settle()
     assert plane.versions() == {"new"}
+
+
+def test_a_change_that_waits_for_machines_touches_nothing_and_goes_on_by_itself() -> None:
+    plane = ready("new")
+    plane.target, plane.generation, plane.down, plane.waits = (
+        "old",
+        2,
+        True,
+        ("waits for machines: 3 kubelets are newer",),
+    )
+    for _ in range(50):
+        move = plane.step()
+        assert (move.verb, move.reason) == ("wait", "WaitsForMachines")
+    assert plane.log == []
+    plane.waits = ()
+    plane.settle()
+    assert plane.versions() == {"old"}
+
+
+def test_addons_that_broke_at_rest_hold_no_change_up() -> None:
+    plane = ready()
+    plane.broken.add((ADDONS, "old"))
+    assert plane.settle().verb == "rest"
+    plane.target, plane.generation = "new", 2
+    plane.settle()
+    assert plane.versions() == {"new"}
+
+
+def test_addons_of_a_new_control_plane_that_fail_are_reported_and_another_version_mends_them() -> None:
+    plane = Plane()
+    plane.broken.add((ADDONS, "old"))
+    move = plane.settle()
+    assert (move.verb, move.component, move.message) == ("late", ADDONS, "the addon crashes")
+    plane.target, plane.generation = "new", 2
+    assert plane.settle().verb == "rest"
+    assert plane.versions() == {"new"}
+
+
+def test_a_cluster_of_before_there_were_addons_gets_them_without_a_change_of_its_components() -> None:
+    plane = ready()
+    plane.progress = replace(plane.progress, versions=dict.fromkeys(COMPONENTS, "old"))
+    del plane.running[ADDONS]
+    plane.settle()
+    assert plane.log == ["intend addons", "apply addons"]
 
 
 def test_what_cannot_be_looked_at_is_waited_for_and_never_put_back() -> None:
@@ -216,5 +265,5 @@ def test_whatever_is_cut_off_an_upgrade_ends_whole_or_stopped(happenings: list[s
     assert plane.settle().verb == "rest"
     whole = plane.versions() == {"new"} and plane.progress.reached == "new"
     assert whole or (plane.progress.reached == "old" and plane.progress.stopped)
-    assert set(plane.running) == set(COMPONENTS)
+    assert set(plane.running) == set(PARTS)
     assert plane.running == plane.progress.versions
