@@ -9,12 +9,15 @@ from django.db import connection
 
 from clusters import access, backups
 from clusters.cases import FINALIZER
+from clusters.kubelets import problems_of_cluster
 from clusters.lifecycle import PARTS
+from clusters.manifests import problems as manifest_problems
 from clusters.models import Cluster, ClusterPackageVersion, Idc
 from clusters.preflight import Hop, refusals
 from clusters.schema import IDC_KIND
 from clusters.schema_cluster import CLUSTER_KIND, IMPORTED, MADE, OPERATED, provider_of
 from clusters.schema_versions import CLUSTER_PACKAGE_VERSION_KIND
+from clusters.wanted import values_in
 from fleet.api import errors
 from fleet.api.actions import Write, change_object
 from fleet.api.approval import approve, authored, hash_of, usable
@@ -51,6 +54,10 @@ class ClusterStorage(Storage):
         spec = new["spec"]
         if provider_of(spec) == IMPORTED:
             return _kubeconfig_problems(new["metadata"]["name"], str(spec["kubeconfigCredential"]))
+        return [*self._version_problems(new, old), *_content_problems(new, old)]
+
+    def _version_problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
+        spec = new["spec"]
         wanted = spec.get("packageVersion")
         if wanted is None or (old is not None and old["spec"].get("packageVersion") == wanted):
             return _restore_problems(spec, old)
@@ -145,6 +152,26 @@ def _kubeconfig_problems(name: str, credential: str) -> Sequence[Problem]:
             )
         ]
     return ()
+
+
+def _content_problems(new: Json, old: Json | None) -> Sequence[Problem]:
+    """Of what the cluster adds to its ClusterPackageVersion: variables that its addons name, and the kubelet's version."""
+    spec, before = new["spec"], (old or {}).get("spec", {})
+    fields = ("packageVersion", "variables", "machineVersions")
+    if all(spec.get(f) == before.get(f) for f in fields) or provider_of(spec) not in MADE:
+        return ()
+    wanted, reached = spec.get("packageVersion"), new.get("status", {}).get("packageVersion")
+    packages = dict(
+        ClusterPackageVersion.objects.filter(name__in=[n for n in (wanted, reached) if n]).values_list("name", "spec")
+    )
+    out = [*problems_of_cluster(spec, (packages[n]["kubernetesVersion"] for n in sorted(packages)))]
+    if wanted in packages:
+        values = values_in(new["metadata"]["name"], spec, wanted, packages[wanted], "https://")
+        field = (
+            "spec.packageVersion" if spec.get("packageVersion") != before.get("packageVersion") else "spec.variables"
+        )
+        out += [Problem(field, f'"{wanted}": {why}') for why in manifest_problems(packages[wanted], values)]
+    return out
 
 
 def _goes_back_with_its_data(new: Json, wanted: str) -> bool:

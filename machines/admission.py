@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clusters.kubelets import problems_of_machine
 from fleet.api.credentials import may_refer
 from fleet.api.models import Credential
 from fleet.api.rights import Actor
 from fleet.api.structure import same
 from fleet.control.kinds import Json, Problem
 from machines.decommission import FINALIZER
+from machines.models import MachineClass
 from machines.proposed import foresee
 from machines.schema import MACHINE_KIND
 from machines.storage import MachineStorage
@@ -39,8 +41,8 @@ class AdmittedMachines(MachineStorage):
 
     def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         """A credential that exists must be for the machine's cluster; one that does not exist yet shows as a condition."""
-        found = [*super().problems(new, old)]
         spec = new.get("spec", {})
+        found = [*super().problems(new, old), *_kubelet_problems(spec, (old or {}).get("spec", {}))]
         name = spec.get("driver", {}).get("credential", "")
         known = Credential.objects.filter(name=name).first() if name else None
         if known is not None and known.spec.get("type") != "ssh":
@@ -54,3 +56,12 @@ class AdmittedMachines(MachineStorage):
             )
             found.append(Problem("spec.driver.credential", f'"{name}" is not for {where}', "FieldValueForbidden"))
         return found
+
+
+def _kubelet_problems(spec: Json, before: Json) -> Sequence[Problem]:
+    """A kubelet that it pins, or takes from its class, must suit the API server of its cluster."""
+    if all(spec.get(f) == before.get(f) for f in ("clusterName", "className", "versions")):
+        return ()
+    name = spec.get("className")
+    known = MachineClass.objects.filter(name=name).first() if name else None
+    return problems_of_machine(spec, known.spec.get("versions", {}) if known else {})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
+from clusters.following import machine_versions
 from fleet.api.approval import usable
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
@@ -39,12 +40,13 @@ class ConfigVersion:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A shared object: a cluster, a class or an idc."""
+    """A shared object: a cluster, a class or an idc. `versions`: of a cluster, what its layer holds for machines now."""
 
     id: int
     name: str
     spec: Json
     annotations: Json = field(default_factory=dict)
+    versions: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,7 @@ async def catalog(conn: Connection) -> Catalog:
         }
         if moved[2]
         else old.classes,
-        clusters={s.id: s for s in await _shared(conn, "SELECT id, name, spec, annotations FROM clusters_cluster")}
-        if moved[3]
-        else old.clusters,
+        clusters=await _clusters(conn) if moved[3] else old.clusters,
         idcs={s.name: s for s in await _shared(conn, "SELECT id, name, spec, annotations FROM clusters_idc")}
         if moved[4]
         else old.idcs,
@@ -126,6 +126,21 @@ async def _configs(conn: Connection) -> dict[tuple[str, str], ConfigVersion]:
         version = config_version({"metadata": {"name": name}, "spec": spec})
         out[spec["configName"], version] = ConfigVersion(name, uid, spec["configName"], version, spec, usable(status))
     return out
+
+
+async def _clusters(conn: Connection) -> dict[int, Shared]:
+    """With the versions of their layers. A ClusterPackageVersion never changes while a cluster names it: clusters alone mark it."""
+    found = await conn.execute(
+        "SELECT name, kubernetes_version, spec -> 'machineVersions' FROM clusters_clusterpackageversion"
+    )
+    packages = {n: {"kubernetesVersion": k, "machineVersions": v or {}} for n, k, v in await found.fetchall()}
+    rows = await conn.execute(
+        "SELECT id, name, spec, annotations, jsonb_build_object('packageVersion', status -> 'packageVersion') FROM clusters_cluster"
+    )
+    return {
+        id_: Shared(id_, name, spec, annotations, machine_versions(spec, status, packages))
+        for id_, name, spec, annotations, status in await rows.fetchall()
+    }
 
 
 async def _shared(conn: Connection, sql: LiteralString) -> list[Shared]:

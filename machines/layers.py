@@ -14,7 +14,8 @@ import orjson
 from django.db import connection, transaction
 from django.utils import timezone
 
-from clusters.models import Cluster
+from clusters.following import machine_versions, still_to_come
+from clusters.models import Cluster, ClusterPackageVersion
 from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
 from fleet.control import work
@@ -29,6 +30,7 @@ RESUME: Final = "fleet.dev/resume-rollout"
 SOAK_SECONDS: Final = 60
 WIDTH: Final = 200  # Operations of one rollout that may be open at once; permits narrow it further
 OWNER: Final = "rollout"
+ALL_HAVE_IT: Final = "All machines have the layer."
 _WELL = (1 << BIT["UpToDate"]) | (1 << BIT["HostHealthy"])
 _SEEN = 1 << BIT["Reachable"]
 
@@ -51,7 +53,10 @@ SELECT machine_id FROM ins
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A shared layer as it is now. `manual`: a person starts it; `manual_clusters`: clusters that a class layer leaves alone."""
+    """A shared layer as it is now. `manual`: a person starts it; `manual_clusters`: clusters that a class layer leaves alone.
+
+    `coming`: why it will change although nobody edits it any more, "" = it will not. `shown`: a condition tells of it already.
+    """
 
     kind: str  # cluster | class
     id: int
@@ -61,6 +66,8 @@ class Layer:
     soak: int
     resume: str
     manual_clusters: tuple[int, ...] = ()
+    coming: str = ""
+    shown: bool = False
 
     @property
     def hash(self) -> str:
@@ -110,7 +117,7 @@ def advance(layer: Layer, progress: Progress | None, sight: Sight, now: datetime
         progress = Progress(**{f: getattr(progress, f) for f in Progress.__slots__})
     resumed = layer.resume == layer.hash
     if not sight.outdated and not sight.open and not sight.unseen and not sight.failed[0]:
-        progress.state, progress.message = "Done", "All machines have the layer."
+        progress.state, progress.message = "Done", ALL_HAVE_IT
         return Step(progress)
     if progress.state == "Stopped":
         if not resumed or progress.message.startswith("Resumed"):
@@ -168,20 +175,39 @@ def _canary(layer: Layer, progress: Progress, sight: Sight, now: datetime) -> St
 def layers() -> list[Layer]:
     """All shared layers as they are now."""
     found, manual = [], []
+    packages = dict(ClusterPackageVersion.objects.values_list("name", "spec"))
     for cluster in Cluster.objects.filter(deleted_at=None):
         rollout = cluster.spec.get("rollout", {})
         by_hand = rollout.get("mode") == "Manual"
         manual += [cluster.pk] if by_hand else []
-        value = layer_json(cluster.name, cluster.spec.get("machineVersions"), cluster.spec.get("variables"))
+        versions = machine_versions(cluster.spec, cluster.status, packages)
+        value = layer_json(cluster.name, versions, cluster.spec.get("variables"))
+        coming = still_to_come(cluster.spec, cluster.status, packages)
         soak = rollout.get("soakSeconds", SOAK_SECONDS)
         found.append(
-            Layer("cluster", cluster.pk, cluster.name, value, by_hand, soak, cluster.annotations.get(RESUME, ""))
+            Layer(
+                "cluster",
+                cluster.pk,
+                cluster.name,
+                value,
+                by_hand,
+                soak,
+                cluster.annotations.get(RESUME, ""),
+                (),
+                coming,
+                _is_shown(cluster),
+            )  # fmt: skip
         )
     for each in MachineClass.objects.filter(deleted_at=None):
         value = layer_json(each.name, each.spec.get("versions"), each.spec.get("variables"))
         resume = each.annotations.get(RESUME, "")
         found.append(Layer("class", each.pk, each.name, value, False, SOAK_SECONDS, resume, tuple(manual)))
     return found
+
+
+def _is_shown(cluster: Cluster) -> bool:
+    """Whether its status says something of its machines' layer."""
+    return any(c["type"] == "MachinesUpToDate" for c in cluster.status.get("conditions", []))
 
 
 def rollout_layers(now: datetime | None = None) -> int:
@@ -192,20 +218,30 @@ def rollout_layers(now: datetime | None = None) -> int:
         with transaction.atomic(), connection.cursor() as cursor:
             progress = _read(cursor, layer)
             sight = _look(cursor, layer, progress)
-            if progress is None and not sight.outdated:
-                continue  # a layer that nobody lags behind needs no row
-            step = advance(layer, progress, sight, moment)
-            _write(cursor, layer, progress, step.progress)
-            if step.cancel:
-                _cancel(cursor, layer)
-            if step.move:
-                reason = f"Layer {layer.kind} {layer.name} {layer.hash}"
-                cursor.execute(_OPEN, [list(step.move), OWNER, reason, OwnerClass.ROLLOUT, OPERATION])
-                moved += [row[0] for row in cursor.fetchall()]
-        _show(layer, step.progress)
+            if progress is None and not sight.outdated and not sight.unseen:
+                step = None  # a layer that nobody lags behind needs no row
+            else:
+                step = advance(layer, progress, sight, moment)
+                _write(cursor, layer, progress, step.progress)
+                moved += _move(cursor, layer, step)
+        if step is not None:
+            _show(layer, step.progress)
+        elif layer.coming or layer.shown:
+            _show(layer, Progress(layer.hash, "Done", message=ALL_HAVE_IT))
     if moved:
         work.wake(MACHINE, moved)
     return len(moved)
+
+
+def _move(cursor: Any, layer: Layer, step: Step) -> list[int]:
+    """Machines that are asked to move now; what was asked before and has not begun may be taken back."""
+    if step.cancel:
+        _cancel(cursor, layer)
+    if not step.move:
+        return []
+    reason = f"Layer {layer.kind} {layer.name} {layer.hash}"
+    cursor.execute(_OPEN, [list(step.move), OWNER, reason, OwnerClass.ROLLOUT, OPERATION])
+    return [row[0] for row in cursor.fetchall()]
 
 
 def _read(cursor: Any, layer: Layer) -> Progress | None:
@@ -295,9 +331,10 @@ def _cancel(cursor: Any, layer: Layer) -> None:
 
 
 def _show(layer: Layer, progress: Progress) -> None:
-    done = progress.state == "Done"
-    condition = Condition(
-        "MachinesUpToDate", "True" if done else "False", "AllHaveIt" if done else progress.state, progress.message
-    )
+    condition = Condition("MachinesUpToDate", "False", progress.state, progress.message)
+    if progress.state == "Done":
+        condition = Condition("MachinesUpToDate", "True", "AllHaveIt", progress.message)
+        if layer.coming:
+            condition = Condition("MachinesUpToDate", "False", "WaitsForControlPlane", layer.coming)
     plural = "clusters" if layer.kind == "cluster" else "machineclasses"
     write_parts(storage_for(plural), {layer.id: Part(conditions=(condition,))})

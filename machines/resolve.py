@@ -53,7 +53,7 @@ def shared_layers(catalog: Catalog, cluster_id: int, spec: Json) -> Json:
     out: Json = {}
     cluster = catalog.clusters.get(cluster_id) if cluster_id else None
     if cluster is not None:
-        out["cluster"] = layer_json(cluster.name, cluster.spec.get("machineVersions"), cluster.spec.get("variables"))
+        out["cluster"] = layer_json(cluster.name, cluster.versions, cluster.spec.get("variables"))
     class_name = spec.get("className")
     if class_name and (known := catalog.classes.get(class_name)) is not None:
         out["class"] = layer_json(known.name, known.spec.get("versions"), known.spec.get("variables"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import connection
 
+from clusters.kubelets import problems_of_class
 from fleet.api import errors
 from fleet.api.approval import approve, authored
 from fleet.api.rights import Actor
@@ -56,6 +57,13 @@ class MachineClassStorage(Storage):
 
     def after_commit(self, stored: Stored) -> None:
         wake_unresolved()
+
+    def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
+        """A kubelet that it brings must suit the API servers of the clusters that its machines are in."""
+        versions = new["spec"].get("versions", {})
+        if versions == (old or {}).get("spec", {}).get("versions", {}):
+            return ()
+        return problems_of_class(new["metadata"].get("name", ""), versions)
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         users = _first_names(
