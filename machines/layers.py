@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from clusters.following import machine_versions, still_to_come
 from clusters.models import Cluster, ClusterPackageVersion
+from clusters.schema_cluster import MADE, provider_of
 from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
 from fleet.control import work
@@ -55,7 +56,7 @@ SELECT machine_id FROM ins
 class Layer:
     """A shared layer as it is now. `manual`: a person starts it; `manual_clusters`: clusters that a class layer leaves alone.
 
-    `coming`: why it will change although nobody edits it any more, "" = it will not. `shown`: a condition tells of it already.
+    `coming`: why it will change although nobody edits it any more, "" = it will not. `told`: also while nobody lags behind.
     """
 
     kind: str  # cluster | class
@@ -67,7 +68,7 @@ class Layer:
     resume: str
     manual_clusters: tuple[int, ...] = ()
     coming: str = ""
-    shown: bool = False
+    told: bool = False
 
     @property
     def hash(self) -> str:
@@ -195,7 +196,7 @@ def layers() -> list[Layer]:
                 cluster.annotations.get(RESUME, ""),
                 (),
                 coming,
-                _is_shown(cluster),
+                _is_told(cluster),
             )  # fmt: skip
         )
     for each in MachineClass.objects.filter(deleted_at=None):
@@ -205,9 +206,11 @@ def layers() -> list[Layer]:
     return found
 
 
-def _is_shown(cluster: Cluster) -> bool:
-    """Whether its status says something of its machines' layer."""
-    return any(c["type"] == "MachinesUpToDate" for c in cluster.status.get("conditions", []))
+def _is_told(cluster: Cluster) -> bool:
+    """Whether people look for a word on its machines also while none lags behind: it has a control plane, or a word stands there."""
+    return provider_of(cluster.spec) in MADE or any(
+        c["type"] == "MachinesUpToDate" for c in cluster.status.get("conditions", [])
+    )
 
 
 def rollout_layers(now: datetime | None = None) -> int:
@@ -226,7 +229,7 @@ def rollout_layers(now: datetime | None = None) -> int:
                 moved += _move(cursor, layer, step)
         if step is not None:
             _show(layer, step.progress)
-        elif layer.coming or layer.shown:
+        elif layer.told:
             _show(layer, Progress(layer.hash, "Done", message=ALL_HAVE_IT))
     if moved:
         work.wake(MACHINE, moved)

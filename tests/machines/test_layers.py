@@ -6,6 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from clusters.models import Cluster
+from clusters.planes import COMPONENTS
+from clusters.status import Part, write_parts
+from fleet.api.storage import storage_for
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.threads import in_thread
@@ -140,3 +144,102 @@ async def test_a_pin_is_left_alone(loop: Loop) -> None:
     assert (await loop.condition("Pinned"))[0] == "True"
     rows = await (await loop.conn.execute("SELECT state FROM layer_rollout")).fetchall()
     assert rows == [("Done",)]
+
+
+def cluster_version(name: str, kubernetes: str, **machine_versions: str) -> Json:
+    components: list[Json] = [{"name": n, "binary": n} for n in COMPONENTS]
+    components[0]["version"] = "3.7.3"
+    spec = {"kubernetesVersion": kubernetes, "components": components, "machineVersions": machine_versions}
+    return {"kind": "ClusterPackageVersion", "metadata": {"name": name}, "spec": spec}
+
+
+async def reached(version: str, emulated: str | None = None) -> None:
+    """The control plane stands there, as its operator says it."""
+
+    def say() -> None:
+        write_parts(
+            storage_for("clusters"),
+            {Cluster.objects.get().pk: Part({"packageVersion": version, "emulatedVersion": emulated})},
+        )
+
+    await in_thread(say)
+
+
+async def planned(loop: Loop, count: int = 2, **cluster: object) -> None:
+    """A cluster with a control plane at v36, whose machines have what v36 says."""
+    await loop.make(cluster_version("v36", "1.36.3", pouch="1.0"), cluster_version("v37", "1.37.2", pouch="1.1"))
+    await fleet(loop, count, provider="Local", packageVersion="v36", **{"machineVersions": {}, **cluster})
+    await reached("v36")
+    await turn(loop)
+
+
+async def up_to_date(loop: Loop) -> tuple[str, str, str]:
+    cluster = await loop.get("c1", "clusters")
+    assert cluster is not None
+    found: Json = next((c for c in cluster["status"]["conditions"] if c["type"] == "MachinesUpToDate"), {})
+    return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+
+async def test_machines_follow_a_new_version_once_the_control_plane_has_reached_it(loop: Loop) -> None:
+    await planned(loop)
+    await loop.edit("clusters", "c1", packageVersion="v37")
+    await turn(loop, 10)
+    assert await versions(loop) == ["1.0", "1.0"]
+    assert await up_to_date(loop) == (
+        "False",
+        "WaitsForControlPlane",
+        "the machines follow v36 until the control plane has reached v37",
+    )
+    await reached("v37")
+    await turn(loop, 6)
+    assert await versions(loop) == ["1.0", "1.1"]
+    assert (await up_to_date(loop))[:2] == ("False", "Canary")
+    await turn(loop, 40)
+    assert await versions(loop) == ["1.1", "1.1"]
+    assert (await up_to_date(loop))[:2] == ("True", "AllHaveIt")
+
+
+async def test_on_the_way_back_machines_go_before_the_control_plane(loop: Loop) -> None:
+    await planned(loop)
+    await loop.edit("clusters", "c1", packageVersion="v37")
+    await reached("v37", "1.36")
+    await turn(loop, 50)
+    assert await versions(loop) == ["1.1", "1.1"]
+    await loop.edit("clusters", "c1", packageVersion="v36")
+    await turn(loop, 50)
+    assert await versions(loop) == ["1.0", "1.0"]
+    assert (await up_to_date(loop))[:2] == ("True", "AllHaveIt")
+
+
+async def test_a_new_machine_takes_what_the_others_have_and_the_clusters_own_word_is_stronger(loop: Loop) -> None:
+    await planned(loop, 1)
+    await loop.edit("clusters", "c1", packageVersion="v37")
+    await loop.machine("m2", clusterName="c1", ip="10.0.1.2")
+    for _ in range(15):
+        await loop.step()
+    assert await versions(loop) == ["1.0", "1.0"]
+    await loop.edit("clusters", "c1", machineVersions={"pouch": "1.0"})
+    await reached("v37")
+    await turn(loop, 30)
+    assert await versions(loop) == ["1.0", "1.0"]
+    assert (await up_to_date(loop))[:2] == ("True", "AllHaveIt")
+
+
+async def test_a_cluster_without_machines_is_told_when_nothing_is_to_come_any_more(loop: Loop) -> None:
+    await planned(loop, 0)
+    await loop.edit("clusters", "c1", packageVersion="v37")
+    await turn(loop)
+    assert (await up_to_date(loop))[1] == "WaitsForControlPlane"
+    await reached("v37")
+    await turn(loop)
+    assert (await up_to_date(loop))[:2] == ("True", "AllHaveIt")
+
+
+async def test_machines_that_lag_behind_out_of_reach_are_told_of(loop: Loop) -> None:
+    await planned(loop, 1)
+    await loop.edit("machines", "m1", paused=True)
+    await loop.edit("clusters", "c1", packageVersion="v37")
+    await reached("v37")
+    await turn(loop, 3)
+    assert (await up_to_date(loop))[:2] == ("False", "Pending")
+    assert await versions(loop) == ["1.0"]
