@@ -6,36 +6,31 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from django.contrib.auth.decorators import login_required
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
+from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from fleet.api import audit
-from fleet.api.actions import Write, create_object, delete_object, patch_object
+from fleet.api.actions import create_object, delete_object, patch_object
 from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import format_time, storage_for
 from fleet.console import matching, queries, words
-from fleet.console.page import Page, respond
+from fleet.console.acting import back, reason_of, refused, sentence_of, write_of
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
 from fleet.safety import switch
 
-MANAGER: Final = "fleet-console"
 HOURS: Final = ("1", "4", "24", "168")
 MANY: Final = 20  # acts on more than these ask for their exact count
 _CONFIRMED: Final = ("fleet.dev/confirm-removal", "fleet.dev/accept-diff")
-
-
-def _write(actor: Actor) -> Write:
-    return Write(by=actor, manager=MANAGER)
 
 
 def _operation(name: str, actor: Actor, verb: str, **more: object) -> str:
@@ -45,15 +40,8 @@ def _operation(name: str, actor: Actor, verb: str, **more: object) -> str:
         "metadata": {"generateName": f"{verb.lower()}-"},
         "spec": {"machine": name, "verb": verb, **more},
     }
-    made = create_object("operations", obj, write=_write(actor))
+    made = create_object("operations", obj, write=write_of(actor))
     return f"{verb} is asked for: Operation {made['metadata']['name']}."
-
-
-def _reason(form: QueryDict) -> str:
-    text = form.get("reason", "").strip()
-    if not text:
-        raise bad_request("a reason is needed: it is what the next person reads")
-    return text[:300]
 
 
 def hold(name: str, actor: Actor, form: QueryDict) -> str:
@@ -62,11 +50,11 @@ def hold(name: str, actor: Actor, form: QueryDict) -> str:
     if hours not in HOURS:
         raise bad_request("the end of a hold is 1, 4, 24 or 168 hours away")
     until = timezone.now() + timedelta(hours=int(hours))
-    spec = {"target": {"machine": name}, "reason": _reason(form), "until": format_time(until), "owner": actor.name}
+    spec = {"target": {"machine": name}, "reason": reason_of(form), "until": format_time(until), "owner": actor.name}
     create_object(
         "holds",
         {"apiVersion": API_VERSION, "kind": "Hold", "metadata": {"generateName": f"{name[:40]}-"}, "spec": spec},
-        write=_write(actor),
+        write=write_of(actor),
     )
     return f"{name} is held until {until:%-d %b %H:%M} UTC."
 
@@ -77,7 +65,7 @@ def release(name: str, actor: Actor, form: QueryDict) -> str:
     if not own:
         raise bad_request(f"no hold names {name}; one that covers more is released under Safety")
     for each in own:
-        delete_object("holds", each, write=_write(actor))
+        delete_object("holds", each, write=write_of(actor))
     return f"{name} is released."
 
 
@@ -120,7 +108,7 @@ def _repin(form: QueryDict) -> Callable[[Json], Json]:
 
 def versions(name: str, actor: Actor, form: QueryDict) -> str:
     """Replace the machine's own pins; refused when it changed since the page was loaded."""
-    patch_object("machines", name, _repin(form), write=_write(actor))
+    patch_object("machines", name, _repin(form), write=write_of(actor))
     return f"Versions of {name} are changed."
 
 
@@ -134,20 +122,20 @@ def confirm(name: str, actor: Actor, form: QueryDict) -> str:
         changed: Json = merge_patch(live, {"metadata": {"annotations": {annotation: value}}})
         return changed
 
-    patch_object("machines", name, patch, write=_write(actor))
+    patch_object("machines", name, patch, write=write_of(actor))
     return f"Confirmed for {name}: {value}."
 
 
 def restart(name: str, actor: Actor, form: QueryDict) -> str:
     """Restart one unit."""
-    return _operation(name, actor, "Restart", units=[form.get("unit", "").strip()], reason=_reason(form))
+    return _operation(name, actor, "Restart", units=[form.get("unit", "").strip()], reason=reason_of(form))
 
 
 def reboot(name: str, actor: Actor, form: QueryDict) -> str:
     """Reboot; the count was typed."""
     if form.get("count", "").strip() != "1":
         raise bad_request("type 1, the number of machines that would be rebooted")
-    return _operation(name, actor, "Reboot", reason=_reason(form))
+    return _operation(name, actor, "Reboot", reason=reason_of(form))
 
 
 def again(name: str, actor: Actor, form: QueryDict) -> str:
@@ -168,23 +156,6 @@ BULK: Final[dict[str, Act]] = {f.__name__: f for f in (hold, release, reconcile)
 _UNDO: Final = {"hold": "release"}  # acts whose toast offers the way back
 
 
-def _back(path: str, said: str, undo: str = "") -> HttpResponse:
-    query = {"did": said} | ({"undo": undo} if undo else {})
-    joint = "&" if "?" in path else "?"
-    return HttpResponseRedirect(f"{path}{joint}{urlencode(query)}", status=303)
-
-
-def _sentence(error: ApiError) -> str:
-    """What was wrong, field by field where that is known, without its full stop."""
-    causes = (error.details or {}).get("causes", [])
-    return ("; ".join(f"{c['field']}: {c['message']}" for c in causes) or error.message).rstrip(".")
-
-
-def _refused(request: HttpRequest, actor: Actor, error: ApiError, back: str) -> HttpResponse:
-    context = {"sentence": f"{_sentence(error)}. Nothing was changed.", "back": back}
-    return respond(request, actor, Page("console/refused.html", "Not done", context, status=error.code))
-
-
 @login_required
 @require_POST
 def machine_do(request: HttpRequest, name: str) -> HttpResponse:
@@ -196,9 +167,9 @@ def machine_do(request: HttpRequest, name: str) -> HttpResponse:
     try:
         if act is None:
             raise bad_request(f"there is no act “{verb[:40]}”")
-        return _back(path, act(name, actor, request.POST), _UNDO.get(verb, ""))
+        return back(path, act(name, actor, request.POST), _UNDO.get(verb, ""))
     except ApiError as error:
-        return _refused(request, actor, error, path)
+        return refused(request, actor, error, path)
 
 
 def _selected(actor: Actor, form: QueryDict) -> list[str]:
@@ -220,7 +191,9 @@ def machines_do(request: HttpRequest) -> HttpResponse:
     """
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
     wanted = request.POST.get("back", "")
-    back = wanted if wanted.startswith("/machines") and url_has_allowed_host_and_scheme(wanted, None) else "/machines"
+    way_back = (
+        wanted if wanted.startswith("/machines") and url_has_allowed_host_and_scheme(wanted, None) else "/machines"
+    )
     verb, done, names = request.POST.get("verb", ""), 0, list[str]()
     try:
         act, names = BULK.get(verb), _selected(actor, request.POST)
@@ -233,11 +206,11 @@ def machines_do(request: HttpRequest) -> HttpResponse:
             done += 1
     except ApiError as error:
         if not done:
-            return _refused(request, actor, error, back)
+            return refused(request, actor, error, way_back)
         said = f"{words.count(done, 'machine')} of {len(names)} done, then refused: {error.message}"
-        return _back(back, said[:200])
+        return back(way_back, said[:200])
     past = {"hold": "held", "release": "released", "reconcile": "looked at now"}[verb]
-    return _back(back, f"{words.count(done, 'machine')} {'is' if done == 1 else 'are'} {past}.")
+    return back(way_back, f"{words.count(done, 'machine')} {'is' if done == 1 else 'are'} {past}.")
 
 
 def _told(warning: str) -> str:
@@ -252,13 +225,13 @@ def _told(warning: str) -> str:
 def machine_plan(request: HttpRequest, name: str) -> JsonResponse:
     """What the versions of the form would lead to, by a dry run: `{plan: sentences}`, or `why` there is none."""
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    write = Write(by=actor, manager=MANAGER, dry_run=True)
+    write = write_of(actor, dry_run=True)
     try:
         patch_object("machines", name, _repin(request.POST), write=write)
     except ApiError as error:
         # Half a line is how every line begins: that is an answer, and only a right that is missing is a refusal.
         status = error.code if error.code in (403, 404) else 200
-        return JsonResponse({"plan": [], "why": f"{_sentence(error)}."}, status=status)
+        return JsonResponse({"plan": [], "why": f"{sentence_of(error)}."}, status=status)
     return JsonResponse({"plan": [_told(line) for line in write.warnings], "why": ""})
 
 
@@ -271,11 +244,11 @@ def safety_do(request: HttpRequest) -> HttpResponse:
     try:
         if verb == "release":
             name = request.POST.get("hold", "")[:253]
-            delete_object("holds", name, write=_write(actor))
-            return _back("/safety", f"Hold {name} is released.")
-        return _back("/safety", _switch(actor, verb, request.POST))
+            delete_object("holds", name, write=write_of(actor))
+            return back("/safety", f"Hold {name} is released.")
+        return back("/safety", _switch(actor, verb, request.POST))
     except ApiError as error:
-        return _refused(request, actor, error, "/safety")
+        return refused(request, actor, error, "/safety")
 
 
 def _switch(actor: Actor, verb: str, form: QueryDict) -> str:
@@ -285,7 +258,7 @@ def _switch(actor: Actor, verb: str, form: QueryDict) -> str:
         )
     try:
         if verb == "stop":
-            switch.stop(actor.name, _reason(form))
+            switch.stop(actor.name, reason_of(form))
         elif verb == "resume":
             switch.resume(actor.name)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from clusters.planes import COMPONENTS
 from fleet.console.words import Stage
 from fleet.control.kinds import Json
 
@@ -15,7 +16,7 @@ _SHORT: Final[Mapping[str, str]] = {
     "kube-scheduler": "Scheduler",
     "addons": "Addons",
 }
-ORDER: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "addons")
+ADDONS: Final = "addons"  # their step stands among those of components
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _stages(spec: Json, status: Json) -> list[Stage]:
     if not stands or (reached == target and set(stands.values()) == {target} and not stopped):
         return []
     steps: dict[str, Any] = {s["name"]: s for s in status.get("steps", [])}
-    shown = [name for name in ORDER if name != "addons" or name in steps]  # most package versions have none
+    shown = [*COMPONENTS, *((ADDONS,) if ADDONS in steps else ())]  # most package versions have none
     return [_stage(name, stands.get(name) == target, steps.get(name, {}), stopped) for name in shown]
 
 

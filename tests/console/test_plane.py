@@ -9,7 +9,8 @@ import pytest
 from django.test import Client
 
 from clusters.models import Cluster
-from fleet.console.plane import ORDER, view
+from clusters.planes import COMPONENTS
+from fleet.console.plane import view
 from fleet.control.kinds import Json
 
 
@@ -25,7 +26,7 @@ def obj(
     conditions = [{"type": "Ready", "status": ready, "reason": "X", "message": message}, *status.pop("conditions", [])]
     whole = {
         "packageVersion": reached, "kubernetesVersion": "1.37.2", "conditions": conditions,
-        "componentVersions": stands or dict.fromkeys(ORDER, target), **status,
+        "componentVersions": stands or dict.fromkeys(COMPONENTS, target), **status,
     }  # fmt: skip
     return {"metadata": {"name": "a"}, "spec": {"provider": "Local", "packageVersion": target}, "status": whole}
 

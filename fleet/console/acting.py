@@ -1,0 +1,47 @@
+"""What acts from the console have in common: a write in the session's name, the way back with a toast, a refusal as a page."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+
+from fleet.api.actions import Write
+from fleet.api.errors import ApiError, bad_request
+from fleet.api.rights import Actor
+from fleet.console.page import Page, respond
+
+MANAGER: Final = "fleet-console"
+
+
+def write_of(actor: Actor, *, dry_run: bool = False) -> Write:
+    """A write by who is logged in."""
+    return Write(by=actor, manager=MANAGER, dry_run=dry_run)
+
+
+def reason_of(form: QueryDict) -> str:
+    """The reason that was typed; ApiError without one."""
+    text = form.get("reason", "").strip()
+    if not text:
+        raise bad_request("a reason is needed: it is what the next person reads")
+    return text[:300]
+
+
+def back(path: str, said: str, undo: str = "") -> HttpResponse:
+    """To the page, which says in a toast what was done."""
+    query = {"did": said} | ({"undo": undo} if undo else {})
+    joint = "&" if "?" in path else "?"
+    return HttpResponseRedirect(f"{path}{joint}{urlencode(query)}", status=303)
+
+
+def sentence_of(error: ApiError) -> str:
+    """What was wrong, field by field where that is known, without its full stop."""
+    causes = (error.details or {}).get("causes", [])
+    return ("; ".join(f"{c['field']}: {c['message']}" for c in causes) or error.message).rstrip(".")
+
+
+def refused(request: HttpRequest, actor: Actor, error: ApiError, way_back: str) -> HttpResponse:
+    """The page that says why nothing was changed."""
+    context = {"sentence": f"{sentence_of(error)}. Nothing was changed.", "back": way_back}
+    return respond(request, actor, Page("console/refused.html", "Not done", context, status=error.code))
