@@ -46,20 +46,23 @@ class Around:
     kubelets: Mapping[str, int] = field(default_factory=dict)
 
 
+def refused(case: Case, progress: Progress, around: Around, now: datetime) -> list[str]:
+    """Why what the spec asks for may not begin now."""
+    hop = hop_of(case, progress)
+    why = refusals(hop) if hop else []
+    if hop and set(progress.versions.values()) == {progress.reached}:
+        why += state_refusals(case.status.get("conditions", []), around.ends, now)
+        why += kubelets_too_old(hop.after["kubernetesVersion"], around.kubelets)
+    _, unrendered = addons_at(case, str(case.spec["packageVersion"]))
+    return [*why, unrendered] if unrendered else why
+
+
 def wish_of(case: Case, progress: Progress, plane: Plane, around: Around, now: datetime) -> Wish:
     """What is wanted now. The state of the cluster is asked before a change only: one that runs may be the way out."""
     target = str(case.spec["packageVersion"])
     hop = hop_of(case, progress)
-    why = refusals(hop) if hop else []
-    waits = []
-    if hop:
-        kubernetes = hop.after["kubernetesVersion"]
-        if set(progress.versions.values()) == {progress.reached}:
-            why += state_refusals(case.status.get("conditions", []), around.ends, now)
-            why += kubelets_too_old(kubernetes, around.kubelets)
-        waits = kubelets_too_new(kubernetes, around.kubelets) if hop.down else []
-    _, unrendered = addons_at(case, target)
-    why += [unrendered] if unrendered else []
+    why = refused(case, progress, around, now)
+    waits = kubelets_too_new(hop.after["kubernetesVersion"], around.kubelets) if hop and hop.down else []
     digests = {name: plane.digest(name) for name in COMPONENTS} | {ADDONS: addons_digest(case, progress, around.addons)}
     down = bool(hop and hop.down)
     return Wish(target, case.generation, digests, why, waits, down, rollouts.given_up(around.addons, now))

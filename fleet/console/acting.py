@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import urlencode
 
@@ -13,6 +14,7 @@ from fleet.api.rights import Actor
 from fleet.console.page import Page, respond
 
 MANAGER: Final = "fleet-console"
+_BEFORE: Final = re.compile(r"^Operation cannot be fulfilled on [^:]+: (?=\S)")
 
 
 def write_of(actor: Actor, *, dry_run: bool = False) -> Write:
@@ -36,9 +38,10 @@ def back(path: str, said: str, undo: str = "") -> HttpResponse:
 
 
 def sentence_of(error: ApiError) -> str:
-    """What was wrong, field by field where that is known, without its full stop."""
+    """What was wrong, field by field where that is known, without its full stop and without the words of Kubernetes before it."""
     causes = (error.details or {}).get("causes", [])
-    return ("; ".join(f"{c['field']}: {c['message']}" for c in causes) or error.message).rstrip(".")
+    said = "; ".join(f"{c['field']}: {c['message']}" for c in causes) or _BEFORE.sub("", error.message)
+    return (said[:1].upper() + said[1:] if said != error.message else said).rstrip(".")
 
 
 def refused(request: HttpRequest, actor: Actor, error: ApiError, way_back: str) -> HttpResponse:

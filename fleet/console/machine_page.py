@@ -13,7 +13,7 @@ from django.http import QueryDict
 from fleet.api.rights import Actor
 from fleet.api.storage import storage_for
 from fleet.api.subresources import subresource
-from fleet.console import queries, records, words
+from fleet.console import gates, queries, records, words
 from fleet.console.diffs import Line, lines
 from fleet.console.page import Fragment, Missing, NotAllowed, Page
 from fleet.control.kinds import HOLD, MACHINE, OPERATION, Json
@@ -84,6 +84,7 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
         "days": days(records.events_of(stored.id, 200 if tab == "events" else 30)),
         "may_write": actor.may("update", storage_for("machines").kind, cluster_name), "may_approve": actor.may_approve(cluster_name),
     }  # fmt: skip
+    context["waits"] = gates.of_machine(stored.obj)
     context["verdict"] = verdict(m, context["current"], context["hold"])
     context["blockers"] = _blockers(m, context)
     fragments = tuple(Fragment(f"m-{n}", f"console/_machine_{n}.html") for n in _fragments(tab))
@@ -97,7 +98,7 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
 def _fragments(tab: str) -> tuple[str, ...]:
     shown: tuple[str, ...] = ("head", "acts")
     if tab == "why":
-        shown += ("why", "operation", "plan", "packages")
+        shown += ("gates", "why", "operation", "plan", "packages")
     elif tab == "plan":
         shown += ("plan", "steps", "operation")
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from clusters.planes import COMPONENTS
+from clusters.schema_cluster import MADE
 from fleet.console.words import Stage
 from fleet.control.kinds import Json
 
@@ -19,9 +20,13 @@ _SHORT: Final[Mapping[str, str]] = {
 ADDONS: Final = "addons"  # their step stands among those of components
 
 
+_STATES: Final[Mapping[str, str]] = {"Running": "now", "True": "done", "False": "failed"}
+
+
 @dataclass(frozen=True, slots=True)
 class PlaneView:
-    """`certificates`: the first to end. `moving`: the stages of a change that runs or stopped; empty at rest. `sentence` and its `tone`."""
+    """`moving`: the stages of a change that runs or stopped; empty at rest. `steps`: what was done to each component last, with its
+    `state` as of `words.step_state`. `certificates`: the first to end first. `made`: Fleet makes it and may change its version."""
 
     sentence: str
     tone: str
@@ -29,6 +34,8 @@ class PlaneView:
     components: Sequence[Json]
     certificates: Sequence[Json]
     snapshots: Sequence[Json]
+    made: bool
+    steps: Sequence[Json]
 
 
 def view(obj: Json) -> PlaneView | None:
@@ -42,8 +49,10 @@ def view(obj: Json) -> PlaneView | None:
         tone,
         _stages(spec, status),
         status.get("components", []),
-        status.get("certificates", [])[:1],
+        status.get("certificates", []),
         status.get("snapshots", [])[:5],
+        spec["provider"] in MADE,
+        [{**s, "state": _STATES.get(s.get("status", ""), "later")} for s in status.get("steps", [])],
     )
 
 
@@ -84,7 +93,7 @@ def _closed(text: str) -> str:
 
 
 def _stages(spec: Json, status: Json) -> list[Stage]:
-    """One stage a component while it is made, changed or was stopped half-way; nothing at rest."""
+    """The snapshot before a change and one stage a component while it is made, changed or was stopped half-way; nothing at rest."""
     stands, reached, target = (
         status.get("componentVersions", {}),
         status.get("packageVersion", ""),
@@ -93,9 +102,23 @@ def _stages(spec: Json, status: Json) -> list[Stage]:
     stopped = status.get("stopped", {}).get("component", "")
     if not stands or (reached == target and set(stands.values()) == {target} and not stopped):
         return []
-    steps: dict[str, Any] = {s["name"]: s for s in status.get("steps", [])}
+    # what was left behind by the change before is not what this one has done
+    begun = target in stands.values()
+    steps: dict[str, Any] = {s["name"]: s for s in status.get("steps", []) if begun or stopped or not reached}
     shown = [*COMPONENTS, *((ADDONS,) if ADDONS in steps else ())]  # most package versions have none
-    return [_stage(name, stands.get(name) == target, steps.get(name, {}), stopped) for name in shown]
+    names = list(reversed(shown)) if _goes_back(status, target) else shown
+    saved = (
+        [Stage("Snapshot", "done" if status.get("snapshotFor") == target or begun or stopped else "later", "", 1)]
+        if reached
+        else []
+    )
+    return saved + [_stage(name, stands.get(name) == target, steps.get(name, {}), stopped) for name in names]
+
+
+def _goes_back(status: Json, target: str) -> bool:
+    """Whether the last component is there already and the first is not: the order of going back."""
+    stands = status.get("componentVersions", {})
+    return bool(stands.get(COMPONENTS[-1]) == target != stands.get(COMPONENTS[0]))
 
 
 def _stage(name: str, there: bool, step: Json, stopped: str) -> Stage:

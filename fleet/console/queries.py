@@ -26,7 +26,7 @@ MACHINE_PAGE = 100
 BY_NAME = 2_000  # names with the same beginning that one page looks through
 
 
-def rows(sql: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
+def rows(sql: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Rows as dictionaries."""
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters or [])
@@ -195,6 +195,15 @@ def holds_of(name: str) -> list[str]:
         [name],
     )
     return [r["name"] for r in found]
+
+
+def machines_in(cluster_id: int) -> int:
+    """How many machines name a cluster, from the kept counters."""
+    found = rows(
+        "SELECT coalesce(sum(n), 0)::bigint AS n FROM (SELECT * FROM count_total UNION ALL SELECT * FROM count_delta) t WHERE cluster_id = %s",
+        [cluster_id],
+    )
+    return int(found[0]["n"])
 
 
 def cluster_numbers(names: list[str]) -> dict[str, int]:

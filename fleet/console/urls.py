@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from fleet.console import forms, pages
+from fleet.console import cluster_forms, forms, pages
 from fleet.console.kit import kit
 from fleet.console.matching import matching_view
 from fleet.console.page import page_view
@@ -18,6 +18,11 @@ urlpatterns = [
     path("", page_view(pages.overview), name="overview"),
     path("clusters", page_view(pages.clusters), name="clusters"),
     path("clusters/<str:name>", page_view(pages.cluster), name="cluster"),
+    path("clusters/<str:name>/nodes", page_view(pages.nodes), name="cluster-nodes"),
+    path("clusters/<str:name>/do", cluster_forms.cluster_do, name="cluster-do"),
+    path("clusters/<str:name>/foresee", cluster_forms.cluster_foresee, name="cluster-foresee"),
+    path("do/clusters", cluster_forms.clusters_do, name="clusters-do"),
+    path("do/clusters/foresee", cluster_forms.clusters_foresee, name="clusters-foresee"),
     path("machines", page_view(pages.machines), name="machines"),
     path("do/machines", forms.machines_do, name="machines-do"),
     path("do/matching", matching_view, name="machines-matching"),

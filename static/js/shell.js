@@ -53,10 +53,14 @@ document.addEventListener("click", (event) => {
   if (event.target.tagName === "DIALOG") event.target.close(); // the backdrop
 });
 
-// A destructive button stays off until the exact count is typed.
+// A destructive button stays off until the exact count or name is typed; also then while the server would refuse it.
 document.addEventListener("input", (event) => {
   const field = event.target.closest("[data-must]");
-  if (field) $(field.dataset.arms).disabled = field.value.replace(/[\s,._]/g, "") !== field.dataset.must;
+  if (!field) return;
+  const must = field.dataset.must;
+  const typed = /^\d+$/.test(must) ? field.value.replace(/[\s,._]/g, "") : field.value.trim();
+  const go = $(field.dataset.arms);
+  go.disabled = typed !== must || "refused" in go.dataset;
 });
 
 // A form goes once, whatever a person does to its button.

@@ -239,6 +239,19 @@ def stacked(parts: Sequence[Part], label: str) -> SafeString:
     )
 
 
+@register.simple_block_tag(end_name="endfield")
+def field(content: str, path: str, label: str, when: str = "") -> SafeString:
+    """A control with its label and the place where its problem is told; `when`: providers for which it is asked."""
+    return format_html(
+        '<div{}><label class="field">{}{}</label><p class="wrong" data-at="{}" id="at-{}" hidden></p></div>',
+        format_html(' data-when="{}"', when) if when else "",
+        label,
+        mark_safe(content),  # rendered by the template already
+        path,
+        path.replace(".", "-"),
+    )
+
+
 @register.inclusion_tag("console/_command.html")
 def operation_command(machine: str, verb: str, key: str = "", value: str = "") -> dict[str, str]:
     """The line that asks for an Operation by hand."""

@@ -1,0 +1,260 @@
+"""Acts on clusters from the console: create, change of the package version, delete. Each tells what it would do before it is done.
+
+What was told is frozen by a hash of what it depends on: of another cluster than the one that was shown nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
+from django.template.loader import render_to_string
+from django.views.decorators.http import require_POST
+
+from clusters.backups import KEEP_HOURS
+from clusters.cases import load
+from clusters.kubelets import counted
+from clusters.schema_cluster import MADE, provider_of
+from clusters.storage import CONFIRM
+from fleet.api import errors
+from fleet.api.actions import Preconditions, create_object, delete_object, patch_object
+from fleet.api.authentication import actor_of
+from fleet.api.errors import ApiError, bad_request
+from fleet.api.patches import merge_patch
+from fleet.api.rights import Actor
+from fleet.api.storage import Stored, storage_for
+from fleet.console import foresight, queries
+from fleet.console.acting import back, refused, sentence_of, write_of
+from fleet.control.digests import hex64
+from fleet.control.kinds import API_VERSION, Json, by_kind
+
+FIELDS: Final = (
+    "metadata.name",
+    "spec.idc",
+    "spec.provider",
+    "spec.packageVersion",
+    "spec.kubeconfigCredential",
+    "spec.restoreFrom",
+    "spec.controlPlane.metaCluster",
+    "spec.controlPlane.exposure.host",
+    "spec.controlPlane.exposure.port",
+    "spec.network.podCIDR",
+    "spec.network.serviceCIDR",
+)
+_NUMBERS: Final = ("spec.controlPlane.exposure.port",)
+
+
+def object_of(form: QueryDict) -> Json:
+    """The Cluster that a form describes; what was left empty is left out."""
+    obj: Json = {"apiVersion": API_VERSION, "kind": "Cluster", "metadata": {}, "spec": {}}
+    for path in FIELDS:
+        text = form.get(path, "").strip()
+        if not text:
+            continue
+        *way, last = path.split(".")
+        at = obj
+        for part in way:
+            at = at.setdefault(part, {})
+        at[last] = int(text) if path in _NUMBERS and text.isdecimal() and len(text) < 10 else text
+    return obj
+
+
+def seen_of(obj: Json) -> str:
+    """What a person saw of a cluster when an act on it was told: another hash is another cluster, wish or progress."""
+    status = obj.get("status", {})
+    progress = [status.get(k) for k in ("packageVersion", "componentVersions", "stopped", "emulatedVersion")]
+    meta = obj["metadata"]
+    return hex64([meta["uid"], meta["generation"], "deletionTimestamp" in meta, *progress])
+
+
+def _check_seen(live: Json, form: QueryDict) -> None:
+    if form.get("seen", "") == seen_of(live):
+        return
+    kind, name = storage_for("clusters").kind, live["metadata"]["name"]
+    asks, stands = live["spec"].get("packageVersion"), live.get("status", {}).get("packageVersion")
+    now = f"; now it asks for {asks}" + (f" and stands at {stands}" if stands else "") if asks else ""
+    raise errors.conflict(kind, name, f"it has changed since you looked{now}. Look at it and ask again")
+
+
+def upgrade(name: str, actor: Actor, form: QueryDict) -> str:
+    """Point the cluster at another package version: on to a newer one or back to an older one."""
+    target = _target(form)
+
+    def patch(live: Json) -> Json:
+        _check_seen(live, form)
+        return _pointed(live, target)
+
+    patch_object("clusters", name, patch, write=write_of(actor))
+    return f"{name} is asked to go to {target}."
+
+
+def _target(form: QueryDict) -> str:
+    target = form.get("packageVersion", "").strip()
+    if not target:
+        raise bad_request("a ClusterPackageVersion has to be chosen")
+    return target
+
+
+def _pointed(live: Json, target: str) -> Json:
+    changed: Json = merge_patch(live, {"spec": {"packageVersion": target}})
+    return changed
+
+
+def delete(name: str, actor: Actor, form: QueryDict) -> str:
+    """Both steps at once: the word that confirms it, and the deletion."""
+    if form.get("confirm", "").strip() != name:
+        raise bad_request(f"type {name}, the name of the cluster that would be deleted")
+    _deleted(name, actor, lambda live: _check_seen(live, form))
+    return f"{name} is being deleted."
+
+
+def _deleted(name: str, actor: Actor, check: Callable[[Json], None], *, dry_run: bool = False) -> None:
+    """Either both steps are done or none; a dry run does both and takes them back."""
+
+    def word(live: Json) -> Json:
+        check(live)
+        changed: Json = merge_patch(live, {"metadata": {"annotations": {CONFIRM: name}}})
+        return changed
+
+    with transaction.atomic():
+        meta = patch_object("clusters", name, word, write=write_of(actor))["metadata"]
+        wish = Preconditions(uid=meta["uid"], resource_version=meta["resourceVersion"])
+        delete_object("clusters", name, write=write_of(actor), preconditions=wish)
+        if dry_run:
+            transaction.set_rollback(True)
+
+
+VERBS: Final[dict[str, Callable[[str, Actor, QueryDict], str]]] = {"upgrade": upgrade, "delete": delete}
+
+
+@login_required
+@require_POST
+def clusters_do(request: HttpRequest) -> HttpResponse:
+    """POST of a new cluster."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    try:
+        made = create_object("clusters", object_of(request.POST), write=write_of(actor))
+    except ApiError as error:
+        return refused(request, actor, error, "/clusters")
+    name = made["metadata"]["name"]
+    return back(f"/clusters/{quote(name)}", f"Cluster {name} is created.")
+
+
+@login_required
+@require_POST
+def cluster_do(request: HttpRequest, name: str) -> HttpResponse:
+    """POST of one verb on one cluster."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    verb, path = request.POST.get("verb", ""), f"/clusters/{quote(name)}"
+    act = VERBS.get(verb)
+    try:
+        if act is None:
+            raise bad_request(f"there is no act “{verb[:40]}”")
+        said = act(name, actor, request.POST)
+    except ApiError as error:
+        return refused(request, actor, error, path)
+    return back(path if storage_for("clusters").read(name) is not None else "/clusters", said)
+
+
+# -- told before it is done ---------------------------------------------------------------------------------------------
+
+
+def _answer(template: str, context: dict[str, Any], error: ApiError | None, **more: Any) -> JsonResponse:
+    """`may`: whether the act would be accepted. Problems stand at their fields; what has none stands in the text."""
+    causes = (error.details or {}).get("causes", []) if error else []
+    fields = {c["field"]: c["message"] for c in causes if c["field"] in FIELDS}
+    elsewhere = "" if error is None or (causes and len(fields) == len(causes)) else f"{sentence_of(error)}."
+    html = render_to_string(f"console/{template}.html", {**context, "guard": queries.guard(), "refused": elsewhere})
+    status = error.code if error is not None and error.code in (403, 404) else 200
+    return JsonResponse({"html": html, "may": error is None, "fields": fields, **more}, status=status)
+
+
+@login_required
+@require_POST
+def clusters_foresee(request: HttpRequest) -> JsonResponse:
+    """What a form would make, by a dry run of the same write."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    write = write_of(actor, dry_run=True)
+    made: list[str] = []
+    line, error = "", None
+    wished = object_of(request.POST)
+    try:
+        obj = create_object("clusters", wished, write=write)
+        line = f"kubectl create -f - <<< '{orjson.dumps(wished).decode()}'"
+        made = foresight.making(obj, _version_spec(obj["spec"].get("packageVersion", "")))
+    except ApiError as refusal:
+        error = refusal
+    return _answer("_foresee_create", {"made": made, "warnings": write.warnings, "line": line}, error)
+
+
+def _version_spec(name: str) -> Json:
+    stored = storage_for("clusterpackageversions").read(name) if name else None
+    return stored.obj["spec"] if stored else {}
+
+
+@login_required
+@require_POST
+def cluster_foresee(request: HttpRequest, name: str) -> JsonResponse:
+    """What one verb would do to a cluster, with the hash that its POST brings along."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    stored = storage_for("clusters").read(name)
+    kind = by_kind("Cluster")
+    assert kind is not None
+    if stored is None or not actor.may("update", kind, name):
+        who = f"{actor.name} may not change cluster {name}: it takes the role admin in it"
+        return _answer("_foresee_change", {}, ApiError(403, "Forbidden", who), seen="")
+    seen = seen_of(stored.obj)
+    if request.POST.get("verb") == "delete":
+        return _foresee_delete(stored, actor, seen)
+    return _foresee_change(stored, actor, request.POST.get("packageVersion", "").strip(), seen)
+
+
+def _foresee_change(stored: Stored, actor: Actor, target: str, seen: str) -> JsonResponse:
+    obj, name = stored.obj, stored.obj["metadata"]["name"]
+    if not target or target == obj["spec"].get("packageVersion"):
+        context = {"same": target, "stopped": obj.get("status", {}).get("stopped", {})}
+        return _answer("_foresee_change", context, None, seen=seen, may=False)
+    error = None
+    try:
+        patch_object("clusters", name, lambda live: _pointed(live, target), write=write_of(actor, dry_run=True))
+    except ApiError as refusal:
+        error = refusal
+    version = _version_spec(target)
+    outlook = None
+    if version and (cases := load([stored.id])):
+        machines = queries.machines_in(stored.id)
+        outlook = foresight.change(cases[0], target, version, machines, datetime.now(UTC), counted(cases[0].id))
+    # Only one field of the dialog can be wrong, and it is the one that the whole text is about.
+    causes = [c["message"] for c in (error.details or {}).get("causes", [])] if error else []
+    why = causes or ([f"{sentence_of(error)}."] if error else [])
+    context = {"outlook": outlook, "why": why}
+    return _answer(
+        "_foresee_change", context, None, seen=seen, may=error is None, go=outlook.verb if outlook else "Change"
+    )
+
+
+def _foresee_delete(stored: Stored, actor: Actor, seen: str) -> JsonResponse:
+    obj, name = stored.obj, stored.obj["metadata"]["name"]
+    error = None
+    try:
+        _deleted(name, actor, lambda live: None, dry_run=True)
+    except ApiError as refusal:
+        error = refusal
+    made = provider_of(obj["spec"]) in MADE
+    context = {
+        "obj": obj,
+        "name": name,
+        "machines": queries.machines_in(stored.id),
+        "nodes": obj.get("status", {}).get("nodes", {}).get("total", 0),
+        "made": made,
+        "hours": KEEP_HOURS,
+        "uid": obj["spec"].get("restoreFrom") or obj["metadata"]["uid"],
+        "why": sentence_of(error) if error else "",
+    }
+    return _answer("_foresee_delete", context, None, seen=seen, may=error is None)

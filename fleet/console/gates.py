@@ -1,0 +1,122 @@
+"""Readiness gates as pages show them: of a cluster with how many nodes each holds, of a machine with what it waits for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fleet.console.words import Part, count
+from fleet.control.kinds import Json
+
+_MODES: Final = {"Continuous": "also closes an open node", "BootstrapOnly": "counts until the node opens"}
+# state of a node's scheduling: (tone, word)
+SCHEDULING: Final = {
+    "Open": ("ok", "Open for pods"),
+    "Joining": ("busy", "Joins the cluster"),
+    "Closed": ("warn", "Closed by Fleet"),
+    "CordonedByPerson": ("held", "Cordoned by a person"),
+    "NotANode": ("off", "No node"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterGate:
+    """One gate of a cluster."""
+
+    type: str
+    rule: str
+    source: str
+    held: int
+    released: int
+    unknown: int
+    dry_run: bool
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its bar."""
+        found = (("s-open", "released", self.released), ("s-closed", "held", self.held), ("s-unknown", "no news", self.unknown))  # fmt: skip
+        return [Part(swatch, word, n, "") for swatch, word, n in found if n]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineGate:
+    """One gate of a machine. `answer`: holds, no, unknown, as of a rung."""
+
+    type: str
+    rule: str
+    answer: str
+    said: str
+    owner: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What a machine's node waits for. `tone` and `word`: how its scheduling stands, "" = not told."""
+
+    gates: Sequence[MachineGate]
+    sentence: str
+    tone: str = ""
+    word: str = ""
+    message: str = ""
+    since: str = ""
+
+
+def of_cluster(obj: Json) -> list[ClusterGate]:
+    """Those that hold the most first."""
+    found = [
+        ClusterGate(
+            g.get("conditionType", ""), _rule(g), g.get("source", ""), g.get("held", 0), g.get("released", 0), g.get("unknown", 0),
+            bool(g.get("dryRun")),
+        )
+        for g in obj.get("status", {}).get("gates", [])
+    ]  # fmt: skip
+    return sorted(found, key=lambda g: (-g.held, -g.unknown, g.type))
+
+
+def _rule(gate: Json) -> str:
+    wants = "False" if gate.get("polarity") == "ForbidTrue" else "True"
+    return f"must be {wants}, {_MODES.get(gate.get('mode', 'Continuous'), _MODES['Continuous'])}"
+
+
+_ANSWERS: Final = {"True": "holds", "False": "no"}
+
+
+def of_machine(obj: Json) -> Waits | None:
+    """None where nothing is known of gates and scheduling. What does not hold comes first, the longest first."""
+    status = obj.get("status", {})
+    given, scheduling = status.get("readinessGates", []), status.get("scheduling", {})
+    if not given and not scheduling:
+        return None
+    gates = [
+        MachineGate(
+            g.get("conditionType", ""), _rule(g), _ANSWERS.get(g.get("status", ""), "unknown"),
+            _closed(g.get("message") or g.get("reason", "")), g.get("owner") or g.get("source", ""), g.get("since", ""),
+        )
+        for g in given
+    ]  # fmt: skip
+    order = ("no", "unknown", "holds")
+    gates.sort(key=lambda g: (order.index(g.answer), g.since, g.type))
+    tone, word = SCHEDULING.get(scheduling.get("state", ""), ("unknown", scheduling.get("state", "")))
+    return Waits(
+        gates,
+        _sentence(gates),
+        tone if word else "",
+        word,
+        _closed(scheduling.get("message") or ""),
+        scheduling.get("since", ""),
+    )
+
+
+def _sentence(gates: Sequence[MachineGate]) -> str:
+    if not gates:
+        return "No gate is declared for it."
+    waiting = [g for g in gates if g.answer != "holds"]
+    if not waiting:
+        return f"{count(len(gates), 'gate')}, and every one holds." if len(gates) > 1 else "1 gate, and it holds."
+    return f"Waits for {len(waiting)} of {count(len(gates), 'gate')}."
+
+
+def _closed(text: str) -> str:
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
