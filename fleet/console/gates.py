@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fleet.console.words import Part, count
+from fleet.console.words import Part, closed, count
 from fleet.control.kinds import Json
 
 _MODES: Final = {"Continuous": "also closes an open node", "BootstrapOnly": "counts until the node opens"}
@@ -92,7 +92,7 @@ def of_machine(obj: Json) -> Waits | None:
     gates = [
         MachineGate(
             g.get("conditionType", ""), _rule(g), _ANSWERS.get(g.get("status", ""), "unknown"),
-            _closed(g.get("message") or g.get("reason", "")), g.get("owner") or g.get("source", ""), g.get("since", ""),
+            closed(g.get("message") or g.get("reason", "")), g.get("owner") or g.get("source", ""), g.get("since", ""),
         )
         for g in given
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def of_machine(obj: Json) -> Waits | None:
         _sentence(gates),
         tone if word else "",
         word,
-        _closed(scheduling.get("message") or ""),
+        closed(scheduling.get("message") or ""),
         scheduling.get("since", ""),
     )
 
@@ -116,7 +116,3 @@ def _sentence(gates: Sequence[MachineGate]) -> str:
     if not waiting:
         return f"{count(len(gates), 'gate')}, and every one holds." if len(gates) > 1 else "1 gate, and it holds."
     return f"Waits for {len(waiting)} of {count(len(gates), 'gate')}."
-
-
-def _closed(text: str) -> str:
-    return text if not text or text.endswith((".", "!", "?")) else f"{text}."

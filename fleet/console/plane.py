@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from clusters.planes import COMPONENTS
 from clusters.schema_cluster import MADE
-from fleet.console.words import Stage
+from fleet.console.words import Stage, closed
 from fleet.control.kinds import Json
 
 _SHORT: Final[Mapping[str, str]] = {
@@ -71,12 +71,12 @@ def _sentence(spec: Json, status: Json) -> tuple[str, str]:
             f"Etcd goes back to the snapshot {status['work'].get('restore')}: {str(status['work'].get('stage', '')).lower()}.",
         )
     if stalled.get("status") == "True":
-        return "bad", _closed(stalled.get("message") or stalled.get("reason", ""))
+        return "bad", closed(stalled.get("message") or stalled.get("reason", ""))
     if not ready:
         return "unknown", "Nothing was looked at yet."
     if ready.get("status") != "True":
         way = f"On the way from {reached} to {target}. " if reached and target and reached != target else ""
-        return "busy" if by_type.get("Reconciling", {}).get("status") == "True" else "warn", way + _closed(
+        return "busy" if by_type.get("Reconciling", {}).get("status") == "True" else "warn", way + closed(
             ready.get("message", "")
         )
     soak = (
@@ -85,11 +85,6 @@ def _sentence(spec: Json, status: Json) -> tuple[str, str]:
         else ""
     )
     return "ok", f"Kubernetes {version or '?'} is ready.{soak}"
-
-
-def _closed(text: str) -> str:
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _stages(spec: Json, status: Json) -> list[Stage]:

@@ -137,6 +137,12 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def closed(text: str) -> str:
+    """As a sentence: begun with a capital, ended with a full stop; nothing stays nothing."""
+    text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A part of a sentence; with an address it is a link, with a tone it is coloured."""
