@@ -52,8 +52,13 @@ def view(obj: Json) -> PlaneView | None:
         status.get("certificates", []),
         status.get("snapshots", [])[:5],
         spec["provider"] in MADE,
-        [{**s, "state": _STATES.get(s.get("status", ""), "later")} for s in status.get("steps", [])],
+        [_step(s) for s in status.get("steps", [])],
     )
+
+
+def _step(step: Json) -> Json:
+    said = step.get("message") or step.get("reason") or ""
+    return {**step, "state": _STATES.get(step.get("status", ""), "later"), "said": closed(said)}
 
 
 def _sentence(spec: Json, status: Json) -> tuple[str, str]:

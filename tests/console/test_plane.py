@@ -85,9 +85,11 @@ def test_the_page_shows_it_and_shows_no_script_of_a_component(
     small_fleet: list[str], browser_of: Callable[[str], Client]
 ) -> None:
     row = Cluster.objects.get(name="a")
+    steps = [{"name": "etcd", "status": "Running", "startTime": "2026-11-25T20:00:00Z"}]
     bad = [{"name": "etcd", "ready": "False", "seen": "3.7.3", "wanted": "3.7.3", "message": "<script>x</script>"}]
     Cluster.objects.filter(pk=row.pk).update(
-        spec={**row.spec, "provider": "Local", "packageVersion": "v37"}, status=obj(components=bad)["status"]
+        spec={**row.spec, "provider": "Local", "packageVersion": "v37"},
+        status=obj(components=bad, steps=steps)["status"],
     )
     text = browser_of("admin").get("/clusters/a").content.decode()
     assert "Kubernetes 1.37.2 is ready." in text
