@@ -229,6 +229,12 @@ def test_a_pod_that_comes_back_under_its_name_is_another_one() -> None:
     assert why(turn(handed("db", uid="other"), progress=progress, now=later(600))) == {"db": "HandOff"}
 
 
+def test_what_was_told_of_pods_that_are_gone_is_forgotten() -> None:
+    progress = begun({"handOff": dict.fromkeys(("db", "gone"), "2026-11-25T12:00:00+00:00")}, NOW)
+    done = conclude(turn(handed("db"), progress=progress), {}, USUAL, progress, NOW)
+    assert done.progress["handOff"] == {"db": "2026-11-25T12:00:00+00:00"}
+
+
 def test_data_that_its_owner_left_behind_blocks_as_any_other() -> None:
     progress = {"handOff": {"db": "2026-11-25T12:00:00+00:00"}}
     found = turn(handed("db", scratch=True), progress=progress, now=later(300))
@@ -269,6 +275,7 @@ CLOSED: Json = {"unschedulable": True}
         pytest.param(node({"taints": [{"key": "gpu", "effect": "NoSchedule"}]}), "n1", "NodeOpen", id="another taint"),
         pytest.param(None, "n1", "NodeNotFound", id="none"),
         pytest.param(node(CLOSED), "", "NodeNotFound", id="no name"),
+        pytest.param(node(CLOSED, name=""), "", "NodeNotFound", id="no name on either side"),
         pytest.param(node(CLOSED, name="n2"), "n1", "NodeNotFound", id="another node"),
     ],
 )

@@ -256,6 +256,15 @@ async def test_a_burst_of_refused_evictions_is_waited_out(world: World, code: in
     assert (done.state, done.progress["evicted"]) == ("Done", 30)
 
 
+async def test_while_owners_cannot_be_told_nothing_is_evicted(world: World) -> None:
+    await world.runs(pod("web", ON), pod("db", ON, annotations={HAND_OFF: "owner"}))
+    world.order("refuse", verbs=("patch",), code=503, times=1)
+    found = await world.round()
+    assert (found.state, found.reason, world.going()) == ("Waiting", "NoAnswer", set())
+    world.move(301)
+    assert "handOff" in (await world.round()).progress and world.going() == {"web"}
+
+
 async def test_a_server_that_says_when_to_come_again_is_left_alone_until_then(world: World) -> None:
     await world.runs(pod("web", ON))
     world.order("refuse", verbs=("evict",), code=429, retry=20, times=1)
