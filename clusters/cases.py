@@ -124,7 +124,8 @@ def _step(json: Json) -> Step:
     begun = _time(json["startTime"])
     assert begun is not None
     return Step(
-        json["name"], json["status"], begun, json.get("digest", ""), _time(json.get("endTime")), json.get("reason", ""), json.get("message", "")
+        json["name"], json["status"], begun, json.get("digest", ""), _time(json.get("endTime")), json.get("reason", ""), json.get("message", ""),
+        json.get("starts", 1),
     )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from fleet.control.kinds import Json
 
 ADDONS: Final = "addons"  # the part of a change that comes after the components, and before them on the way back
 PARTS: Final = (*COMPONENTS, ADDONS)
+MOST_STARTS: Final = 5  # of a component that ends each time; what starts it may have died too, so one is not enough
+AGAIN_SECONDS: Final = 15.0  # after so many, where there is nothing to put back: the time from one start to the next
 READY_SECONDS: Final = 180.0  # a component that is not ready so long after it was started will not be
 
 Verb = Literal[
@@ -45,7 +47,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is or was done to one component. `status`: Running, True, False."""
+    """What is or was done to one component. `status`: Running, True, False. `starts`: how often it was started without having been ready."""
 
     name: str
     status: str
@@ -54,6 +56,7 @@ class Step:
     end: datetime | None = None
     reason: str = ""
     message: str = ""
+    starts: int = 1
 
     def json(self) -> Json:
         """As in `status.steps[]`."""
@@ -64,6 +67,7 @@ class Step:
             "digest": self.digest,
         }
         out |= {"endTime": format_time(self.end)} if self.end else {}
+        out |= {"starts": self.starts} if self.starts > 1 else {}
         return out | {k: v for k, v in (("reason", self.reason), ("message", self.message)) if v}
 
 
@@ -141,20 +145,25 @@ def next_move(wish: Wish, progress: Progress, seen: Mapping[str, ComponentSeen],
 
 def _settle(wish: Wish, progress: Progress, name: str, found: ComponentSeen, now: datetime) -> Move | None:
     """What a component needs to be what it shall be at the version where it stands; None = nothing."""
-    step = progress.step(name)
-    running = step is not None and step.status == "Running" and step.digest == wish.digests[name]
+    running = progress.step(name) if is_started(progress, name, wish.digests[name]) else None
     if found.ready is None:
         return Move("wait", name, "Unknown", found.message or f"{name} could not be looked at")
+    is_over = running is not None and now - running.start > timedelta(seconds=wish.ready_seconds)
+    why = found.message or f"{name} was not ready within {wish.ready_seconds:.0f} s"
     if found.digest != wish.digests[name]:
-        return Move("apply", name)
+        if running is None or running.starts < MOST_STARTS:
+            return Move("apply", name, message=found.message)
+        if can_put_back(wish, progress, name):
+            return Move("put-back", name, "ComponentNotReady", why)
+        is_early = now - running.start < timedelta(seconds=AGAIN_SECONDS)
+        return Move("late" if is_early else "apply", name, "ComponentNotReady", why)
     if found.ready:
         return Move("done", name) if running else None
-    if step is None or not running:  # it was ready before: whoever supervises it brings it back
+    if running is None:  # it was ready before: whoever supervises it brings it back
         return Move("wait", name, "NotReady", found.message or f"{name} is not ready")
-    if now - step.start <= timedelta(seconds=wish.ready_seconds):
+    if not is_over:
         return Move("wait", name, "Starting", found.message or f"{name} is starting")
-    why = found.message or f"{name} was not ready within {wish.ready_seconds:.0f} s"
-    return Move(_put_back_or_late(wish, progress, name), name, "ComponentNotReady", why)
+    return Move("put-back" if can_put_back(wish, progress, name) else "late", name, "ComponentNotReady", why)
 
 
 def _settle_addons(wish: Wish, progress: Progress, found: ComponentSeen) -> Move | None:
@@ -163,8 +172,7 @@ def _settle_addons(wish: Wish, progress: Progress, found: ComponentSeen) -> Move
         return None
     if found.digest != wish.digests[ADDONS]:
         return Move("apply", ADDONS)
-    step = progress.step(ADDONS)
-    if step is None or step.status != "Running" or step.digest != wish.digests[ADDONS]:
+    if not is_started(progress, ADDONS, wish.digests[ADDONS]):
         return None
     if found.ready:
         return Move("done", ADDONS)
@@ -172,12 +180,13 @@ def _settle_addons(wish: Wish, progress: Progress, found: ComponentSeen) -> Move
         return None
     if not wish.addons_lost:
         return Move("wait", ADDONS, "RollingOut" if found.ready is False else "Unknown", found.message)
-    return Move(_put_back_or_late(wish, progress, ADDONS), ADDONS, "AddonsNotReady", wish.addons_lost)
+    verb: Verb = "put-back" if can_put_back(wish, progress, ADDONS) else "late"
+    return Move(verb, ADDONS, "AddonsNotReady", wish.addons_lost)
 
 
-def _put_back_or_late(wish: Wish, progress: Progress, name: str) -> Verb:
-    """What is to be said of a part that will not get ready: there is a version to put it back to, or there is none."""
-    return "put-back" if progress.reached and progress.versions[name] == wish.target != progress.reached else "late"
+def can_put_back(wish: Wish, progress: Progress, name: str) -> bool:
+    """Whether the change to the target brought the part where it stands, and there is a version to put it back to."""
+    return bool(progress.reached) and progress.versions.get(name) == wish.target != progress.reached
 
 
 def intended(progress: Progress, wish: Wish, name: str) -> Progress:
@@ -186,8 +195,17 @@ def intended(progress: Progress, wish: Wish, name: str) -> Progress:
 
 
 def started(progress: Progress, name: str, digest: str, now: datetime) -> Progress:
-    """The component is being brought to this digest; the time in which it must get ready begins."""
+    """The component is being brought to this digest; the time in which it must get ready begins. Starts are counted until it is ready."""
+    step = progress.step(name)
+    if step is not None and is_started(progress, name, digest):
+        return progress.with_step(replace(step, start=now, starts=step.starts + 1))
     return progress.with_step(Step(name, "Running", now, digest))
+
+
+def is_started(progress: Progress, name: str, digest: str) -> bool:
+    """Whether it was started at this digest already and was not ready since."""
+    step = progress.step(name)
+    return step is not None and step.status == "Running" and step.digest == digest
 
 
 def ended(progress: Progress, name: str, now: datetime, *, ok: bool, reason: str = "", message: str = "") -> Progress:

@@ -158,6 +158,16 @@ class Local:
             f"https://{plane.host}:{plane.port}", ca=plane.files["ca.crt"], certificate=plane.files["admin.crt"], key=plane.files["admin.key"]
         )  # fmt: skip
 
+    def lacking(self, plane: Plane) -> Sequence[str]:
+        """See `Foresees.lacking`."""
+        out = []
+        for component in COMPONENTS:
+            try:
+                self._binary(plane, component)
+            except PermanentError as error:
+                out.append(f"{component}: {error.message}")
+        return out
+
     # -- one component ----------------------------------------------------------------------------------------------
 
     async def _look(self, plane: Plane, component: str) -> ComponentSeen | None:
@@ -169,8 +179,21 @@ class Local:
             return ComponentSeen(
                 component, "", run["version"], False, 0, 1, f"{component} has ended: {_last_words(home)}"
             )
+        edited = self._edited(home, plane, component)
+        if edited and run["digest"] == plane.digest(component):
+            return ComponentSeen(component, "", run["version"], False, 0, 1, f"{edited} was changed by somebody")
         why = await self._ready(plane, component)
         return ComponentSeen(component, run["digest"], run["version"], not why, 0 if why else 1, 1, why)
+
+    def _edited(self, home: Path, plane: Plane, component: str) -> str:
+        """The first of its files that is not as it was written, "" = all are."""
+        for name in FILES[component]:
+            try:
+                if (home / "files" / name).read_text() != plane.files[name]:
+                    return name
+            except (OSError, UnicodeDecodeError):
+                return name
+        return ""
 
     async def _ready(self, plane: Plane, component: str) -> str:
         """Why it is not ready, "" when it is."""

@@ -17,7 +17,7 @@ from clusters.addons import Tended
 from clusters.cases import Case, LeaseLost, load, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.lifecycle import ADDONS, Move, Progress, Wish, next_move
-from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Plane, Provider
+from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Foresees, Plane, Provider
 from clusters.planning import (
     SOON,
     URGENT,
@@ -123,8 +123,7 @@ class Pass:
             if seen.get(APISERVER) and seen[APISERVER].ready:
                 await self.addons.look(self.case, progress, self.provider.endpoint(plane), now)
             seen[ADDONS] = seen_of(self.addons.rows, is_new=not progress.reached)
-            counted = await in_thread(lambda: kubelets.counted(self.case.id)) if hop_of(self.case, progress) else {}
-            wish = wish_of(self.case, progress, plane, Around(self.ends, self.addons.rows, counted), now)
+            wish = wish_of(self.case, progress, plane, await self._around(plane, progress), now)
             move = next_move(wish, progress, seen, now)
             if self._is_kept_back(move, now):
                 move = Move("wait", message=f"nothing new starts: {self.case.held}", reason="Held")
@@ -138,6 +137,18 @@ class Pass:
             if self.stopping():
                 break
         return 0.0
+
+    async def _around(self, plane: Plane, progress: Progress) -> Around:
+        """What counts besides the components; of a change that may be to come also its kubelets, and what the provider cannot run."""
+        case = self.case
+        if hop_of(case, progress) is None:
+            return Around(self.ends, self.addons.rows)
+        counted = await in_thread(lambda: kubelets.counted(case.id))
+        lacking: Sequence[str] = ()
+        if isinstance(self.provider, Foresees):
+            at_target = replace(progress, versions=dict.fromkeys(COMPONENTS, str(case.spec["packageVersion"])))
+            lacking = self.provider.lacking(plane_of(case, at_target, plane.files))
+        return Around(self.ends, self.addons.rows, counted, lacking)
 
     def _is_kept_back(self, move: Move, now: datetime) -> bool:
         """Held: nothing new starts, but a certificate that is about to end is renewed, one component at a time."""
@@ -228,14 +239,7 @@ class Pass:
             told = Told("component", "Changing", f"{_of(name, 'goes', 'go')} {kind} to {wish.target}")
             return await self._intend(lifecycle.intended(emulating(case, progress), wish, name), told)
         if move.verb == "apply":
-            words = _of(name, "is started", "are applied")
-            told = Told("component", "Starting", f"{words} at {progress.versions[name]}")
-            after = await self._intend(lifecycle.started(progress, name, wish.digests[name], now), told)
-            if name == ADDONS:
-                await self.addons.bring(case, after, self.provider.endpoint(plane), now, write_it=True)
-            else:
-                await self.provider.apply(plane, name)
-            return after
+            return await self._apply(move, progress, wish, plane, now)
         if move.verb == "done":
             return await self._intend(
                 lifecycle.ended(progress, name, now, ok=True),
@@ -243,8 +247,7 @@ class Pass:
                 effect=False,
             )
         if move.verb == "put-back":
-            told = Told("component", move.reason, f"{_of(name, 'is', 'are')} put back: {move.message}", ERROR)
-            return await self._intend(lifecycle.put_back(progress, wish, move, now), told)
+            return await self._put_back(move, progress, wish, now)
         if move.verb == "finish":
             until = soak_until(case, progress, now, settings.FLEET_SOAK_SECONDS)
             text = f"the control plane stands at {wish.target}" + (
@@ -261,6 +264,30 @@ class Pass:
             )
             return await self._intend(replace(progress, emulated="", soak_until=None), told)
         raise AssertionError(f"no such move: {move.verb}")
+
+    async def _apply(self, move: Move, progress: Progress, wish: Wish, plane: Plane, now: datetime) -> Progress:
+        """A part is brought to what it shall be where it stands. What is started again and again is told once."""
+        name, told = move.component, None
+        if not lifecycle.is_started(progress, name, wish.digests[name]):
+            why = f": {move.message}" if move.message else ""
+            words = _of(name, "is started", "are applied")
+            told = Told("component", "Starting", f"{words} at {progress.versions[name]}{why}")
+        after = await self._intend(lifecycle.started(progress, name, wish.digests[name], now), told)
+        if name == ADDONS:
+            await self.addons.bring(self.case, after, self.provider.endpoint(plane), now, write_it=True)
+            return after
+        try:
+            await self.provider.apply(plane, name)
+        except PermanentError as error:
+            if not lifecycle.can_put_back(wish, after, name):
+                raise
+            return await self._put_back(Move("put-back", name, error.reason, error.message), after, wish, now)
+        return after
+
+    async def _put_back(self, move: Move, progress: Progress, wish: Wish, now: datetime) -> Progress:
+        """The part goes back to the version before, and the change stops there."""
+        told = Told("component", move.reason, f"{_of(move.component, 'is', 'are')} put back: {move.message}", ERROR)
+        return await self._intend(lifecycle.put_back(progress, wish, move, now), told)
 
     async def _intend(
         self, progress: Progress, told: Told | None, *, effect: bool = True, fields: Json | None = None

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import orjson
 
@@ -140,4 +140,13 @@ class Provider(Protocol):
 
     def endpoint(self, plane: Plane) -> Endpoint:
         """How Fleet reaches the API server as cluster admin."""
+        ...
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """Adapters that know beforehand what they cannot run."""
+
+    def lacking(self, plane: Plane) -> Sequence[str]:
+        """Sentences, one for each component that cannot be started as it shall be; empty = nothing is known against it."""
         ...

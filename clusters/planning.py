@@ -39,11 +39,13 @@ def hop_of(case: Case, progress: Progress) -> Hop | None:
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What counts for a change besides its components. `addons`: rows as last seen; `kubelets`: version -> how many, of a change only."""
+    """What counts for a change besides its components. `addons`: rows as last seen; `kubelets`: version -> how many; `lacking`: what the provider
+    cannot run of the target: both of a change only."""
 
     ends: Ends = ()
     addons: Sequence[rollouts.Row] = ()
     kubelets: Mapping[str, int] = field(default_factory=dict)
+    lacking: Sequence[str] = ()
 
 
 def refused(case: Case, progress: Progress, around: Around, now: datetime) -> list[str]:
@@ -52,7 +54,7 @@ def refused(case: Case, progress: Progress, around: Around, now: datetime) -> li
     why = refusals(hop) if hop else []
     if hop and set(progress.versions.values()) == {progress.reached}:
         why += state_refusals(case.status.get("conditions", []), around.ends, now)
-        why += kubelets_too_old(hop.after["kubernetesVersion"], around.kubelets)
+        why += [*kubelets_too_old(hop.after["kubernetesVersion"], around.kubelets), *around.lacking]
     _, unrendered = addons_at(case, str(case.spec["packageVersion"]))
     return [*why, unrendered] if unrendered else why
 

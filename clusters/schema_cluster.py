@@ -347,6 +347,7 @@ CLUSTER_KIND = Kind(
                     "properties": {
                         "name": {"type": "string"}, "status": {"type": "string"}, "reason": {"type": "string"}, "message": {"type": "string"},
                         "digest": {"type": "string"}, "startTime": {"type": "string", "format": "date-time"}, "endTime": {"type": "string", "format": "date-time"},
+                        "starts": {"type": "integer", "description": "How often it was started without having been ready, if more than once."},
                     },
                 },
             },
