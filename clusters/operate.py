@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from django.conf import settings
 from django.db import transaction
 
 from clusters import access, backups, keep, kubelets, lifecycle, pki, restoring
 from clusters.addons import Tended
-from clusters.cases import Case, LeaseLost, load, progress_of, write
+from clusters.cases import Case, load, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.lifecycle import ADDONS, Move, Progress, Wish, next_move
 from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Foresees, Plane, Provider
@@ -33,7 +32,7 @@ from clusters.planning import (
 )
 from clusters.providers import networks
 from clusters.rollouts import rows_of, seen_of
-from clusters.status import Told
+from clusters.status import Part, Told
 from clusters.storage import let_go
 from clusters.wanted import host_of, plane_of, port_of, service_cidr_of
 from fleet.control.errors import PermanentError, ReconcileError
@@ -112,6 +111,10 @@ class Pass:
         part = replace(part, fields={**part.fields, **(fields or {})})
         await in_thread(lambda: write(self.claim, self.me, part, effect=effect))
 
+    async def _tell(self, told: Told) -> None:
+        """An event by itself."""
+        await in_thread(lambda: write(self.claim, self.me, Part(told=(told,))))
+
     # -- towards the wish -----------------------------------------------------------------------------------------------
 
     async def _move_on(self, progress: Progress) -> float:
@@ -171,6 +174,12 @@ class Pass:
         made = pki.ensure(names, have, now)
         if made.changed:
             await in_thread(lambda: keep.store(case.uid, made.changed, made.ends))
+        renewed = sorted(n.removesuffix(".crt") for n in made.changed if n.endswith(".crt") and n in have)
+        if renewed:
+            text = (
+                f"certificates are renewed: {', '.join(renewed)}; who reads them is started again, one after the other"
+            )
+            await self._tell(Told("certificates", "Renewed", text))
         self.ends = sorted(made.ends.items(), key=lambda e: (e[1], e[0]))
         return made.all
 
@@ -382,34 +391,3 @@ class Pass:
 def _of(name: str, one: str, many: str) -> str:
     """A part of a control plane and what it does, in words."""
     return f"the addons {many}" if name == ADDONS else f"{name} {one}"
-
-
-class AnyPass(Protocol):
-    """One look at one cluster, whoever made it."""
-
-    claim: Claim
-    case: Case
-
-    async def run(self) -> Settled:
-        """To its end; how the lease ends."""
-        ...
-
-
-async def operate(passes: Sequence[AnyPass], seconds: float) -> list[Settled]:
-    """All side by side; what breaks backs off alone, what was lost is left to its new holder."""
-
-    async def one(each: AnyPass) -> Settled | None:
-        try:
-            async with asyncio.timeout(seconds):
-                return await each.run()
-        except LeaseLost:
-            log.info("cluster %s has another holder by now", each.case.name)
-            return None
-        except TimeoutError:
-            log.warning("the pass over cluster %s was cut off after %.0f s", each.case.name, seconds)
-        except Exception:
-            log.exception("cluster %s is set aside: its pass ended in a bug", each.case.name)
-        return set_back(each.claim, most=60)
-
-    found = await asyncio.gather(*(one(p) for p in passes))
-    return [s for s in found if s is not None]

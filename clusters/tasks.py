@@ -20,14 +20,14 @@ from fleet.control.threads import in_thread
 from fleet.control.work import Claim
 
 if TYPE_CHECKING:
-    from clusters.operate import AnyPass
+    from clusters.passes import AnyPass
 
 _PART_OF_LEASE = 0.8  # a pass that lasts longer is cut off: its lease must not run out under it
 
 
 async def reconcile_clusters(seat: Seat, claims: list[Claim]) -> None:
     """One pass over clusters with a control plane, of Fleet's making or another's. The clients of Kubernetes are loaded where there is such a cluster."""
-    from clusters.operate import operate
+    from clusters.passes import operate
 
     by_id = {c.object_id: c for c in claims}
     cases = {case.id: case for case in await in_thread(lambda: load(by_id))}
