@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDi
 from fleet.api.actions import Write
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.rights import Actor
+from fleet.console import words
 from fleet.console.page import Page, respond
 
 MANAGER: Final = "fleet-console"
@@ -41,7 +42,16 @@ def sentence_of(error: ApiError) -> str:
     """What was wrong, field by field where that is known, without its full stop and without the words of Kubernetes before it."""
     causes = (error.details or {}).get("causes", [])
     said = "; ".join(f"{c['field']}: {c['message']}" for c in causes) or _BEFORE.sub("", error.message)
-    return (said[:1].upper() + said[1:] if said != error.message else said).rstrip(".")
+    return (said if said == error.message else words.closed(said)).rstrip(".")
+
+
+_KIND: Final = re.compile(r"^(?:[A-Z][a-z]+ value|Forbidden|Too long|Too many): ")
+_VALUE: Final = re.compile(r'^".*?": ')
+
+
+def plain(message: str) -> str:
+    """What is wrong with a field, said beside it: the kind of mistake and the value need no words there."""
+    return words.closed(_VALUE.sub("", _KIND.sub("", message)))
 
 
 def refused(request: HttpRequest, actor: Actor, error: ApiError, way_back: str) -> HttpResponse:

@@ -30,7 +30,7 @@ from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import Stored, storage_for
 from fleet.console import foresight, queries
-from fleet.console.acting import back, refused, sentence_of, write_of
+from fleet.console.acting import back, plain, refused, sentence_of, write_of
 from fleet.control.digests import hex64
 from fleet.control.kinds import API_VERSION, Json, by_kind
 
@@ -168,7 +168,7 @@ def cluster_do(request: HttpRequest, name: str) -> HttpResponse:
 def _answer(template: str, context: dict[str, Any], error: ApiError | None, **more: Any) -> JsonResponse:
     """`may`: whether the act would be accepted. Problems stand at their fields; what has none stands in the text."""
     causes = (error.details or {}).get("causes", []) if error else []
-    fields = {c["field"]: c["message"] for c in causes if c["field"] in FIELDS}
+    fields = {c["field"]: plain(c["message"]) for c in causes if c["field"] in FIELDS}
     elsewhere = "" if error is None or (causes and len(fields) == len(causes)) else f"{sentence_of(error)}."
     html = render_to_string(f"console/{template}.html", {**context, "guard": queries.guard(), "refused": elsewhere})
     status = error.code if error is not None and error.code in (403, 404) else 200
@@ -231,7 +231,7 @@ def _foresee_change(stored: Stored, actor: Actor, target: str, seen: str) -> Jso
         machines = queries.machines_in(stored.id)
         outlook = foresight.change(cases[0], target, version, machines, datetime.now(UTC), counted(cases[0].id))
     # Only one field of the dialog can be wrong, and it is the one that the whole text is about.
-    causes = [c["message"] for c in (error.details or {}).get("causes", [])] if error else []
+    causes = [plain(c["message"]) for c in (error.details or {}).get("causes", [])] if error else []
     why = causes or ([f"{sentence_of(error)}."] if error else [])
     context = {"outlook": outlook, "why": why}
     return _answer(

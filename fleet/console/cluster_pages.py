@@ -182,12 +182,12 @@ def nodes(actor: Actor, query: QueryDict, name: str) -> Page:
 def _cluster_sentence(
     row: ClusterRow, layer: dict[str, Any] | None, budgets: list[queries.Budget], shown: plane.PlaneView | None
 ) -> list[Word]:
-    if not row.total and shown is not None:
-        return [Word(shown.sentence, tone="bad" if shown.tone == "bad" else "")]
+    plane_says = [Word(shown.sentence, tone="bad" if shown.tone == "bad" else "")] if shown else []
     if not row.total:
-        return [Word("No machine names this cluster yet.")]
+        return plane_says or [Word("No machine names this cluster yet.")]
     here = f"+cluster:{quote(row.name)}"
-    said = [Word(f"{row.running:,} of {words.count(row.total, 'machine')} run as declared")]
+    said = [*plane_says, Word(" ")] if plane_says else []
+    said += [Word(f"{row.running:,} of {words.count(row.total, 'machine')} run as declared")]
     if row.failed:
         verb = "needs" if row.failed == 1 else "need"
         said += [Word("; "), Word(f"{row.failed:,}", f"/machines?q=state:bad{here}", "bad"), Word(f" {verb} you")]

@@ -11,13 +11,15 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from fleet.api.rights import Actor
-from fleet.console import words
+from fleet.console import gates, plane, words
 from fleet.console.diffs import lines
 from fleet.console.machine_page import Day, Difference
+from fleet.console.nodes import NodesView, Reported
 from fleet.console.overview import Need
 from fleet.console.page import Page
 from fleet.console.queries import Budget, Refusal
 from fleet.console.words import Stage, Word
+from fleet.control.kinds import Json
 
 _DIFF = """--- /etc/containerd/config.toml on the host
 +++ /etc/containerd/config.toml wanted
@@ -65,9 +67,67 @@ def kit(actor: Actor, query: QueryDict) -> Page:
         "conditions": [{"type": t, "status": s, "reason": "Example", "message": "A sentence for people.", "lastTransitionTime": now.isoformat()} for t, s in (("Ready", "True"), ("Reachable", "False"), ("HostHealthy", "Unknown"), ("Held", "True"), ("Stalled", "True"), ("Drifted", "False"))],
         "packages": [{"name": "kubelet", "wanted": "1.37.2", "seen": "1.36.3", "origin": "cluster default", "state": "Differs", "message": "Waits for its permit."}, {"name": "npd", "wanted": "0.8.19", "seen": "0.8.19", "origin": "this machine", "state": "UpToDate", "message": ""}],
         "layer_rows": [SimpleNamespace(layer="cluster", name="iad1-ads", state=s, created_at=now, message=m, canary="iad1-r112-u07") for s, m in (("Canary", "The first machine has it and is watched for 60 s."), ("Stopped", "iad1-r112-u07 failed."))],
+        **_cluster(now.isoformat()),
         "may_write": True, "may_approve": True, "name": "iad1-r112-u07", "m": {"conditions": {}}, "can_write": True,
     }  # fmt: skip
     return Page("console/kit.html", "Kit", context, section="kit")
+
+
+def _cluster(now: str) -> dict[str, Any]:
+    """A control plane on its way, its nodes and gates, and a machine that waits for some."""
+    standing = {
+        "etcd": "k8s-1.37.2",
+        "kube-apiserver": "k8s-1.37.2",
+        "kube-controller-manager": "k8s-1.36.3",
+        "kube-scheduler": "k8s-1.36.3",
+    }
+    rules = (
+        ("NodeReady", "RequireTrue", "Continuous", "True"),
+        ("KernelDeadlock", "ForbidTrue", "Continuous", "True"),
+        ("DiskHealthy", "RequireTrue", "Continuous", "False"),
+        ("GpuReady", "RequireTrue", "BootstrapOnly", "Unknown"),
+    )
+    given = [
+        {
+            "conditionType": t,
+            "polarity": p,
+            "mode": m,
+            "source": "cluster",
+            "status": s,
+            "reason": "Example",
+            "message": "disk sda answers in 4 s" if s == "False" else "",
+            "since": now,
+            "owner": "reporter npd",
+        }
+        for t, p, m, s in rules
+    ]
+    obj: Json = {
+        "spec": {"provider": "Local", "packageVersion": "k8s-1.37.2"},
+        "status": {
+            "endpoint": "https://10.0.0.9:6443", "packageVersion": "k8s-1.36.3", "snapshotFor": "k8s-1.37.2", "componentVersions": standing,
+            "components": [{"name": n, "wanted": "1.37.2", "seen": "1.37.2", "ready": r, "message": ""} for n, r in (("etcd", "True"), ("kube-apiserver", "False"), ("kube-scheduler", "Unknown"))],
+            "steps": [{"name": "etcd", "status": "True", "startTime": now, "endTime": now}, {"name": "kube-apiserver", "status": "Running", "startTime": now, "message": "is starting"}],
+            "certificates": [{"name": n, "notAfter": "2027-11-25T20:00:00Z"} for n in ("apiserver.crt", "etcd-server.crt")],
+            "snapshots": [{"name": "20261125T214201Z-upgrade.db", "takenAt": now, "size": 21_340_160, "packageVersion": "k8s-1.36.3"}],
+            "gates": [g | {"held": 4 * n, "released": 19_980, "unknown": n, "dryRun": n == 2} for n, g in enumerate(given)],
+            "readinessGates": given, "scheduling": {"state": "Closed", "message": "gate DiskHealthy does not hold", "since": now},
+        },
+    }  # fmt: skip
+    counts = {"total": 20_000, "ready": 19_950, "open": 19_940, "unknown": 12, "undeclared": 2}
+    reported = [
+        Reported("NodeReady", 19_950, 38, 12, True),
+        Reported("MemoryPressure", 3, 19_985, 12, False),
+        Reported("VendorSaysSo", 9_000, 10_000, 1_000),
+    ]
+    listed = [{"name": f"stray-{n}", "total": 2} for n in range(2)]
+    nodes = NodesView(counts, reported, listed, [{"name": "iad1-r112-u07", "total": 1}])
+    return {
+        "obj": obj,
+        "plane": plane.view(obj),
+        "nodes": nodes,
+        "gates": gates.of_cluster(obj),
+        "waits": gates.of_machine(obj),
+    }
 
 
 def _ladders(now: str) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,11 @@ FIRST: Final = 20  # of a kind of nodes that the page of a cluster lists
 PAGE: Final = 100
 WHICH: Final = {"undeclared": "Undeclared", "cordoned": "Cordoned by a person"}
 _IS: Final = {"undeclared": "machine_id IS NULL", "cordoned": "unschedulable AND closed_by = ''"}
+
+# What kubelets report, and whether True is the good news.
+_GOOD: Final = {"NodeReady": True} | dict.fromkeys(
+    ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable"), False
+)
 
 # By the index of the cluster's nodes, then one look-up a machine: the planner must not read the fleet's states for one cluster.
 _REPORTED: Final = """
@@ -31,20 +36,29 @@ FROM (SELECT name, internal_ip AS address, kubelet_version AS kubelet, created_a
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """One condition type over the declared nodes of a cluster. `unknown` counts also those that do not report it."""
+    """One condition type over the declared nodes of a cluster. `unknown` counts also those that do not report it.
+
+    `good`: whether True (or False) is the good news; None where nobody said so.
+    """
 
     type: str
     true: int
     false: int
     unknown: int
+    good: bool | None = None
+
+    @property
+    def ill(self) -> int:
+        """Nodes of which it is known to be bad news."""
+        return 0 if self.good is None else self.false if self.good else self.true
 
     @property
     def parts(self) -> list[Part]:
-        """Its bar: Ready is good when True, every other condition of a node when False."""
-        good, bad = (self.true, self.false) if self.type == "NodeReady" else (self.false, self.true)
-        words = ("True", "False") if self.type == "NodeReady" else ("False", "True")
-        parts = (("s-open", words[0], good), ("s-repair", words[1], bad), ("s-unknown", "no news", self.unknown))
-        return [Part(swatch, word, n, "") for swatch, word, n in parts if n]
+        """Its bar; colour only where it is known what is good."""
+        swatches = {None: ("s-ink3", "s-line"), True: ("s-open", "s-repair"), False: ("s-repair", "s-open")}[self.good]
+        found = [(swatches[0], "True", self.true), (swatches[1], "False", self.false)]
+        found = found[::-1] if self.good is False else found
+        return [Part(swatch, word, n, "") for swatch, word, n in (*found, ("s-unknown", "no news", self.unknown)) if n]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +84,28 @@ def view(obj: Json, cluster_id: int) -> NodesView | None:
         return None
     listed = _first(cluster_id)
     declared = counts["total"] - counts.get("undeclared", 0)
-    return NodesView(
-        counts, reported(cluster_id, declared), *([r for r in listed if r["which"] == which] for which in WHICH)
-    )
+    shown = reported(cluster_id, declared, _GOOD | _of_gates(obj))
+    return NodesView(counts, shown, *([r for r in listed if r["which"] == which] for which in WHICH))
 
 
-def reported(cluster_id: int, declared: int) -> list[Reported]:
+def _of_gates(obj: Json) -> dict[str, bool]:
+    """What is good news by the gates of the cluster."""
+    given = [*obj["spec"].get("readinessGates", []), *obj.get("status", {}).get("gates", [])]
+    return {g.get("conditionType", ""): g.get("polarity") != "ForbidTrue" for g in given}
+
+
+def reported(cluster_id: int, declared: int, good: Mapping[str, bool]) -> list[Reported]:
     """Types that nodes and reporters report, those first of which the most nodes are not well."""
     found: dict[str, dict[str, int]] = {}
     for row in rows(_REPORTED, [cluster_id]):
         found.setdefault(row["type"], {})[row["status"]] = row["n"]
-    out = [_reported(type_, by_status, declared) for type_, by_status in found.items()]
-    return sorted(out, key=lambda r: (r.type != "NodeReady", -(r.false if r.type == "NodeReady" else r.true), r.type))
+    out = [_reported(type_, by_status, declared, good.get(type_)) for type_, by_status in found.items()]
+    return sorted(out, key=lambda r: (-r.ill, r.type != "NodeReady", -r.unknown, r.type))
 
 
-def _reported(type_: str, by_status: dict[str, int], declared: int) -> Reported:
+def _reported(type_: str, by_status: dict[str, int], declared: int, good: bool | None) -> Reported:
     true, false = by_status.get("True", 0), by_status.get("False", 0)
-    return Reported(type_, true, false, max(by_status.get("Unknown", 0), declared - true - false))
+    return Reported(type_, true, false, max(by_status.get("Unknown", 0), declared - true - false), good)
 
 
 def _first(cluster_id: int) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ def test_each_problem_stands_at_its_field_and_nothing_is_made(
     before = _counts()
     found = told(client, "/do/clusters/foresee", **(NEW | form))
     assert not found["may"]
-    assert message in found["fields"][field]
+    assert message.lower() in found["fields"][field].lower()
     assert client.post("/do/clusters", NEW | form).status_code == 422
     assert _counts() == before
 
@@ -224,7 +224,7 @@ def test_going_back_is_told_in_reverse(local: Json, browser_of: Browser) -> None
     ("to", "sentence"),
     [
         ("k8s-1.38.0", "one minor at a time; go to k8s-1.37.2 first"),
-        ("gone", "there is no such ClusterPackageVersion"),
+        ("gone", "There is no such ClusterPackageVersion."),
     ],
 )
 def test_what_preflight_refuses_is_told_and_refused(local: Json, browser_of: Browser, to: str, sentence: str) -> None:

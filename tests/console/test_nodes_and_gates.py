@@ -71,11 +71,25 @@ def cluster_id(small_fleet: list[str]) -> int:
 
 
 def test_conditions_are_counted_over_the_declared_nodes_of_one_cluster(cluster_id: int) -> None:
-    assert nodes.reported(cluster_id, 2) == [
-        nodes.Reported("NodeReady", 1, 1, 0),
+    assert nodes.reported(cluster_id, 2, {"NodeReady": True, "MemoryPressure": False}) == [
+        nodes.Reported("NodeReady", 1, 1, 0, True),
         nodes.Reported("DiskHealthy", 1, 0, 1),
-        nodes.Reported("MemoryPressure", 0, 2, 0),
+        nodes.Reported("MemoryPressure", 0, 2, 0, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("good", "parts"),
+    [
+        (True, [("s-open", "True", 3), ("s-repair", "False", 2), ("s-unknown", "no news", 1)]),
+        (False, [("s-open", "False", 2), ("s-repair", "True", 3), ("s-unknown", "no news", 1)]),
+        (None, [("s-ink3", "True", 3), ("s-line", "False", 2), ("s-unknown", "no news", 1)]),
+    ],
+)
+def test_colour_is_status_only_where_it_is_known_what_is_good(
+    good: bool | None, parts: list[tuple[str, str, int]]
+) -> None:
+    assert [(p.swatch, p.word, p.n) for p in nodes.Reported("X", 3, 2, 1, good).parts] == parts
 
 
 def test_no_page_reads_the_states_of_the_whole_fleet_for_one_cluster(cluster_id: int) -> None:

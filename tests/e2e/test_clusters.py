@@ -62,7 +62,7 @@ def _create(page: Page) -> None:
     dialog.get_by_label("Package version").select_option("k8s-1.36.3")
     pods = dialog.get_by_label("Addresses of pods")
     pods.fill("10.9.0.0/99")
-    expect(page.locator("#at-spec-network-podCIDR")).to_contain_text("must be a network such as")
+    expect(page.locator("#at-spec-network-podCIDR")).to_contain_text("Must be a network such as")
     expect(pods).to_have_attribute("aria-describedby", "at-spec-network-podCIDR")
     expect(create).to_be_disabled()
     assert violations(page) == []
