@@ -126,6 +126,9 @@ ExecStart=/usr/local/sbin/lab-node
 WantedBy=sysinit.target
 END
 systemctl enable lab-node.service
+# The first process of a container is deaf to SIGTERM unless it listens for it: nobody waits 90 seconds for that.
+mkdir -p /etc/systemd/system.conf.d
+printf '[Manager]\\nDefaultTimeoutStopSec=5s\\n' >/etc/systemd/system.conf.d/lab.conf
 """
 
 # What the packages of the lab may require and Debian's files already bring: recorded once as a package, so that
