@@ -12,9 +12,10 @@ from machines.models import (
     MachinePackageVersion,
     MachineState,
     Operation,
+    ReadinessRule,
 )
 
-admin.site.register([MachineClass, MachineConfigVersion, MachinePackageVersion], ReadOnlyObject)
+admin.site.register([MachineClass, MachineConfigVersion, MachinePackageVersion, ReadinessRule], ReadOnlyObject)
 
 
 @admin.register(Operation)

@@ -1,4 +1,4 @@
-"""What shared objects say: package versions, configuration versions, clusters, classes, idcs. Read once a process, again when a table moves."""
+"""What shared objects say: package versions, configuration versions, clusters, classes, idcs, readiness rules. Read once a process, again when a table moves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from clusters.following import machine_versions
 from fleet.api.approval import usable
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
+from machines.rules import Rule, rule_of
 from machines.schema import config_version, package_version
 
 
@@ -58,6 +59,7 @@ class Catalog:
     clusters: Mapping[int, Shared] = field(default_factory=dict)  # by row id
     classes: Mapping[str, Shared] = field(default_factory=dict)
     idcs: Mapping[str, Shared] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()  # in order of name
     revision: tuple[Any, ...] = ()
 
     def cluster_named(self, name: str) -> Shared | None:
@@ -71,7 +73,8 @@ class Catalog:
 
 _MARKS: Final[LiteralString] = """
 SELECT (SELECT row(count(*), max(rv))::text FROM machines_machinepackageversion), (SELECT row(count(*), max(rv))::text FROM machines_machineconfigversion),
-  (SELECT row(count(*), max(rv))::text FROM machines_machineclass), (SELECT row(count(*), max(rv))::text FROM clusters_cluster), (SELECT row(count(*), max(rv))::text FROM clusters_idc)
+  (SELECT row(count(*), max(rv))::text FROM machines_machineclass), (SELECT row(count(*), max(rv))::text FROM clusters_cluster), (SELECT row(count(*), max(rv))::text FROM clusters_idc),
+  (SELECT row(count(*), max(rv))::text FROM machines_readinessrule)
 """
 _known: Catalog | None = None
 
@@ -82,7 +85,7 @@ async def catalog(conn: Connection) -> Catalog:
     A status write of a cluster moves its rv too: the price is one small read, never a wrong answer.
     """
     global _known
-    old = _known or Catalog(revision=("",) * 5)
+    old = _known or Catalog(revision=("",) * 6)
     marks = await (await conn.execute(_MARKS, prepare=True)).fetchone()
     if marks is None or tuple(marks) == old.revision:
         return old
@@ -99,6 +102,7 @@ async def catalog(conn: Connection) -> Catalog:
         idcs={s.name: s for s in await _shared(conn, "SELECT id, name, spec, annotations FROM clusters_idc")}
         if moved[4]
         else old.idcs,
+        rules=await _rules(conn) if moved[5] else old.rules,
         revision=tuple(marks),
     )
     return _known
@@ -141,6 +145,11 @@ async def _clusters(conn: Connection) -> dict[int, Shared]:
         id_: Shared(id_, name, spec, annotations, machine_versions(spec, status, packages))
         for id_, name, spec, annotations, status in await rows.fetchall()
     }
+
+
+async def _rules(conn: Connection) -> tuple[Rule, ...]:
+    found = await conn.execute("SELECT name, spec FROM machines_readinessrule WHERE deleted_at IS NULL ORDER BY name")
+    return tuple(rule_of(name, spec) for name, spec in await found.fetchall())
 
 
 async def _shared(conn: Connection, sql: LiteralString) -> list[Shared]:

@@ -15,6 +15,10 @@ class MachineClass(KubeObject):
     """Versions, variables and gates that a pool of machines has in common."""
 
 
+class ReadinessRule(KubeObject):
+    """A readiness gate for many machines."""
+
+
 class MachinePackageVersion(KubeObject):
     """One version of one package: artifacts, units, configuration, health check. Immutable."""
 

@@ -19,6 +19,7 @@ from fleet.control.kinds import (
     Problem,
 )
 from machines.schema_drain import DRAIN, drain_problems
+from machines.schema_rules import READINESS_RULE_KIND
 from machines.schema_versions import (
     CONFIG_VERSION_KIND,
     PACKAGE_VERSION_KIND,
@@ -29,7 +30,7 @@ from machines.schema_versions import (
 )
 
 __all__ = [
-    "CONFIG_VERSION_KIND", "KINDS", "MACHINE_CLASS_KIND", "MACHINE_KIND", "OPERATION_KIND", "PACKAGE_VERSION_KIND", "STATES", "VERBS",
+    "CONFIG_VERSION_KIND", "KINDS", "MACHINE_CLASS_KIND", "MACHINE_KIND", "OPERATION_KIND", "PACKAGE_VERSION_KIND", "READINESS_RULE_KIND", "STATES", "VERBS",
     "artifacts_of", "config_version", "package_version", "state_of",
 ]  # fmt: skip
 
@@ -385,4 +386,11 @@ OPERATION_KIND = Kind(
     },
 )
 
-KINDS = (MACHINE_KIND, MACHINE_CLASS_KIND, PACKAGE_VERSION_KIND, CONFIG_VERSION_KIND, OPERATION_KIND)
+KINDS = (
+    MACHINE_KIND,
+    MACHINE_CLASS_KIND,
+    PACKAGE_VERSION_KIND,
+    CONFIG_VERSION_KIND,
+    OPERATION_KIND,
+    READINESS_RULE_KIND,
+)

@@ -18,6 +18,7 @@ from machines.admission import AdmittedMachines
 from machines.conditions import BIT
 from machines.models import MachineClass, MachineConfigVersion, MachinePackageVersion
 from machines.operation_storage import OperationStorage
+from machines.rule_storage import RuleStorage
 from machines.schema import (
     CONFIG_VERSION_KIND,
     MACHINE_CLASS_KIND,
@@ -175,4 +176,5 @@ def storages() -> list[Storage]:
         PackageVersionStorage(),
         ConfigVersionStorage(),
         OperationStorage(),
+        RuleStorage(),
     ]

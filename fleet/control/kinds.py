@@ -18,7 +18,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 # Numbers of kinds in work_item, change, event and tombstone. Never reused.
 MACHINE, CLUSTER, OPERATION, MACHINE_CLASS, PACKAGE_VERSION, CONFIG_VERSION = 1, 2, 3, 4, 5, 6
 CREDENTIAL, HOLD, IDC, PERMIT, SAFETY_POLICY = 7, 8, 9, 10, 11
-CLUSTER_PACKAGE_VERSION = 12
+CLUSTER_PACKAGE_VERSION, READINESS_RULE = 12, 13
 
 Json = dict[str, Any]
 Cell = str | int | None

@@ -62,10 +62,12 @@ def describe_target(target: Json) -> str:
     labels = target.get("selector", {}).get("matchLabels", {})
     if labels:
         return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    if target.get("clusters"):
+        return ",".join(f"cluster/{name}" for name in target["clusters"])
     return "".join(f"{key}/{value}" for key, value in target.items() if isinstance(value, str))
 
 
-def _one_of(target: Json, path: str, choices: Sequence[str]) -> list[Problem]:
+def one_of(target: Json, path: str, choices: Sequence[str]) -> list[Problem]:
     """Exactly one way of saying what is meant, and none that could mean everything by mistake."""
     given = [key for key in choices if key in target]
     if len(given) != 1:
@@ -78,6 +80,14 @@ def _one_of(target: Json, path: str, choices: Sequence[str]) -> list[Problem]:
         ]
     if target.get("matchAll") is False:
         return [Problem(f"{path}.matchAll", "matchAll is true or absent")]
+    if given == ["clusters"] and not target["clusters"]:
+        return [
+            Problem(
+                f"{path}.clusters",
+                "an empty list selects nothing; everything is written matchAll: true",
+                "FieldValueRequired",
+            )
+        ]
     if given == ["selector"] and not target["selector"].get("matchLabels"):
         return [
             Problem(
@@ -91,7 +101,7 @@ def _one_of(target: Json, path: str, choices: Sequence[str]) -> list[Problem]:
 
 def _check_hold(new: Json, old: Json | None) -> Sequence[Problem]:
     spec = new["spec"]
-    problems = _one_of(spec["target"], "spec.target", ("machine", "cluster", "selector", "matchAll"))
+    problems = one_of(spec["target"], "spec.target", ("machine", "cluster", "selector", "matchAll"))
     if old is not None and spec["target"] != old["spec"].get("target"):
         problems.append(
             Problem("spec.target", "what a hold covers never changes; make another hold", "FieldValueForbidden")
@@ -188,7 +198,7 @@ HOLD_KIND = Kind(
 
 def _check_policy(new: Json, old: Json | None) -> Sequence[Problem]:
     spec = new["spec"]
-    problems = _one_of(spec["scope"], "spec.scope", ("cluster", "idc", "rack", "hardwareModel", "matchAll"))
+    problems = one_of(spec["scope"], "spec.scope", ("cluster", "idc", "rack", "hardwareModel", "matchAll"))
     if not spec["maxUnavailable"]:
         problems.append(
             Problem("spec.maxUnavailable", "say count, percent or both; the smaller counts", "FieldValueRequired")

@@ -95,6 +95,7 @@ WRITERS: dict[str, tuple[Row, Row]] = {
     "clusters": (ADMINS_OF_A, READERS_OF_A),
     "credentials": (FLEET_ADMINS, WITH_A_ROLE),
     "safetypolicies": (FLEET_ADMINS, WITH_A_ROLE),
+    "readinessrules": (FLEET_ADMINS, WITH_A_ROLE),
     "idcs": (FLEET_ADMINS, WITH_A_ROLE),
     "machineclasses": (FLEET_ADMINS, WITH_A_ROLE),
     "machinepackageversions": (FLEET_ADMINS, WITH_A_ROLE),

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from machines.render import render
 
 from clusters import pki
 from clusters.local import Local
 from clusters.planes import APISERVER, COMPONENTS, ETCD, Component, Plane
 from lab import Lab, images, kubernetes, node_packages
 from lab.host import Host
-from machines.render import render
 from tests.lab.running import Json
 from tests.servers import Kubectl, free_port, kubectl_binaries
 

@@ -58,6 +58,7 @@ PLURALS = {
     "Operation": "operations",
     "Hold": "holds",
     "SafetyPolicy": "safetypolicies",
+    "ReadinessRule": "readinessrules",
 }
 
 
