@@ -57,6 +57,10 @@ CONDITIONS: Json = {
             "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
             "reason": {"type": "string", "description": "One CamelCase word."},
             "message": {"type": "string", "description": "A sentence for people."},
+            "source": {
+                "type": "string",
+                "description": "The reporter that said so; without one it is Fleet's own, or the node's.",
+            },
             "lastTransitionTime": {"type": "string", "format": "date-time"},
             "observedGeneration": {"type": "integer"},
         },

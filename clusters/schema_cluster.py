@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from clusters.schema import CONDITIONS, DRIVER, NAME_PATTERN, VARIABLES, VERSIONS, condition, quote_versions
+from clusters.schema_gates import DAEMON_SET_GATES, GATES, NAMESPACE, REPORTERS, check_reporters
 from fleet.control.kinds import CLUSTER, Column, Json, Kind, Problem
 
 HOSTED: Final = "Hosted"
@@ -23,65 +24,6 @@ SERVICE_CIDR: Final = "10.96.0.0/12"
 BACKUP_LEAST_SECONDS: Final = 60
 _NAME: Json = {"type": "string", "maxLength": 253}
 
-GATES: Json = {
-    "type": "array",
-    "x-kubernetes-list-type": "map",
-    "x-kubernetes-list-map-keys": ["conditionType"],
-    "maxItems": 40,
-    "description": "What must be true of a node before it takes workloads.",
-    "items": {
-        "type": "object",
-        "required": ["conditionType"],
-        "properties": {
-            "conditionType": {
-                "type": "string",
-                "maxLength": 128,
-                "pattern": r"[A-Za-z0-9]([A-Za-z0-9./_-]*[A-Za-z0-9])?",
-                "description": "Condition that answers.",
-            },
-            "polarity": {
-                "type": "string",
-                "enum": ["RequireTrue", "ForbidTrue"],
-                "description": "RequireTrue (default): holds while the condition is True. ForbidTrue: holds while it is False.",
-            },
-            "mode": {
-                "type": "string",
-                "enum": ["Continuous", "BootstrapOnly"],
-                "description": "Continuous (default): also closes an open node. BootstrapOnly: counts until the node opens.",
-            },
-        },
-    },
-}
-_REPORTERS: Json = {
-    "type": "array",
-    "x-kubernetes-list-type": "map",
-    "x-kubernetes-list-map-keys": ["name"],
-    "maxItems": 100,
-    "description": "Who may report conditions of machines: each condition type has one reporter.",
-    "items": {
-        "type": "object",
-        "required": ["name", "conditionTypes"],
-        "properties": {
-            "name": _NAME,
-            "namespace": {**_NAME, "description": "Where its Condition ConfigMaps lie; one of conditionNamespaces."},
-            "daemonSet": {**_NAME, "description": "Its reports count while its pod on that node is Ready."},
-            "user": {**_NAME, "description": "User that may report by the REST API."},
-            "conditionTypes": {
-                "type": "array",
-                "items": {"type": "string", "maxLength": 128},
-                "minItems": 1,
-                "maxItems": 40,
-                "x-kubernetes-list-type": "set",
-            },
-            "ttlSeconds": {
-                "type": "integer",
-                "minimum": 30,
-                "maximum": 604800,
-                "description": "A report older than this is Unknown. Off by default.",
-            },
-        },
-    },
-}
 _CONTROL_PLANE: Json = {
     "type": "object",
     "description": "Shape of the control plane that Fleet makes.",
@@ -203,30 +145,9 @@ def _check_backups(spec: Json) -> list[Problem]:
     return []
 
 
-def _check_reporters(spec: Json) -> list[Problem]:
-    owner: dict[str, str] = {}
-    out = []
-    allowed = spec.get("conditionNamespaces", [])
-    for i, each in enumerate(spec.get("reporters", [])):
-        namespace = each.get("namespace")
-        if namespace and namespace not in allowed:
-            out.append(Problem(f"spec.reporters[{i}].namespace", f'"{namespace}": is not in spec.conditionNamespaces'))
-        for type_ in each.get("conditionTypes", []):
-            if type_ in owner:
-                out.append(
-                    Problem(
-                        f"spec.reporters[{i}].conditionTypes",
-                        f'"{type_}": belongs to reporter {owner[type_]} already',
-                        "FieldValueDuplicate",
-                    )
-                )
-            owner[type_] = each.get("name", "")
-    return out
-
-
 def _check_cluster(new: Json, old: Json | None) -> Sequence[Problem]:
     spec = new.get("spec", {})
-    out = [*_required(spec), *_check_cidr(spec, "podCIDR"), *_check_cidr(spec, "serviceCIDR"), *_check_reporters(spec)]
+    out = [*_required(spec), *_check_cidr(spec, "podCIDR"), *_check_cidr(spec, "serviceCIDR"), *check_reporters(spec)]
     out += _check_backups(spec)
     if old is not None:
         out += _fixed(spec, old.get("spec", {}))
@@ -274,12 +195,13 @@ CLUSTER_KIND = Kind(
             "readinessGates": GATES,
             "conditionNamespaces": {
                 "type": "array",
-                "items": {"type": "string", "maxLength": 63},
+                "items": NAMESPACE,
                 "maxItems": 20,
                 "x-kubernetes-list-type": "set",
                 "description": "Namespaces of the cluster in which Condition ConfigMaps are read.",
             },
-            "reporters": _REPORTERS,
+            "reporters": REPORTERS,
+            "daemonSetGates": DAEMON_SET_GATES,
             "enforceGates": {"type": "boolean", "description": "Imported clusters: gates only count until a person says true here. Others: true by default."},
             "backups": {
                 "type": "object",

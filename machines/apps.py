@@ -12,12 +12,15 @@ class MachinesConfig(AppConfig):
 
     def ready(self) -> None:
         """Models are loaded: kinds and storages can be known."""
+        from clusters.schema_gates import reserve_types
         from fleet.api.storage import register_storage
         from fleet.api.subresources import register_subresource
         from fleet.control.kinds import register
+        from machines.conditions import TYPES
         from machines.storages import storages
         from machines.why import plan_of, why_of
 
+        reserve_types(TYPES)
         for storage in storages():
             register(storage.kind)
             register_storage(storage)

@@ -18,7 +18,8 @@ from machines import packing
 # One row per machine, in this order.
 COLUMNS = """m.id, s.rv, s.cluster_id, m.name, m.uid::text, s.generation, m.created_at, m.deleted_at, m.labels::text, m.annotations::text,
  m.finalizers::text, m.managed_fields, m.spec::text, s.phase, s.observed_generation, s.desired_hash, s.latest_hash, s.k_cond, s.m_cond, s.x_cond, s.notes::text, q.body::text,
- g.node, g.state, g.reason, g.message, g.since, g.gates::text"""
+ g.node, g.state, g.reason, g.message, g.since, g.gates::text,
+ CASE WHEN s.x_cond <> '{}' THEN (SELECT jsonb_object_agg(rp.type, rp.source)::text FROM report rp WHERE rp.machine_id = m.id) END"""
 TABLES = "machine m JOIN machine_state s ON s.id = m.id LEFT JOIN seen_set q ON q.id = s.seen_id LEFT JOIN scheduling g ON g.machine_id = m.id"
 
 _KEPT = 200_000
@@ -80,10 +81,23 @@ def _conditions(arrays: Sequence[Sequence[int]], notes: str | None) -> bytes:
         return b",".join([_condition(p) for array in arrays for p in array])
 
 
+def _reported(array: Sequence[int], notes: str | None, sources: str | None) -> bytes:
+    """Conditions of reporters, each with its source."""
+    if not array:
+        return b""
+    said, names = orjson.loads(notes or "{}"), orjson.loads(sources or "{}")
+    out = []
+    for packed in array:
+        type_ = packing.entry(packed).type
+        plain = _with_message(packed, said[type_]) if type_ in said else _condition(packed)
+        out.append(b"".join([plain[:-1], b',"source":', orjson.dumps(names.get(type_, "")), b"}"]))
+    return b",".join(out)
+
+
 def to_bytes(row: Sequence[Any]) -> bytes:
     """One row of COLUMNS as the object's JSON. KeyError: this process's copy of the dictionary of conditions is too old."""
     (_, rv, _, name, uid, generation, created, deleted, labels, annotations, finalizers, managed, spec, phase, observed, desired, latest,
-     k_cond, m_cond, x_cond, notes, seen, node, state, reason, message, since, gates, *_) = row  # fmt: skip
+     k_cond, m_cond, x_cond, notes, seen, node, state, reason, message, since, gates, sources, *_) = row  # fmt: skip
     parts = [
         _HEAD, name.encode(), b'","uid":"', uid.encode(), b'","resourceVersion":"', b"%d" % rv, b'","generation":', b"%d" % generation,
         b',"creationTimestamp":"', _time(created), b'"',
@@ -111,7 +125,8 @@ def to_bytes(row: Sequence[Any]) -> bytes:
         parts += [b',"desiredHash":"', text, b'","accepted":{"hash":"', text, b'"}']
     if latest and latest != desired:
         parts += [b',"latestHash":"', hash_text(latest).encode(), b'"']
-    parts += [b',"conditions":[', _conditions((k_cond, m_cond, x_cond), notes), b"]"]
+    conditions = b",".join(filter(None, (_conditions((k_cond, m_cond), notes), _reported(x_cond, notes, sources))))
+    parts += [b',"conditions":[', conditions, b"]"]
     if state is not None:
         said = {"state": state, "reason": reason, "message": message}
         parts += [

@@ -50,6 +50,7 @@ _entries: dict[int, Entry] = {}
 _ids: dict[tuple[str, str, str], int] = {}
 _KEPT = 100_000
 _conditions: dict[int, Condition] = {}
+_ADD = "INSERT INTO condition_kind (bit, type, status, reason, message) SELECT * FROM unnest(%s::smallint[], %s::text[], %s::text[], %s::text[], %s::text[]) ON CONFLICT DO NOTHING"
 _READ = "SELECT id, type, status, reason, message FROM condition_kind WHERE id > %s"
 
 
@@ -77,21 +78,44 @@ def refresh_sync(cursor: Reader) -> None:
 
 async def ensure_entries(conn: Connection, conditions: Iterable[Condition]) -> None:
     """Put new combinations into the dictionary, in a transaction of its own: a rolled back id must not stay in the copy."""
-    missing = {(c.type, c.status, c.reason): c.message for c in conditions if (c.type, c.status, c.reason) not in _ids}
-    if not missing:
-        return
+    missing = _missing(conditions)
+    if missing:
+        await conn.execute(_ADD, _new_rows(missing))
+        await refresh(conn)
+
+
+def ensure_entries_sync(cursor: Reader, conditions: Iterable[Condition]) -> None:
+    """The same through Django's cursor, outside every transaction."""
+    missing = _missing(conditions)
+    if missing:
+        cursor.execute(_ADD, _new_rows(missing))
+        refresh_sync(cursor)
+
+
+def _missing(conditions: Iterable[Condition]) -> dict[tuple[str, str, str], str]:
+    return {(c.type, c.status, c.reason): c.message for c in conditions if (c.type, c.status, c.reason) not in _ids}
+
+
+def _new_rows(missing: Mapping[tuple[str, str, str], str]) -> list[list[Any]]:
     keys = sorted(missing)
-    await conn.execute(
-        "INSERT INTO condition_kind (bit, type, status, reason, message) SELECT * FROM unnest(%s::smallint[], %s::text[], %s::text[], %s::text[], %s::text[]) ON CONFLICT DO NOTHING",
-        [
-            [BIT.get(k[0]) for k in keys],
-            [k[0] for k in keys],
-            [k[1] for k in keys],
-            [k[2] for k in keys],
-            [missing[k] for k in keys],
-        ],
-    )
-    await refresh(conn)
+    columns = [[k[part] for k in keys] for part in range(3)]
+    return [[BIT.get(k[0]) for k in keys], *columns, [missing[k] for k in keys]]
+
+
+def crowded(condition: Condition, most: int) -> bool:
+    """Whether a condition is new to the dictionary, and its type has so many rows there already."""
+    key = condition.type, condition.status, condition.reason
+    return key not in _ids and sum(type_ == condition.type for type_, _, _ in _ids) >= most
+
+
+def number_of(condition: Condition) -> int:
+    """The dictionary's row of a condition; it must be there (`ensure_entries`)."""
+    return _ids[condition.type, condition.status, condition.reason]
+
+
+def note_of(condition: Condition) -> str | None:
+    """Its message, where that is not the dictionary's."""
+    return condition.message if condition.message != _entries[number_of(condition)].message else None
 
 
 def pack(conditions: Iterable[Condition], before: Sequence[int], now: datetime) -> Packed:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from clusters.schema import CONDITIONS, condition
-from clusters.schema_cluster import GATES
+from clusters.schema_gates import GATES
 from fleet.control.kinds import READINESS_RULE, Column, Json, Kind, Problem
 from fleet.safety.schema import describe_target, one_of
 from machines.rules import CONTINUOUS, NOT_GATES, REQUIRE_TRUE

@@ -20,8 +20,10 @@ from machines.watch.csrs import Approver, CsrStream
 from machines.watch.leases import Lease, LeaseLost
 from machines.watch.nodes import NodeStream
 from machines.watch.pace import Pace
-from machines.watch.reflect import ORDINARY, Reflector, Times
-from machines.watch.side import EventStream, MapNews, MapStream, sink
+from machines.watch.reflect import ORDINARY, Times
+from machines.watch.reporting import Reporting
+from machines.watch.reports import Reports
+from machines.watch.side import EventStream
 from machines.watch.told import tell
 from machines.watch.view import STALE, View
 
@@ -45,7 +47,6 @@ class Subject:
 
     endpoint: Endpoint
     by_name: bool = False
-    namespaces: tuple[str, ...] = ()
     certifies: bool = False  # Fleet answers the certificate requests of its kubelets
 
 
@@ -61,10 +62,12 @@ class ClusterWatch:
     listing: asyncio.Semaphore | None = None
     view: View = field(init=False)
     nodes: NodeStream = field(init=False)
+    reports: Reports = field(init=False)
     lost: bool = False  # the lease went to another watcher
 
     async def run(self) -> None:
         """Until cancelled, or until the lease is lost. An error of one part ends all of it: the process starts it anew."""
+        self.reports = Reports(self.lease)
         self.view = View(self.lease, by_name=self.subject.by_name)
         pace = Pace()
         kube = Kube(
@@ -83,21 +86,19 @@ class ClusterWatch:
 
     def _side(self, group: asyncio.TaskGroup, kube: Kube, pace: Pace) -> None:
         events = EventStream(kube, times=self.times, pace=pace)
-        news: asyncio.Queue[MapNews] = asyncio.Queue(1_000)
-        streams: list[Reflector] = [events]
-        if sink() is not None:
-            streams += [
-                MapStream(kube, self.lease.cluster_id, namespace, news, times=self.times, pace=pace)
-                for namespace in self.subject.namespaces
-            ]
-            group.create_task(self._hand_over(news))
+        reporting = Reporting(kube, self.reports, self._with, self._view_of_reports, times=self.times, pace=pace)
+        for part in (events.run(), self._tell(events), reporting.run()):
+            group.create_task(part)
         if self.subject.certifies:
             requests = CsrStream(kube, times=self.times, pace=pace)
-            streams.append(requests)
-            group.create_task(Approver(kube, self.lease, self.borrow, requests).run())
-        for stream in streams:
-            group.create_task(stream.run())
-        group.create_task(self._tell(events))
+            for part in (requests.run(), Approver(kube, self.lease, self.borrow, requests).run()):
+                group.create_task(part)
+
+    def _view_of_reports(self) -> bool:
+        """Whether the cluster answers; nodes leave to reporters what is theirs."""
+        if self.view.leave(self.reports.declared.types()):
+            self.nodes.again.set()
+        return self.view.state() != STALE
 
     async def _with(self, job: Callable[[Connection], Awaitable[object]]) -> None:
         """Run a job on the database, again and again while it is away: what was seen is not lost."""
@@ -154,20 +155,6 @@ class ClusterWatch:
                     await self.nodes.read(new)
                 except (KubeUnreachable, KubeError) as error:
                     self.view.failed(str(error))  # the next round finds them again
-
-    async def _hand_over(self, news: asyncio.Queue[MapNews]) -> None:
-        take = sink()
-        assert take is not None
-        while True:
-            each = await news.get()
-
-            async def job(conn: Connection, given: MapNews = each) -> None:
-                await take(conn, given)
-
-            try:
-                await self._with(job)
-            except (psycopg.Error, ValueError, LookupError, TypeError):
-                log.exception("cluster %d: Condition ConfigMaps of %s were not taken", each.cluster_id, each.namespace)
 
     async def _tell(self, events: EventStream) -> None:
         while True:

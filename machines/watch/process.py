@@ -35,9 +35,10 @@ TICK_SECONDS: Final = 3.0  # a fifth of the lease
 MOST_CLUSTERS: Final = 100
 CONNECTIONS: Final = 2
 LISTS: Final = 2  # at a time: a list of 20,000 nodes keeps a core busy
+MOST_TOLD: Final = 20  # events about reports at a time
 BY_NAME: Final = ("Imported", "Simulated")
 _SUBJECTS: Final[LiteralString] = """
-SELECT a.cluster_id, a.updated_at, coalesce(c.spec ->> 'provider', ''), coalesce(c.spec -> 'conditionNamespaces', '[]')
+SELECT a.cluster_id, a.updated_at, coalesce(c.spec ->> 'provider', '')
 FROM cluster_access a JOIN clusters_cluster c ON c.id = a.cluster_id WHERE a.cluster_id = ANY (%s)
 """
 
@@ -125,13 +126,13 @@ class Watcher:
 
     async def _subjects(self, conn: Connection) -> dict[int, tuple[tuple[Any, ...], Subject]]:
         rows = await (await conn.execute(_SUBJECTS, [list(self._held)])).fetchall()
-        stamps = {c: (self._held[c].epoch, at, provider, tuple(spaces)) for c, at, provider, spaces in rows}
+        stamps = {c: (self._held[c].epoch, at, provider) for c, at, provider in rows}
         stale = [c for c, stamp in stamps.items() if c not in self._running or self._running[c].stamp != stamp]
         opened = await endpoints(conn, stale) if stale else {}
         out = {}
         for cluster, stamp in stamps.items():
             if cluster in opened:
-                out[cluster] = (stamp, Subject(opened[cluster], stamp[2] in BY_NAME, stamp[3], stamp[2] in MADE))
+                out[cluster] = (stamp, Subject(opened[cluster], stamp[2] in BY_NAME, stamp[2] in MADE))
             elif cluster in self._running:
                 out[cluster] = (stamp, self._running[cluster].watch.subject)
         return out
@@ -176,15 +177,18 @@ class Watcher:
     # -- what is said of clusters -------------------------------------------------------------------------------------
 
     async def _say(self) -> None:
-        """`ViewFresh` and the counts of nodes on the Clusters whose view moved."""
+        """`ViewFresh`, `ReportersHealthy` and the counts of nodes on the Clusters where something moved."""
         parts: dict[int, Part] = {}
+        told: dict[int, int] = {}
         for cluster, running in self._running.items():
             view = getattr(running.watch, "view", None)
             if view is None:
                 continue
-            condition = view.condition()
-            stamp = (condition.status, condition.reason, condition.message)
-            if stamp == running.told and not view.moved:
+            condition, reports = view.condition(), running.watch.reports
+            healthy = reports.condition()
+            conditions = (condition,) if healthy is None else (condition, healthy)
+            stamp = tuple((c.status, c.reason, c.message) for c in conditions)
+            if stamp == running.told and not view.moved and not reports.told:
                 continue
             fields: dict[str, Any] = {}
             if view.moved:
@@ -196,17 +200,22 @@ class Watcher:
                         "ready": max(counted["ready"], view.cache.ready() if condition.status == "True" else 0),
                     }
                 }
-            parts[cluster] = Part(fields, (condition,), _told(running.told, condition))
+            refused = reports.told[:MOST_TOLD]
+            parts[cluster] = Part(fields, conditions, (*_told(running.told, condition), *refused))
+            told[cluster] = len(refused)
             running.told = stamp
         if parts:
             await asyncio.to_thread(_write_parts, parts)
+        for cluster, count in told.items():
+            del self._running[cluster].watch.reports.told[:count]
 
 
 def _told(before: tuple[Any, ...], condition: Condition) -> tuple[Told, ...]:
     """An event when the view is lost, and when it is back."""
-    if condition.status == "False" and before[:2] != ("False", condition.reason):
+    was = before[0] if before else ("", "", "")
+    if condition.status == "False" and was[:2] != ("False", condition.reason):
         return (Told("view-lost", condition.reason, condition.message, WARNING),)
-    if condition.status == "True" and before and before[0] == "False":
+    if condition.status == "True" and was[0] == "False":
         return (Told("view-fresh", condition.reason, condition.message),)
     return ()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct, field
 
+from clusters.schema_gates import DAEMON_SET_TYPE
 from fleet.control.conditions import Condition, Status
 from machines.conditions import TYPES
 
@@ -247,12 +248,12 @@ def fields_print(node: Node) -> int:
     )  # fmt: skip
 
 
-def conditions_of(seen: Sequence[NodeCondition]) -> list[Condition]:
+def conditions_of(seen: Sequence[NodeCondition], others: Set[str] = frozenset()) -> list[Condition]:
     """A node's conditions as a Machine shows them: `Ready` is `NodeReady`; types that others own are left out, so are malformed ones."""
     out: dict[str, Condition] = {}
     for each in seen[:_MOST_CONDITIONS]:
         type_ = NODE_READY if each.type == "Ready" else each.type
-        if _owned_elsewhere(type_) or (each.type == NODE_READY) or _TYPE.fullmatch(type_) is None:
+        if type_ in others or _owned_elsewhere(type_) or each.type == NODE_READY or _TYPE.fullmatch(type_) is None:
             continue
         reason = each.reason if _REASON.fullmatch(each.reason) else "Reported"
         message = each.message[:_MESSAGE].replace("\x00", "")
@@ -263,7 +264,7 @@ def conditions_of(seen: Sequence[NodeCondition]) -> list[Condition]:
 
 def _owned_elsewhere(type_: str) -> bool:
     known = TYPES.get(type_)
-    return known is not None and known[1] != "watcher"
+    return known[1] != "watcher" if known is not None else type_.startswith(DAEMON_SET_TYPE)
 
 
 def clean_json(raw: Raw, otherwise: str) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import msgspec
 
 from clusters.kube import Kube
-from fleet.control.db import Connection
 from machines.watch.pace import Pace
 from machines.watch.reflect import ORDINARY, Reflector, Times, decoded
 from machines.watch.seen import ConditionMap, ConfigMap, KubeEvent, event_line, event_page, map_line, map_page
@@ -23,59 +20,48 @@ REPORTER: Final = "fleet.dev/reporter"
 _MOST_EVENTS: Final = 200  # kept until they are written; the oldest go first
 
 
-@dataclass(frozen=True, slots=True)
-class MapNews:
-    """Condition ConfigMaps of one namespace that changed or went. `complete`: `maps` is all that there is in it."""
+class MapTaker(Protocol):
+    """Who takes Condition ConfigMaps."""
 
-    cluster_id: int
-    namespace: str
-    maps: Sequence[ConditionMap]
-    gone: Sequence[str] = ()
-    complete: bool = False
+    def listed(self, namespace: str, maps: Sequence[ConditionMap]) -> None:
+        """All that there are in a namespace."""
 
+    def take(self, found: ConditionMap) -> None:
+        """One that is new or changed."""
 
-# Who takes Condition ConfigMaps: one statement or more on this connection; what it raises is logged and the news is given again.
-Sink = Callable[[Connection, MapNews], Awaitable[None]]
-_sinks: list[Sink] = []
-
-
-def register_sink(sink: Sink) -> None:
-    """Say who takes Condition ConfigMaps; there is one."""
-    _sinks[:] = [sink]
-
-
-def sink() -> Sink | None:
-    """Who takes them, if anybody does."""
-    return _sinks[0] if _sinks else None
+    def gone(self, key: str) -> None:
+        """One that was deleted, as namespace/name."""
 
 
 class MapStream(Reflector):
-    """Condition ConfigMaps of one namespace, put into a queue of news."""
+    """Condition ConfigMaps of one namespace."""
 
     def __init__(
         self,
         kube: Kube,
         cluster_id: int,
         namespace: str,
-        news: asyncio.Queue[MapNews],
+        taker: MapTaker,
         *,
         times: Times = ORDINARY,
         pace: Pace | None = None,
     ) -> None:
         path = f"/api/v1/namespaces/{namespace}/configmaps"
         super().__init__(kube, path, times=times, pace=pace, selection={"labelSelector": LABEL})
+        self.trouble = ""  # why they cannot be read
         self._cluster_id = cluster_id
         self._namespace = namespace
-        self._news = news
+        self._taker = taker
 
     async def read_all(self) -> str:
-        """All of them, as one piece of news."""
+        """All of them."""
         found: list[ConditionMap] = []
         version = ""
         async for page in self.pages(lambda body: decoded(map_page, body), lambda page: page.metadata.go_on):
             found += [self._map(each) for each in page.items or ()]
             version = version or page.metadata.version
-        await self._news.put(MapNews(self._cluster_id, self._namespace, found, complete=True))
+        self._taker.listed(self._namespace, found)
+        self.trouble = ""
         return version
 
     def line(self, line: bytes) -> str:
@@ -87,16 +73,14 @@ class MapStream(Reflector):
             return ""
         meta = event.object.metadata
         if event.type in ("ADDED", "MODIFIED"):
-            self._put(MapNews(self._cluster_id, self._namespace, [self._map(event.object)]))
+            self._taker.take(self._map(event.object))
         elif event.type == "DELETED":
-            self._put(MapNews(self._cluster_id, self._namespace, [], gone=[meta.name]))
+            self._taker.gone(f"{self._namespace}/{meta.name}")
         return meta.version
 
-    def _put(self, news: MapNews) -> None:
-        try:
-            self._news.put_nowait(news)
-        except asyncio.QueueFull:
-            self.again.set()  # too much at once: one list tells the same
+    def failed(self, reason: str) -> None:
+        """Kept until a list is whole."""
+        self.trouble = reason
 
     def _map(self, found: ConfigMap) -> ConditionMap:
         meta = found.metadata

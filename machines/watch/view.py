@@ -53,6 +53,7 @@ class View:
         self._gone: set[str] = set()
         self._doubted: frozenset[str] = frozenset()
         self._kinds: dict[tuple[NodeCondition, ...], list[Condition]] = {}
+        self._others: frozenset[str] = frozenset()  # types that declared reporters own
         self.news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -222,8 +223,17 @@ class View:
         if found is None:
             if len(self._kinds) >= 1_000:
                 self._kinds.clear()
-            found = self._kinds[seen] = conditions_of(seen)
+            found = self._kinds[seen] = conditions_of(seen, self._others)
         return found
+
+    def leave(self, types: frozenset[str]) -> bool:
+        """Leave these types to others; whether that is news, so that all nodes are to be read again."""
+        if types == self._others:
+            return False
+        self._others = types
+        self._kinds.clear()
+        self.cache.doubt(self.cache.names())
+        return True
 
     async def _flush_gone(self, conn: Connection, gone: set[str]) -> None:
         observed = [

@@ -31,7 +31,7 @@ def node(name: str, *, ready: str = "True", uid: str = "", provider: str = "", *
 
 
 class ApiServer:
-    """`hide`: names that lists lack; `fail`: status codes given to the next requests; `seen`: requests by kind."""
+    """`hide`: names that lists lack; `fail`: status codes given to the next requests; `seen`: requests by kind, `queries`: all of each."""
 
     def __init__(self) -> None:
         self.version = 100
@@ -43,6 +43,7 @@ class ApiServer:
         self.page = 500
         self.mute = False  # streams are opened and say nothing
         self.seen: list[str] = []
+        self.queries: list[str] = []
         self.changed = asyncio.Condition()
         self._cut = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -110,6 +111,7 @@ class ApiServer:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         path, watching = request.path, "watch" in request.query
         self.seen.append(f"{'watch' if watching else 'list'} {path}")
+        self.queries.append(str(request.rel_url))
         if self.fail:
             code = self.fail.pop(0)
             headers = {"Retry-After": "0"} if code == 429 else {}
@@ -123,6 +125,9 @@ class ApiServer:
         collection, _, single = path.rpartition("/")
         if single in self.objects.get(collection, {}):
             return web.json_response(self.objects[collection][single])
+        if path.startswith("/apis/apps/"):  # only ever asked for by name
+            body = {"kind": "Status", "code": 404, "reason": "NotFound", "message": f"{single} not found"}
+            return web.json_response(body, status=404)
         names = sorted(n for n in self.objects.get(path, {}) if n not in self.hide)
         begin = int(request.query.get("continue", "0"))
         limit = min(self.page, int(request.query.get("limit", "500")))
