@@ -6,13 +6,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
+import psycopg
 import pytest
 
 from fleet.api.storage import storage_for
 from fleet.control.db import Connection
 from fleet.control.threads import in_thread
 from machines import reports, reports_sql
+from machines.reporters import declared
 from machines.watch import reporting
+from machines.watch.leases import Lease
+from machines.watch.reports import Reports
+from machines.watch.seen import ConditionMap
 from tests.machines.test_watch import cluster, provider_ids, watching
 from tests.machines.watch_server import ApiServer, node, until
 from tests.machines.world import make, sql
@@ -178,7 +183,7 @@ async def test_b6_a_bad_entry_is_refused_and_the_last_good_one_kept(server: ApiS
         await until(lambda: status_of("m-0000") == status_of("m-0001") == "True")
         for other in ("False", "Unknown", "False"):  # the neighbour goes on, and the alarm is raised once
             await server.put(config(said={"n0": text, "n1": entry(other)}), MAPS)
-            await until(lambda other=other: status_of("m-0001") == other)  # type: ignore[misc]
+            await until(lambda other=other: status_of("m-0001") == other)
         await until(lambda: healthy() == ("False", reason))
         assert believed("m-0000") == ("True", "Reported")
         assert [r for r, _ in refusals()] == [reason]
@@ -485,31 +490,37 @@ async def test_while_the_cluster_does_not_answer_its_reports_are_unknown(
 
 
 async def test_twenty_thousand_reports_are_written_by_the_batch(
-    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count, maps = 20_000, 4
-    c = cluster("c1", "Imported")
+    count, parts = 20_000, 4
+    c = cluster()
     make(count, cluster_id=c)
     sql("INSERT INTO node (cluster_id, name, machine_id) SELECT cluster_id, name, id FROM machine")
-    declare(c, conditionNamespaces=["fleet-reports"], reporters=[reporter()])
+    sql("INSERT INTO shard (cluster_id, holder, epoch, lease_until) VALUES (%s, 7, 1, now() + interval '1 h')", c)
     names = [row[0] for row in sql("SELECT name FROM machine ORDER BY name")]
-    for each in range(maps):
-        await server.put(config(f"part-{each}", {n: entry() for n in names[each::maps]}), MAPS)
-    statements: list[str] = []
-    apply = reports_sql.APPLY
-    execute = Connection.execute
+    statements: list[Any] = []
+    execute = psycopg.AsyncConnection.execute
 
     async def counted(self: Any, query: Any, *args: Any, **kept: Any) -> Any:
-        if query is apply:
-            statements.append("apply")
+        statements.append(query)
         return await execute(self, query, *args, **kept)
 
-    monkeypatch.setattr("psycopg.AsyncConnection.execute", counted)
-    done = "SELECT count(*) FROM machine_state WHERE x_cond <> '{}'"
-    async with watching(server, c):
-        await until(lambda: sql(done) == [(count,)], seconds=120)
-        assert len(statements) == count // reports.BATCH
-        await server.put(config("part-0", {n: entry("False" if n == names[0] else "True") for n in names[::maps]}), MAPS)  # fmt: skip
-        await until(lambda: status_of(names[0]) == "False")
-        assert len(statements) == count // reports.BATCH + 1
-    assert sql("SELECT count(*), count(DISTINCT map) FROM report") == [(count, maps)]
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", counted)
+    kept = Reports(Lease(c, 7, 1))
+    kept.declare(declared({"conditionNamespaces": ["fleet-reports"], "reporters": [reporter()]}))
+
+    def part(each: int, rv: str, first: str = "True") -> ConditionMap:
+        mine = names[each::parts]
+        data = {n: entry(first if n == mine[0] else "True") for n in mine}
+        return ConditionMap(c, "fleet-reports", f"part-{each}", "gpu", rv, data)
+
+    kept.listed("fleet-reports", [part(each, "1") for each in range(parts)])
+    assert await kept.flush(conn) == count
+    assert statements.count(reports_sql.APPLY) == count // reports.BATCH
+    assert len(statements) < count / 100
+    assert sql("SELECT count(*), count(DISTINCT map) FROM report") == [(count, parts)]
+    assert sql("SELECT count(*) FROM machine_state WHERE x_cond <> '{}'") == [(count,)]
+    statements.clear()
+    kept.take(part(0, "2", "False"))  # one of five thousand differs
+    assert await kept.flush(conn) == 1
+    assert (len(statements) < 10, status_of(names[0]), status_of(names[4])) == (True, "False", "True")
