@@ -61,6 +61,7 @@ class Pass:
     order: StepOrder | None = None
     downloads: bool = False  # has a slot for the download that begins in this pass
     scheduled: Scheduled | None = None
+    owners: Mapping[str, str] = field(default_factory=dict)  # condition type -> whose it is
     node_after: NodeRow | None = None  # the node as this pass left it, where an Operation closed it
     dressed: str | None = None  # labels and taints that this pass put on the node
     node_rv: str = ""  # its resourceVersion after the last patch of this pass

@@ -16,8 +16,9 @@ from fleet.control.operators import Chore, register_chore
 from fleet.control.work import CHUNK
 from fleet.safety.schema import describe_target
 from machines.conditions import BIT
+from machines.gates import BOOTSTRAP_ONLY, REQUIRE_TRUE
 from machines.models import ReadinessRule
-from machines.rules import BOOTSTRAP_ONLY, REQUIRE_TRUE, Rule, rule_of
+from machines.rules import Rule, rule_of
 from machines.schema_rules import READINESS_RULE_KIND
 
 REFRESH_SECONDS: Final = 10.0

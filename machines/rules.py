@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-REQUIRE_TRUE, FORBID_TRUE = "RequireTrue", "ForbidTrue"
-CONTINUOUS, BOOTSTRAP_ONLY = "Continuous", "BootstrapOnly"
+from machines.gates import CONTINUOUS, REQUIRE_TRUE
 
 # Conditions that follow from gates, permits and orders: as gates they would wait for themselves.
 NOT_GATES: Final[Mapping[str, str]] = {
     "Ready": "it follows from the gates themselves",
     "Reconciling": "it follows from the gates themselves",
+    "Schedulable": "it follows from the gates themselves",
+    "GatesHold": "it follows from the gates themselves",
     "Stalled": "it follows from the gates themselves",
     "Held": "a hold keeps Fleet's hands off; it says nothing about the machine",
     "ChangeAllowed": "it tells of the last permit, which opening does not need",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from clusters.schema_cluster import IMPORTED, MADE, provider_of
+from clusters.schema_gates import daemon_set_type
 from fleet.control.conditions import Condition, find
 from fleet.control.kinds import Json
 from fleet.safety import permits
@@ -22,7 +23,9 @@ from machines.gates import WHILE_CLOSED, Gate, View
 from machines.judge import KUBELET
 from machines.nodes import Change, Changed, Dress, change_all
 from machines.passes import Context, Pass, guarded
+from machines.reporters import declared
 from machines.rows import Row
+from machines.rules import matching
 from machines.scheduled import Scheduled
 from machines.scheduling_rows import Decided
 
@@ -40,9 +43,10 @@ def gates_of(row: Row, known: Catalog) -> tuple[Gate, ...]:
     class_ = known.classes.get(row.spec.get("className", ""))
     return gates.merged(
         gates.gates_from(cluster.spec.get("readinessGates", ()), f"Cluster {cluster.name}"),
-        (Gate(f"daemonset/{d['namespace']}/{d['name']}", source=f"Cluster {cluster.name}") for d in cluster.spec.get("daemonSetGates", ())),
+        (Gate(daemon_set_type(d["namespace"], d["name"]), source=f"Cluster {cluster.name}") for d in cluster.spec.get("daemonSetGates", ())),
         gates.gates_from(class_.spec.get("readinessGates", ()), f"MachineClass {class_.name}") if class_ else (),
         gates.gates_from(row.spec.get("readinessGates", ()), "Machine"),
+        (Gate(r.type, r.polarity, r.mode, f"ReadinessRule {r.name}", r.dry_run) for r in matching(known.rules, cluster.name, row.labels)),
         _of_fleet(cluster),
     )  # fmt: skip
 
@@ -65,6 +69,9 @@ async def schedule(passes: Sequence[Pass], known: Catalog, context: Context, fre
     for each in passes:
         if each.judged is not None and each.error is None:
             guarded(each, lambda each=each: _decide(each, known, fresh))  # type: ignore[misc]
+    owners = {c: owners_of(known.clusters[c]) for c in {p.row.cluster_id for p in passes} if c in known.clusters}
+    for each in passes:
+        each.owners = owners.get(each.row.cluster_id, {})
     deciding = [p for p in passes if p.scheduled is not None and p.error is None]
     await _permits(deciding, context)
     await _act(deciding, context)
@@ -208,14 +215,16 @@ def _row(each: Pass, *, intent: bool = False) -> Decided | None:
         rv=each.node_rv or (row.scheduling.rv if same else ""),
         opened=verdict.opened,
         overruled=tuple(sorted(verdict.overruled)),
-        gates=[a.json(_owner(a.gate.type)) for a in scheduled.answers],
+        gates=[a.json(each.owners.get(a.gate.type, "")) for a in scheduled.answers],
         dressed=kept if each.dressed is None else each.dressed,
     )
 
 
-def _owner(type_: str) -> str:
-    """Who says a condition, "" for a reporter's."""
-    return TYPES[type_][1] if type_ in TYPES else ""
+def owners_of(cluster: Shared) -> dict[str, str]:
+    """Whose each condition type is on machines of the cluster: Fleet's parts, and the reporters that it names."""
+    found = declared(cluster.spec)
+    own = {type_: owner for type_, (_, owner, _) in TYPES.items()} | dict.fromkeys(found.gates, "watcher")
+    return own | {type_: r.name for r in found.reporters.values() for type_ in r.types}
 
 
 async def _give_back(deciding: Sequence[Pass], context: Context) -> None:

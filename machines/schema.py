@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from clusters.schema import CONDITIONS, DRIVER, NAME_PATTERN, VARIABLES, VERSIONS, condition, quote_versions
-from clusters.schema_cluster import GATES
+from clusters.schema_gates import GATES
 from fleet.control.kinds import (
     MACHINE,
     MACHINE_CLASS,

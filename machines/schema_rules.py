@@ -10,7 +10,8 @@ from clusters.schema import CONDITIONS, condition
 from clusters.schema_gates import GATES
 from fleet.control.kinds import READINESS_RULE, Column, Json, Kind, Problem
 from fleet.safety.schema import describe_target, one_of
-from machines.rules import CONTINUOUS, NOT_GATES, REQUIRE_TRUE
+from machines.gates import CONTINUOUS, REQUIRE_TRUE
+from machines.rules import NOT_GATES
 
 _GATE: Json = GATES["items"]["properties"]
 _WAYS = ("clusters", "selector", "matchAll")

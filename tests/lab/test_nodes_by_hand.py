@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from machines.render import render
 
 from clusters import pki
 from clusters.local import Local
 from clusters.planes import APISERVER, COMPONENTS, ETCD, Component, Plane
+from fleet.control.render import render
 from lab import Lab, images, kubernetes, node_packages
 from lab.host import Host
 from tests.lab.running import Json

@@ -15,5 +15,5 @@ CREATE INDEX join_token_machine ON join_token (machine_id);
 
 
 class Migration(migrations.Migration):
-    dependencies = [("machines", "0001_machines")]
+    dependencies = [("machines", "0002_reports_and_rules")]
     operations = [migrations.RunSQL(SQL, "DROP TABLE join_token; DROP TABLE scheduling;")]
