@@ -23,9 +23,9 @@ Json = dict[str, Any]
 
 
 class Loop:
-    """Worker and beat. `kill_worker` is kill -9 of the whole worker, parent and child."""
+    """Worker and beat; with `watches` a watcher too. `kill_worker` is kill -9 of the whole worker, parent and child."""
 
-    def __init__(self, log: Path, **environment: str) -> None:
+    def __init__(self, log: Path, *, watches: bool = False, **environment: str) -> None:
         url = os.environ["DATABASE_URL"].replace("/fleet?", f"/{settings.DATABASES['default']['NAME']}?")
         self._environment = {
             **os.environ,
@@ -38,11 +38,15 @@ class Loop:
         self._log = log
         self.beat = self._start("beat", "--loglevel=WARNING", f"--schedule={log.parent / 'beat'}")
         self.worker = self._start_worker()
+        self.watcher = self._run(sys.executable, "manage.py", "watch") if watches else None
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return self._run(sys.executable, "-m", "celery", "-A", "fleet.celery", *arguments)
+
+    def _run(self, *command: str) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "fleet.celery", *arguments],
+                command,
                 cwd=ROOT,
                 env=self._environment,
                 stdout=log,
@@ -68,11 +72,12 @@ class Loop:
         self.worker = self._start_worker()
 
     def stop(self) -> None:
-        """End both."""
-        for process in (self.worker, self.beat):
+        """End all of them."""
+        running = [p for p in (self.worker, self.beat, self.watcher) if p is not None]
+        for process in running:
             if process.poll() is None:
                 process.terminate()
-        for process in (self.worker, self.beat):
+        for process in running:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
@@ -131,6 +136,20 @@ class Cluster:
             for o in operations[-3:]
         ]
         return "\n".join([f"{name} {obj['status'].get('phase')}", *conditions, *steps])
+
+    def remove_clusters(self) -> None:
+        """Machines are given up and clusters with a control plane deleted, so that no process of theirs is left."""
+        for name in self._names("machines"):
+            self.kubectl("annotate", "machine", name, f"fleet.dev/abandon={name}", "--overwrite", ok=False)
+            self.kubectl("delete", "machine", name, "--wait=false", ok=False)
+        self.until(lambda: not self._names("machines"), "no machine is left", seconds=120)
+        for name in self._names("clusters"):
+            self.kubectl("annotate", "cluster", name, f"fleet.dev/confirm-delete={name}", "--overwrite", ok=False)
+            self.kubectl("delete", "cluster", name, "--wait=false", ok=False)
+        self.until(lambda: not self._names("clusters"), "no cluster is left", seconds=120)
+
+    def _names(self, kind: str) -> list[str]:
+        return self.kubectl("get", kind, "-o", "jsonpath={.items[*].metadata.name}").stdout.split()
 
     def until(self, condition: Callable[[], bool], what: str, *names: str, seconds: float = 180) -> None:
         """Ask again each second until it is so."""

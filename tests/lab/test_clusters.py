@@ -1,0 +1,243 @@
+"""A cluster from nothing to running pods by kubectl alone: control plane, machines that join, gates that open, upgrade, removal."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusters import access
+from fleet.control import db
+from lab import Lab, images, kubernetes, node_packages
+from lab.host import Host
+from tests.kube.test_local import port
+from tests.lab.running import Cluster, Json, Loop
+from tests.lab.test_final_state import machine
+from tests.servers import Kubectl, kubectl_binaries
+
+pytestmark = [pytest.mark.lab, pytest.mark.kube, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+OLD, NEW = kubernetes.VERSIONS
+COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+class Business:
+    """kubectl in front of the cluster that Fleet made, as its admin."""
+
+    def __init__(self, folder: Path) -> None:
+        endpoint = asyncio.run(_endpoint())
+        self.server = endpoint.server
+        data = {
+            k: base64.b64encode(v.encode()).decode()
+            for k, v in (("ca", endpoint.ca), ("crt", endpoint.certificate), ("key", endpoint.key))
+        }
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{"name": "x", "cluster": {"server": endpoint.server, "certificate-authority-data": data["ca"]}}],
+            "users": [{"name": "x", "user": {"client-certificate-data": data["crt"], "client-key-data": data["key"]}}],
+            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        }  # fmt: skip
+        self.file = folder / "business.json"
+        self.file.write_text(json.dumps(config))
+
+    def __call__(self, *arguments: str, stdin: str | None = None, ok: bool = True) -> str:
+        command = [kubectl_binaries()[0], "--kubeconfig", str(self.file), *arguments]
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": "/tmp"}
+        )
+        assert not ok or done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def apply(self, *objects: Json) -> None:
+        self("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+    def get(self, *what: str) -> Json:
+        found: Json = json.loads(self("get", *what, "-o", "json"))
+        return found
+
+
+async def _endpoint() -> Any:
+    conn = await db.connect()
+    try:
+        (found,) = (await access.endpoints(conn)).values()
+        return found
+    finally:
+        await conn.close()
+
+
+@pytest.fixture
+def fleet(kubectl: Kubectl, tmp_path: Path) -> Iterator[Cluster]:
+    """kubectl in front of a running Fleet with a watcher."""
+    binaries = kubernetes.folder(tmp_path / "binaries")
+    log = tmp_path / "loop.log"
+    running = Loop(
+        log,
+        watches=True,
+        FLEET_BINARIES=str(binaries),
+        FLEET_CLUSTERS_DIR=str(tmp_path / "clusters"),
+        FLEET_SOAK_SECONDS="5",
+    )
+    made = Cluster(kubectl)
+    try:
+        yield made
+    finally:
+        made.remove_clusters()
+        running.stop()
+        sys.stdout.write(log.read_text()[-8000:])
+
+
+def package_version(version: str) -> Json:
+    components: list[Json] = [{"name": n, "binary": f"{version}/{n}"} for n in COMPONENTS]
+    components.append(
+        {"name": "etcd", "version": kubernetes.ETCD, "binary": "etcd", "args": {"unsafe-no-fsync": "true"}}
+    )
+    spec = {"kubernetesVersion": version, "components": components, "machineVersions": node_packages.versions(version)}
+    return {"kind": "ClusterPackageVersion", "metadata": {"name": f"k8s-{version}"}, "spec": spec}
+
+
+def ground(lab: Lab, version: str) -> list[Json]:
+    """Credential, budget and the cluster itself."""
+    login = {"username": "root", "privateKey": lab.private_key.read_text()}
+    spec = {
+        "provider": "Local", "packageVersion": f"k8s-{version}", "idc": "lab", "driver": {"credential": "lab"}, "rollout": {"soakSeconds": 5},
+        "controlPlane": {"exposure": {"type": "HostPort", "host": lab.gateway, "port": port()}}, "variables": dict(node_packages.LAB_VARIABLES),
+        "readinessGates": [{"conditionType": "NetworkReady"}], "daemonSetGates": [{"namespace": "default", "name": "network-ready"}],
+        "conditionNamespaces": ["default"],
+        "reporters": [{"name": "network", "namespace": "default", "daemonSet": "network-ready", "conditionTypes": ["NetworkReady"]}],
+    }  # fmt: skip
+    return [
+        {"kind": "Credential", "metadata": {"name": "lab"}, "spec": {"type": "ssh", "data": login, "clusters": ["lab"]}},
+        {
+            "kind": "SafetyPolicy", "metadata": {"name": "lab"},
+            "spec": {"scope": {"cluster": "lab"}, "maxUnavailable": {"count": 5, "percent": 100}},
+        },
+        {"kind": "Cluster", "metadata": {"name": "lab"}, "spec": spec},
+    ]  # fmt: skip
+
+
+def reporter(host: str, number: int) -> list[Json]:
+    """The DaemonSet of docs/examples that says whether the network of its node is ready."""
+    from tests.lab.test_nodes_by_hand import reporter as made
+
+    class At:
+        def __init__(self) -> None:
+            self.host, self.port = host, number
+
+    return made(At())  # type: ignore[arg-type]
+
+
+def web(name: str) -> Json:
+    """A pod that answers on port 8080."""
+    command = ["sh", "-c", "mkdir /tmp/www && echo well >/tmp/www/index.html && exec httpd -f -p 8080 -h /tmp/www"]
+    container = {"name": "web", "image": images.BUSYBOX, "imagePullPolicy": "Never", "command": command}
+    template = {
+        "metadata": {"labels": {"app": name}},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
+    }
+    return {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": name}}, "template": template},
+    }  # fmt: skip
+
+
+def bare(lab: Lab, *names: str) -> list[Host]:
+    """Hosts with nothing on them but the images that a registry would have."""
+    hosts: list[Host] = [*lab.debs(names, node=True)]
+    for host in hosts:
+        lab.route(lab.pod_range(host), host)
+    return hosts
+
+
+def opened(business: Business, name: str) -> bool:
+    found = json.loads(business("get", "node", name, "-o", "json", ok=False) or "{}")
+    return bool(found) and not found["spec"].get("unschedulable") and not _taints(found)
+
+
+def _taints(node: Json) -> list[str]:
+    return [t["key"] for t in node["spec"].get("taints", [])]
+
+
+def kubelets(business: Business) -> set[str]:
+    return {n["status"]["nodeInfo"]["kubeletVersion"] for n in business.get("nodes")["items"]}
+
+
+def until(fleet: Cluster, condition: Callable[[], bool], what: str, *names: str, seconds: float = 240) -> None:
+    fleet.until(condition, what, *names, seconds=seconds)
+
+
+def test_the_life_of_a_cluster_and_its_machines(lab: Lab, fleet: Cluster, tmp_path: Path) -> None:
+    names = ("a1", "a2", "a3")
+    hosts = bare(lab, *names)
+    fleet.apply(*node_packages.manifests(lab.store), package_version(OLD), package_version(NEW))
+    fleet.apply(*ground(lab, OLD))
+    fleet.apply(*(machine(h, h.name, variables={"podCIDR": lab.pod_range(h)}) for h in hosts))
+    fleet.kubectl("wait", "--for=condition=Ready", "cluster/lab", "--timeout=240s", timeout=300)
+    business = Business(tmp_path)
+
+    until(fleet, lambda: len(business.get("nodes")["items"]) == 3, "three nodes joined", *names)
+    until(
+        fleet,
+        lambda: all(fleet.condition(n, "UpToDate").get("status") == "True" for n in names),
+        "the machines are as accepted",
+        *names,
+    )
+    for host in hosts:
+        lab.import_images(host, images.pause(), images.busybox(), images.reporter())
+
+    # Closed until the reporters say yes.
+    shown = fleet.get("machine", "a1")["status"]
+    assert shown["scheduling"]["state"] == "Closed", shown["scheduling"]
+    gates = {g["conditionType"]: g for g in shown["readinessGates"]}
+    assert gates["NetworkReady"]["status"] == "Unknown"
+    assert gates["NetworkReady"]["owner"] == "network"
+    node = business.get("node", "a1")
+    assert node["spec"]["unschedulable"] is True
+    assert node["metadata"]["annotations"]["fleet.dev/closed-by"] == "join"
+    host, _, number = business.server.removeprefix("https://").partition(":")
+    business.apply(*reporter(host, int(number)), web("web"))
+    for each in hosts:
+        each.ssh("mkdir -p /var/lib/network && touch /var/lib/network/ready")
+    until(fleet, lambda: all(opened(business, n) for n in names), "the gates open", *names)
+    fleet.wait_ready(*names)
+    business("rollout", "status", "deployment/web", "--timeout=90s")
+    address = business.get("pods", "-l", "app=web")["items"][0]["status"]["podIP"]
+    with urllib.request.urlopen(f"http://{address}:8080/", timeout=10) as answer:
+        assert answer.read().strip() == b"well"
+
+    # A kubelet that is stopped comes back by itself.
+    hosts[0].ssh("systemctl stop kubelet")
+    until(
+        fleet,
+        lambda: hosts[0].ssh("systemctl is-active kubelet", check=False).returncode == 0,
+        "the kubelet runs again",
+        "a1",
+    )
+
+    # The control plane goes to the next minor, and the kubelets follow, one first.
+    fleet.kubectl(
+        "patch", "cluster", "lab", "--type=merge", "-p", json.dumps({"spec": {"packageVersion": f"k8s-{NEW}"}})
+    )
+    until(
+        fleet,
+        lambda: fleet.get("cluster", "lab")["status"].get("packageVersion") == f"k8s-{NEW}",
+        "the control plane is upgraded",
+        seconds=300,
+    )
+    until(fleet, lambda: kubelets(business) == {f"v{NEW}"}, "the kubelets follow", *names, seconds=420)
+    until(fleet, lambda: all(opened(business, n) for n in names), "all are open again", *names)
+    business("rollout", "status", "deployment/web", "--timeout=90s")
+
+    # A machine that is deleted leaves: cordoned, drained, its node and its credentials gone.
+    fleet.kubectl("delete", "machine", "a3", "--wait=false")
+    until(fleet, lambda: not fleet.kubectl("get", "machine", "a3", ok=False).stdout, "the machine is gone", seconds=300)
+    assert {n["metadata"]["name"] for n in business.get("nodes")["items"]} == {"a1", "a2"}
+    assert hosts[2].ssh("ls /var/lib/kubelet/pki /etc/kubernetes/bootstrap-kubeconfig", check=False).returncode != 0
+    business("rollout", "status", "deployment/web", "--timeout=90s")
