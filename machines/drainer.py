@@ -84,8 +84,6 @@ async def _round(kube: Kube, node: str, options: Options, progress: Json, now: d
 
 
 async def _node(kube: Kube, name: str) -> Node | None:
-    if not name:
-        return None
     try:
         return one_node(await kube.send("GET", f"/api/v1/nodes/{quote(name, safe='')}", seconds=LOOK_SECONDS))
     except KubeError as error:

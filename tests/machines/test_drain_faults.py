@@ -215,29 +215,45 @@ async def test_a_list_that_lies_twice_is_not_believed(world: World) -> None:
     assert (await world.round()).state == "Waiting"
 
 
-async def test_a_server_without_field_selectors_costs_no_pod_of_another_node() -> None:
-    other, closed = pod("other", "n1", namespace="default", uid="o"), {"unschedulable": True}
-    evicted = []
+@dataclass
+class Strange:
+    """A server whose answer to every list is the same text."""
 
-    async def answer(request: web.Request) -> web.Response:
+    shown: str
+    evicted: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
         if request.method == "POST":
-            evicted.append(request.path)
-        shown: Json = {"metadata": {}, "items": [other]}
-        return web.json_response(shown if "pods" in request.path else {"metadata": {"name": ON}, "spec": closed})
+            self.evicted.append(request.path)
+        node: Json = {"metadata": {"name": ON}, "spec": {"unschedulable": True}}
+        return web.Response(text=self.shown if "pods" in request.path else orjson.dumps(node).decode())
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
+    async def drained(self) -> Drained:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        async with Kube(Endpoint(f"http://{host}:{port}"), networks=LOOPBACK) as kube:
-            found = await drain(kube, ON, Options(), {}, datetime.now(UTC))
-    finally:
-        await runner.cleanup()
-    assert evicted == [] and found.state == "Done"
+        try:
+            async with Kube(Endpoint(f"http://{host}:{port}"), networks=LOOPBACK) as kube:
+                return await drain(kube, ON, Options(), {}, datetime.now(UTC))
+        finally:
+            await runner.cleanup()
+
+
+async def test_a_server_without_field_selectors_costs_no_pod_of_another_node() -> None:
+    other = pod("other", "n1", namespace="default", uid="o")
+    strange = Strange(orjson.dumps({"metadata": {}, "items": [other]}).decode())
+    assert ((await strange.drained()).state, strange.evicted) == ("Done", [])
+
+
+@pytest.mark.parametrize(
+    "shown", ["", "{}", "<html></html>", '{"metadata": {}, "items": null}', '{"metadata": {}, "items": [{}]}']
+)
+async def test_an_answer_that_is_no_list_is_no_empty_node(shown: str) -> None:
+    found = await Strange(shown).drained()
+    assert (found.state, found.reason) == ("Waiting", "NoAnswer")
 
 
 @pytest.mark.parametrize("code", [500, 503, 429])
@@ -254,6 +270,13 @@ async def test_a_burst_of_refused_evictions_is_waited_out(world: World, code: in
     world.move(40)
     done = await world.round()
     assert (done.state, done.progress["evicted"]) == ("Done", 30)
+
+
+async def test_an_owner_who_was_told_by_an_earlier_drain_is_not_told_again(world: World) -> None:
+    await world.runs(pod("db", ON, annotations={HAND_OFF: "owner"}, labels={HAND_OFF: "requested"}))
+    told = world.order("slow", verbs=("patch",), seconds=0)
+    assert list((await world.round()).progress["handOff"]) == [world.there()["db"]["metadata"]["uid"]]
+    assert told.met == 0
 
 
 async def test_while_owners_cannot_be_told_nothing_is_evicted(world: World) -> None:
