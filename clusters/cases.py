@@ -125,7 +125,7 @@ def _step(json: Json) -> Step:
     assert begun is not None
     return Step(
         json["name"], json["status"], begun, json.get("digest", ""), _time(json.get("endTime")), json.get("reason", ""), json.get("message", ""),
-        json.get("starts", 1),
+        json.get("starts", 1), _time(json.get("goodUntil")),
     )  # fmt: skip
 
 

@@ -47,7 +47,8 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is or was done to one component. `status`: Running, True, False. `starts`: how often it was started without having been ready."""
+    """What is or was done to one component. `status`: Running, True, False. `starts`: how often it was started without having
+    been ready. `good_until`: the first end of the certificates that it was started with, None = it reads none."""
 
     name: str
     status: str
@@ -57,6 +58,7 @@ class Step:
     reason: str = ""
     message: str = ""
     starts: int = 1
+    good_until: datetime | None = None
 
     def json(self) -> Json:
         """As in `status.steps[]`."""
@@ -68,6 +70,7 @@ class Step:
         }
         out |= {"endTime": format_time(self.end)} if self.end else {}
         out |= {"starts": self.starts} if self.starts > 1 else {}
+        out |= {"goodUntil": format_time(self.good_until)} if self.good_until else {}
         return out | {k: v for k, v in (("reason", self.reason), ("message", self.message)) if v}
 
 
@@ -194,12 +197,12 @@ def intended(progress: Progress, wish: Wish, name: str) -> Progress:
     return replace(progress, versions={**progress.versions, name: wish.target}, stopped={})
 
 
-def started(progress: Progress, name: str, digest: str, now: datetime) -> Progress:
+def started(progress: Progress, name: str, digest: str, now: datetime, good_until: datetime | None = None) -> Progress:
     """The component is being brought to this digest; the time in which it must get ready begins. Starts are counted until it is ready."""
     step = progress.step(name)
     if step is not None and is_started(progress, name, digest):
         return progress.with_step(replace(step, start=now, starts=step.starts + 1))
-    return progress.with_step(Step(name, "Running", now, digest))
+    return progress.with_step(Step(name, "Running", now, digest, good_until=good_until))
 
 
 def is_started(progress: Progress, name: str, digest: str) -> bool:

@@ -16,7 +16,7 @@ from clusters.addons import Tended
 from clusters.cases import Case, load, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.lifecycle import ADDONS, Move, Progress, Wish, next_move
-from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Foresees, Plane, Provider
+from clusters.planes import APISERVER, COMPONENTS, ComponentSeen, Foresees, Plane, Provider, good_until
 from clusters.planning import (
     SOON,
     URGENT,
@@ -128,7 +128,7 @@ class Pass:
             seen[ADDONS] = seen_of(self.addons.rows, is_new=not progress.reached)
             wish = wish_of(self.case, progress, plane, await self._around(plane, progress), now)
             move = next_move(wish, progress, seen, now)
-            if self._is_kept_back(move, now):
+            if self._is_kept_back(move, progress, now):
                 move = Move("wait", message=f"nothing new starts: {self.case.held}", reason="Held")
             if move.verb in ("wait", "late", "refuse", "rest"):
                 if move.verb == "rest" and not self.case.held:
@@ -153,11 +153,12 @@ class Pass:
             lacking = self.provider.lacking(plane_of(case, at_target, plane.files))
         return Around(self.ends, self.addons.rows, counted, lacking)
 
-    def _is_kept_back(self, move: Move, now: datetime) -> bool:
-        """Held: nothing new starts, but a certificate that is about to end is renewed, one component at a time."""
+    def _is_kept_back(self, move: Move, progress: Progress, now: datetime) -> bool:
+        """Held: nothing new starts, but who runs with a certificate that is about to end is started with the renewed one."""
         if not self.case.held or move.verb not in _CHANGING:
             return False
-        return not (move.verb == "apply" and self._ends_within(URGENT, now))
+        step = progress.step(move.component)
+        return not (move.verb == "apply" and step and step.good_until and step.good_until - now < URGENT)
 
     def _ends_within(self, time: timedelta, now: datetime) -> bool:
         """Whether a certificate ends so soon."""
@@ -281,7 +282,8 @@ class Pass:
             why = f": {move.message}" if move.message else ""
             words = _of(name, "is started", "are applied")
             told = Told("component", "Starting", f"{words} at {progress.versions[name]}{why}")
-        after = await self._intend(lifecycle.started(progress, name, wish.digests[name], now), told)
+        until = None if name == ADDONS else good_until(name, dict(self.ends))
+        after = await self._intend(lifecycle.started(progress, name, wish.digests[name], now, until), told)
         if name == ADDONS:
             await self.addons.bring(self.case, after, self.provider.endpoint(plane), now, write_it=True)
             return after

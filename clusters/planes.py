@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -31,6 +32,12 @@ FILES: Final[Mapping[str, tuple[str, ...]]] = {
     CONTROLLER_MANAGER: ("ca.crt", "ca.key", "sa.key", "front-proxy-ca.crt", "controller-manager.kubeconfig"),
     SCHEDULER: ("ca.crt", "scheduler.kubeconfig"),
 }  # fmt: skip
+
+
+def good_until(component: str, ends: Mapping[str, datetime]) -> datetime | None:
+    """The first end of the certificates that a component reads, in files or in a kubeconfig of the same name; None = it reads none."""
+    names = (name.replace(".kubeconfig", ".crt") for name in FILES[component])
+    return min((ends[name] for name in names if name in ends), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,13 +270,12 @@ CLUSTER_KIND = Kind(
                         "name": {"type": "string"}, "status": {"type": "string"}, "reason": {"type": "string"}, "message": {"type": "string"},
                         "digest": {"type": "string"}, "startTime": {"type": "string", "format": "date-time"}, "endTime": {"type": "string", "format": "date-time"},
                         "starts": {"type": "integer", "description": "How often it was started without having been ready, if more than once."},
+                        "goodUntil": {"type": "string", "format": "date-time", "description": "The first end of the certificates that it was started with."},
                     },
                 },
             },
             "addons": {
-                "type": "array",
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
+                "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
                 "description": "Addons of the ClusterPackageVersion: applied, and whether they are rolled out.",
                 "items": {
                     "type": "object",

@@ -47,7 +47,7 @@ def machine(name: str, **spec: Any) -> None:
 def wants(name: str, kubelet: str) -> None:
     """The machine has accepted a set with this kubelet."""
     body = f'{{"packages": [{{"name": "cni", "version": "9.9"}}, {{"name": "kubelet", "version": "{kubelet}"}}]}}'
-    number = abs(hash(kubelet)) % 1_000_000
+    number = int(kubelet.replace(".", ""))
     execute("INSERT INTO accepted_set (hash, body) VALUES (%s, %s::jsonb) ON CONFLICT DO NOTHING", [number, body])
     execute(
         "UPDATE machine_state SET desired_hash = %s WHERE id = (SELECT id FROM machine WHERE name = %s)", [number, name]
