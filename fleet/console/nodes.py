@@ -55,7 +55,7 @@ class Reported:
     @property
     def parts(self) -> list[Part]:
         """Its bar; colour only where it is known what is good."""
-        swatches = {None: ("s-ink3", "s-line"), True: ("s-open", "s-repair"), False: ("s-repair", "s-open")}[self.good]
+        swatches = {None: ("s-true", "s-false"), True: ("s-open", "s-repair"), False: ("s-repair", "s-open")}[self.good]
         found = [(swatches[0], "True", self.true), (swatches[1], "False", self.false)]
         found = found[::-1] if self.good is False else found
         return [Part(swatch, word, n, "") for swatch, word, n in (*found, ("s-unknown", "no news", self.unknown)) if n]

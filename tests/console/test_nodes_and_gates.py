@@ -83,7 +83,7 @@ def test_conditions_are_counted_over_the_declared_nodes_of_one_cluster(cluster_i
     [
         (True, [("s-open", "True", 3), ("s-repair", "False", 2), ("s-unknown", "no news", 1)]),
         (False, [("s-open", "False", 2), ("s-repair", "True", 3), ("s-unknown", "no news", 1)]),
-        (None, [("s-ink3", "True", 3), ("s-line", "False", 2), ("s-unknown", "no news", 1)]),
+        (None, [("s-true", "True", 3), ("s-false", "False", 2), ("s-unknown", "no news", 1)]),
     ],
 )
 def test_colour_is_status_only_where_it_is_known_what_is_good(

@@ -9,6 +9,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from clusters.models import Cluster
 from clusters.planes import COMPONENTS
+from clusters.status import Part, write_parts
+from fleet.api.actions import Write, patch_object
+from fleet.api.patches import merge_patch
+from fleet.api.rights import SYSTEM
 from fleet.api.storage import storage_for
 from tests.console.test_cluster_acts import local, version, versions
 from tests.e2e.browser import chromium_running, page_of, violations
@@ -130,6 +134,31 @@ def test_what_changed_while_the_dialog_was_open_is_told_and_nothing_is_done(
         page.locator("#upgrade-go").click()
         expect(page.get_by_role("alert")).to_contain_text("It has changed since you looked")
         assert spec_of("a") == "k8s-1.36.3"
+
+
+def test_the_steps_of_an_upgrade_move_on_while_the_page_is_open(
+    chromium: Browser, server: Server, people: People, local: object
+) -> None:
+    row = Cluster.objects.get(name="a")
+    patch_object("clusters", "a", lambda o: merge_patch(o, {"spec": {"packageVersion": "k8s-1.37.2"}}), write=Write(by=SYSTEM))  # fmt: skip
+    versions_of = row.status["componentVersions"]
+    with page_of(chromium, server, "viewer") as page:
+        page.goto("/clusters/a")
+        expect(page.locator("#c-plane .steps li.later")).to_have_count(len(COMPONENTS) + 1)
+        expect(page.locator(".fresh")).to_have_text("Live")
+        for n, name in enumerate(COMPONENTS):
+            step = {"name": name, "status": "Running", "startTime": "2026-11-25T20:00:00Z", "message": f"waits for {name}"}  # fmt: skip
+            done = [{**step, "name": c, "status": "True"} for c in COMPONENTS[:n]]
+            versions_of = versions_of | {name: "k8s-1.37.2"}
+            part = Part({"componentVersions": versions_of, "steps": [*done, step], "snapshotFor": "k8s-1.37.2"})
+            write_parts(storage_for("clusters"), {row.pk: part})
+            expect(page.locator("#c-plane .steps li.now")).to_have_count(1)
+            expect(page.locator("#c-plane .steps li.done")).to_have_count(n + 1)
+            expect(page.locator("#plane-steps")).to_contain_text(f"Waits for {name}.")
+        gone = {"status": "True", "startTime": "2026-11-25T20:00:00Z", "endTime": "2026-11-25T20:00:09Z"}
+        steps = [{**gone, "name": c} for c in COMPONENTS]
+        write_parts(storage_for("clusters"), {row.pk: Part({"packageVersion": "k8s-1.37.2", "steps": steps})})
+        expect(page.locator("#c-plane .steps")).to_have_count(0)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

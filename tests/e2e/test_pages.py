@@ -18,7 +18,7 @@ from tests.servers import People, Server
 
 expect.set_options(timeout=30_000)  # what is awaited comes by an event; a busy machine may be slow
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
-PAGES = ["/", "/clusters", "/clusters/a", "/machines", "/machines/a1/why", "/packages", "/safety", "/events", "/audit", "/kit"]  # fmt: skip
+PAGES = ["/", "/clusters", "/clusters/a", "/clusters/a/nodes", "/machines", "/machines/a1/why", "/packages", "/safety", "/events", "/audit", "/kit"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
