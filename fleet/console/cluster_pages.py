@@ -31,6 +31,21 @@ class ClusterRow:
     running: int
     failed: int
 
+    def is_true(self, type_: str) -> bool:
+        """Whether a condition of the cluster is True."""
+        conditions = self.obj.get("status", {}).get("conditions", [])
+        return any(c["type"] == type_ and c["status"] == "True" for c in conditions)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its control plane waits for a person."""
+        return self.is_true("Stalled")
+
+    @property
+    def well(self) -> bool:
+        """Whether everything in it is as declared."""
+        return self.total == self.running and (not self.obj["spec"].get("provider") or self.is_true("Ready"))
+
     @property
     def version(self) -> str:
         """What the API server says it is; until it does, what is asked for."""
@@ -64,7 +79,7 @@ def clusters(actor: Actor, query: QueryDict) -> Page:
     shown = [_row(o, by_cluster.get(ids.get(o["metadata"]["name"], -1), Counter())) for o in objects]
     rolling = {r["name"]: r for r in queries.layers(actor) if r["layer"] == "cluster"}
     stopped = {name for name, r in rolling.items() if r["state"] == "Stopped"}
-    shown.sort(key=lambda c: (c.name not in stopped, -c.failed, -(c.total - c.running), c.name))
+    shown.sort(key=lambda c: (not (c.stuck or c.name in stopped), -c.failed, -(c.total - c.running), c.name))
     context = {
         "clusters": shown,
         "rolling": rolling,
@@ -84,12 +99,13 @@ def clusters(actor: Actor, query: QueryDict) -> Page:
 
 
 def _clusters_sentence(shown: list[ClusterRow], stopped: set[str]) -> list[Word]:
-    troubled = [c for c in shown if c.failed or c.name in stopped]
+    troubled = [c for c in shown if c.failed or c.stuck or c.name in stopped]
     if not troubled:
-        well = sum(c.total == c.running for c in shown)
+        well = sum(c.well for c in shown)
         return [Word(f"No cluster needs you; {well:,} of {words.count(len(shown), 'cluster')} run wholly as declared.")]
     worst = troubled[0]
-    why = ["its layer has stopped"] if worst.name in stopped else []
+    why = ["its control plane waits for a person"] if worst.stuck else []
+    why += ["its layer has stopped"] if worst.name in stopped else []
     why += [f"{words.count(worst.failed, 'machine')} of {worst.total:,} failed"] if worst.failed else []
     rest = (
         f"; {len(troubled) - 1:,} more {'needs' if len(troubled) == 2 else 'need'} you too" if len(troubled) > 1 else ""

@@ -31,7 +31,7 @@ class Need:
     where: str
     n: int
     tone: str = "bad"
-    layer: bool = False
+    one: str = "machine"  # or layer, or cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def overview(actor: Actor, query: QueryDict) -> Page:
     refused = queries.refusals(actor)
     layers = queries.layers(actor)
     machines, needy, drifted = queries.in_need(actor, _LOOKED_AT)
-    needs = needs_of(machines, layers, needy)
+    needs = [*stuck(queries.stuck_clusters(actor)), *needs_of(machines, layers, needy)]
     work = queries.work_in_hand(actor)
     rolling = [r for r in layers if r["state"] != "Stopped"]
     doing = Doing(sum(w["n"] for w in work), len(rolling), sum(r.n for r in refused))
@@ -72,8 +72,8 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         "needs": needs,
         "refused": refused,
         "waiting": sum(r.n for r in refused),
-        "work": work,
-        "operations": queries.open_operations(actor, 5),
+        "work": work[:6],
+        "operations": queries.newest_operations(work),
         "layers": rolling,
         "drifted": drifted,
         "events": records.notable(actor, 12),
@@ -86,11 +86,19 @@ def overview(actor: Actor, query: QueryDict) -> Page:
     return Page("console/overview.html", "Overview", context, fragments, kinds, "overview")
 
 
+def stuck(clusters: Iterable[dict[str, Any]]) -> list[Need]:
+    """One need a cluster whose control plane is stalled."""
+    return [
+        Need(f"Cluster {c['name']}", f"/clusters/{quote(c['name'])}", words.closed(c["message"] or c["reason"]), words.cluster_step(c["reason"]), c["since"] or "", "", 1, one="cluster")
+        for c in clusters
+    ]  # fmt: skip
+
+
 def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], total: int) -> list[Need]:
     """Causes, the widest first: stopped layers, then failed machines that share reason and cluster."""
     out = [
         Need(f"Layer {r['name']} has stopped", f"/clusters/{quote(r['name'])}" if r["layer"] == "cluster" else "/packages",
-             words.plainly(r["message"]) or f"{r['failed_machine']} failed.", "look at the machine that failed, then correct the layer", r["updated_at"], "", 1, layer=True)
+             words.plainly(r["message"]) or f"{r['failed_machine']} failed.", "look at the machine that failed, then correct the layer", r["updated_at"], "", 1, one="layer")
         for r in layers
         if r["state"] == "Stopped"
     ]  # fmt: skip
@@ -110,7 +118,7 @@ def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], 
         if len(machines) > 1:
             said = f"{first['name']}: {said}"
         out.append(Need(title, href, said, words.next_step(reason), since, cluster, len(machines)))
-    seen = sum(n.n for n in out if not n.layer)
+    seen = sum(n.n for n in out if n.one == "machine")
     if total > max(seen, _LOOKED_AT):
         rest = total - seen
         out.append(
@@ -144,20 +152,20 @@ def sentence(phases: Counter[str], needy: int, needs: list[Need], guard: queries
 
 
 def _needs(needy: int, needs: list[Need]) -> list[Word]:
-    stopped = [n for n in needs if n.layer]
-    said: list[Word] = []
-    if stopped:
-        said = [
-            Word(words.count(len(stopped), "layer"), stopped[0].href, "bad"),
-            Word(f" {'has' if len(stopped) == 1 else 'have'} stopped"),
-        ]
+    parts: list[list[Word]] = []
+    for one, does, do in (("cluster", "needs you", "need you"), ("layer", "has stopped", "have stopped")):
+        found = [n for n in needs if n.one == one]
+        if found:
+            verb = does if len(found) == 1 else do
+            parts.append([Word(words.count(len(found), one), found[0].href, "bad"), Word(f" {verb}")])
     if needy:
-        causes = len(needs) - len(stopped)
+        causes = sum(n.one == "machine" for n in needs)
         cause = f", {words.count(causes, 'cause')}" if 1 < causes < needy else ""
-        if said:
-            said.append(Word(" and "))
-        said += [
-            Word(words.count(needy, "machine"), "#o-needs", "bad"),
-            Word(f" {'needs' if needy == 1 else 'need'} you{cause}"),
-        ]
+        verb = "needs" if needy == 1 else "need"
+        parts.append([Word(words.count(needy, "machine"), "#o-needs", "bad"), Word(f" {verb} you{cause}")])
+    said: list[Word] = []
+    for number, part in enumerate(parts):
+        if number:
+            said.append(Word(" and " if number == len(parts) - 1 else ", "))
+        said += part
     return said or [Word("Nothing needs you")]

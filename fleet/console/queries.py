@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +23,7 @@ from machines.conditions import BIT
 from machines.schema import state_of
 
 MACHINE_PAGE = 100
+NEWEST = 5  # Operations that the overview shows
 BY_NAME = 2_000  # names with the same beginning that one page looks through
 
 
@@ -140,13 +141,25 @@ def layers(actor: Actor) -> list[dict[str, Any]]:
     )
 
 
+def stuck_clusters(actor: Actor, limit: int = 20) -> list[dict[str, Any]]:
+    """Clusters whose control plane needs a person, those first that have for the longest."""
+    where, parameters = _scoped(actor, "k.id")
+    return rows(
+        f"""SELECT k.name, c ->> 'reason' AS reason, c ->> 'message' AS message, c ->> 'lastTransitionTime' AS since
+        FROM clusters_cluster k, jsonb_array_elements(CASE WHEN jsonb_typeof(k.status -> 'conditions') = 'array' THEN k.status -> 'conditions' ELSE '[]' END) c
+        WHERE c ->> 'type' = 'Stalled' AND c ->> 'status' = 'True' AND {where} ORDER BY since, k.name LIMIT %s""",
+        [*parameters, limit],
+    )
+
+
 def work_in_hand(actor: Actor) -> list[dict[str, Any]]:
-    """Operations that run, by verb and by who wants them; read from the index of started ones."""
+    """Operations that run, by verb and by who wants them, with the ids of the newest; read from the index of started ones."""
     where, parameters = _scoped(actor, "cluster_id")
     return rows(
-        f"""SELECT coalesce(nullif(status ->> 'verb', ''), spec ->> 'verb') AS verb, owner_class, count(*) AS n, min(started_at) AS since
-        FROM machines_operation o WHERE {_AT_WORK} AND {where} GROUP BY 1, 2 ORDER BY n DESC LIMIT 6""",
-        parameters,
+        f"""SELECT coalesce(nullif(status ->> 'verb', ''), spec ->> 'verb') AS verb, owner_class, count(*) AS n, min(started_at) AS since,
+          (array_agg(id ORDER BY id DESC))[1:%s] AS newest
+        FROM machines_operation o WHERE {_AT_WORK} AND {where} GROUP BY 1, 2 ORDER BY n DESC""",
+        [NEWEST, *parameters],
     )
 
 
@@ -154,15 +167,11 @@ def work_in_hand(actor: Actor) -> list[dict[str, Any]]:
 _AT_WORK = "started_at IS NOT NULL AND ended_at IS NULL AND NOT EXISTS (SELECT FROM refusal r WHERE r.machine_id = o.machine_id)"
 
 
-def open_operations(actor: Actor, limit: int = 12) -> list[Json]:
-    """Operations that run, the newest first."""
-    where, parameters = _scoped(actor, "cluster_id")
-    found = rows(
-        f"SELECT id FROM machines_operation o WHERE {_AT_WORK} AND {where} ORDER BY id DESC LIMIT %s",
-        [*parameters, limit],
-    )
-    objects = storage_for("operations").by_ids([r["id"] for r in found])
-    return [objects[r["id"]] for r in found if r["id"] in objects]
+def newest_operations(work: Iterable[dict[str, Any]]) -> list[Json]:
+    """The newest of the Operations in hand."""
+    ids = sorted((id_ for group in work for id_ in group["newest"]), reverse=True)[:NEWEST]
+    objects = storage_for("operations").by_ids(ids) if ids else {}
+    return [objects[id_] for id_ in ids if id_ in objects]
 
 
 def operations_of(machine_id: int, limit: int = 6) -> list[Json]:

@@ -94,6 +94,13 @@ _NEXT: Final[dict[str, str]] = {
     "HealthCheckFailed": "read the health check's words on the host",
     "VersionsUnresolved": "correct the version that nobody has declared",
 }
+# reason of Stalled of a cluster: what a person does next
+_CLUSTER_NEXT: Final[dict[str, str]] = {
+    "PreflightFailed": "put right what it names, or point at a version that may be reached",
+    "ComponentNotReady": "point it back, or at a corrected version",
+    "NothingToRestore": "delete it, and make a new one without restoreFrom",
+    "NoPackageVersion": "declare the version again",
+}
 _FREES: Final[dict[str, str]] = {
     "Stopped": "somebody allows changes again",
     "Held": "the hold ends or is released",
@@ -125,6 +132,11 @@ REFUSED: Final[dict[str, str]] = {
 def next_step(reason: str) -> str:
     """What a person does about it."""
     return _NEXT.get(reason, "open the machine: its first no says what stops it")
+
+
+def cluster_step(reason: str) -> str:
+    """What a person does about a cluster that is stalled."""
+    return _CLUSTER_NEXT.get(reason, "open the cluster: its conditions say what stops it")
 
 
 def frees(reason: str) -> str:

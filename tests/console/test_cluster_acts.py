@@ -392,3 +392,21 @@ def test_the_form_leaves_out_what_was_left_empty() -> None:
         "apiVersion": API_VERSION, "kind": "Cluster", "metadata": {"name": "x"},
         "spec": {"controlPlane": {"exposure": {"port": 80}}},
     }  # fmt: skip
+
+
+# -- who needs a person -------------------------------------------------------------------------------------------------
+
+
+def test_a_stalled_control_plane_needs_a_person_on_the_overview_and_leads_the_list(
+    local: Json, browser_of: Browser
+) -> None:
+    row = Cluster.objects.get(name="a")
+    why = "the change to k8s-1.37.2 stopped at etcd, which was put back"
+    stalled = {"type": "Stalled", "status": "True", "reason": "ComponentNotReady", "message": why, "lastTransitionTime": "2026-11-25T20:00:00Z"}  # fmt: skip
+    Cluster.objects.filter(pk=row.pk).update(status=row.status | {"conditions": [stalled]})
+    text = browser_of("admin").get("/").content.decode()
+    assert '<a href="/clusters/a" class="bad">1 cluster</a> needs you' in text
+    assert "The change to k8s-1.37.2 stopped at etcd, which was put back." in text
+    assert "Next: point it back, or at a corrected version." in text
+    assert "its control plane waits for a person" in browser_of("viewer").get("/clusters").content.decode()
+    assert "Cluster a" not in browser_of("oper-b").get("/").content.decode()

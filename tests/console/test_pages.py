@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,10 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from fleet.api.actions import Write, create_object
+from fleet.api.rights import SYSTEM
 from fleet.api.storage import storage_for
+from fleet.control.kinds import API_VERSION
 
 Browser = Callable[[str], Client]
 PAGES = ["/", "/kit", "/clusters", "/clusters/a", "/machines", "/machines/a1", "/packages", "/safety", "/events"]
@@ -190,3 +194,20 @@ def test_text_from_people_is_shown_as_text(small_fleet: list[str], browser_of: B
     text = client.get("/safety").content.decode()
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_the_overview_shows_the_newest_operations_that_run(small_fleet: list[str], browser_of: Browser) -> None:
+    for name in small_fleet:
+        spec = {"machine": name, "verb": "Reboot", "reason": "test"}
+        obj = {"apiVersion": API_VERSION, "kind": "Operation", "metadata": {"name": f"reboot-{name}"}, "spec": spec}
+        create_object("operations", obj, write=Write(by=SYSTEM))
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE machines_operation SET started_at = now() WHERE name <> 'reboot-a2'")
+    shown = [_doing(browser_of(who)) for who in ("admin", "oper-a")]
+    assert shown == [["b1", "a1"], ["a1"]]
+
+
+def _doing(client: Client) -> list[str]:
+    """Machines whose Operations the overview shows, the newest first."""
+    panel = client.get("/").content.decode().split('id="o-doing"')[1].split("</section>")[0]
+    return re.findall(r"/machines/(\w+)/why", panel)

@@ -10,7 +10,7 @@ import pytest
 
 from fleet.console import filters, machine_page, words
 from fleet.console.diffs import lines, of_objects
-from fleet.console.overview import Doing, needs_of, sentence
+from fleet.console.overview import Doing, needs_of, sentence, stuck
 from fleet.console.queries import Budget, Guard
 
 FREE = Guard(False, "", "", 0)
@@ -93,6 +93,23 @@ def test_machines_with_one_cause_are_one_need_the_widest_first() -> None:
     found = needs_of(needy, [], 3)
     assert [(n.title, n.n) for n in found] == [("2 machines: InstallFailed", 2), ("a", 1)]
     assert found[1].next == "free space on the host; Fleet tries again by itself"
+
+
+def test_clusters_layers_and_machines_that_need_somebody_are_said_together() -> None:
+    since = "2026-11-25T20:00:00Z"
+    layer = {
+        "name": "c",
+        "layer": "cluster",
+        "state": "Stopped",
+        "message": "",
+        "failed_machine": "m",
+        "updated_at": since,
+    }
+    stuck_one = {"name": "a", "reason": "PreflightFailed", "message": "etcd is ill", "since": since}
+    needs = [*stuck([stuck_one]), *needs_of([_needy("m", "DiskFull", "c")], [layer], 1)]
+    assert needs[0].said == "Etcd is ill."
+    said = "".join(w.text for w in sentence(Counter(Running=1, Failed=1), 1, needs, FREE, Doing()))
+    assert said == "1 cluster needs you, 1 layer has stopped and 1 machine needs you. 1 of 2 run as declared."
 
 
 def test_needs_beyond_those_looked_at_are_said() -> None:
