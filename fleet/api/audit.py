@@ -57,11 +57,11 @@ def append(
     )
 
 
-def note(cursor: Cursor, actor: Actor, verb: str, subject: str, name: str, detail: Json) -> None:
+def note(cursor: Cursor, actor: Actor, verb: str, subject: str, name: str, detail: Json, cluster: str = "") -> None:
     """An act that changes no object of a kind: a token made, the kill switch pulled, a role given."""
     cursor.execute(
-        "INSERT INTO audit (pos, actor, address, verb, kind, name, after) VALUES (fleet_pos(), %s, %s, %s, %s, %s, %s::jsonb)",
-        [actor.name, actor.address, verb, subject, name, orjson.dumps(detail).decode()],
+        "INSERT INTO audit (pos, actor, address, verb, kind, name, cluster, after) VALUES (fleet_pos(), %s, %s, %s, %s, %s, %s, %s::jsonb)",
+        [actor.name, actor.address, verb, subject, name, cluster, orjson.dumps(detail).decode()],
     )
 
 

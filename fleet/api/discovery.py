@@ -21,6 +21,9 @@ REVIEWS = {
 }
 
 
+Subs = frozenset[tuple[str, str]]  # (plural, name) of subresources
+
+
 def version() -> Json:
     """`/version`: the level of the Kubernetes API that Fleet speaks, and its own version behind the plus."""
     return {
@@ -31,6 +34,10 @@ def version() -> Json:
 
 def verbs(kind: Kind) -> list[str]:
     return READ if kind.read_only else sorted(READ + WRITE)
+
+
+def _sub_verbs(kind: Kind, name: str, writable: Subs) -> list[str]:
+    return ["get", "update"] if (kind.plural, name) in writable else ["get"]
 
 
 def api_versions() -> Json:
@@ -47,7 +54,7 @@ def group_list() -> Json:
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
 
 
-def resource_list(kinds: Iterable[Kind], subresources: dict[str, list[str]]) -> Json:
+def resource_list(kinds: Iterable[Kind], subresources: dict[str, list[str]], writable: Subs = frozenset()) -> Json:
     """`/apis/fleet.dev/v1`."""
     rows: list[Json] = []
     for kind in kinds:
@@ -77,7 +84,7 @@ def resource_list(kinds: Iterable[Kind], subresources: dict[str, list[str]]) -> 
                 "singularName": "",
                 "namespaced": False,
                 "kind": kind.kind,
-                "verbs": ["get"],
+                "verbs": _sub_verbs(kind, sub, writable),
             }
             for sub in subresources.get(kind.plural, [])
         ]
@@ -122,7 +129,14 @@ def _resource(
     } | more
 
 
-def aggregated(kinds: Iterable[Kind], subresources: dict[str, list[str]], *, core: bool, api_version: str) -> Json:
+def aggregated(
+    kinds: Iterable[Kind],
+    subresources: dict[str, list[str]],
+    *,
+    core: bool,
+    api_version: str,
+    writable: Subs = frozenset(),
+) -> Json:
     """APIGroupDiscoveryList v2 or v2beta1: for `/api` (core) or `/apis`."""
     if core:
         items = [_aggregate("", [_resource("events", "event", "", "Event", "Namespaced", READ, shortNames=["ev"])])]
@@ -132,7 +146,7 @@ def aggregated(kinds: Iterable[Kind], subresources: dict[str, list[str]], *, cor
             response = {"group": GROUP, "version": VERSION, "kind": kind.kind}
             subs = [{"subresource": "status", "responseKind": response, "verbs": ["get", "patch", "update"]}]
             subs += [
-                {"subresource": s, "responseKind": response, "verbs": ["get"]}
+                {"subresource": s, "responseKind": response, "verbs": _sub_verbs(kind, s, writable)}
                 for s in subresources.get(kind.plural, [])
             ]
             own.append(

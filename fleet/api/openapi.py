@@ -30,7 +30,11 @@ _LIST_QUERY = {
 }
 
 
-def document(kinds: Iterable[Kind], subresources: dict[str, list[str]] | None = None) -> Json:
+def document(
+    kinds: Iterable[Kind],
+    subresources: dict[str, list[str]] | None = None,
+    writable: frozenset[tuple[str, str]] = frozenset(),
+) -> Json:
     """The whole document for `/openapi/v3/apis/fleet.dev/v1`."""
     kinds = list(kinds)
     schemas: Json = _meta_schemas()
@@ -38,7 +42,7 @@ def document(kinds: Iterable[Kind], subresources: dict[str, list[str]] | None = 
     for kind in kinds:
         schemas[_name(kind)] = _schema(kind)
         schemas[_name(kind) + "List"] = _list_schema(kind)
-        paths |= _paths(kind, (subresources or {}).get(kind.plural, []))
+        paths |= _paths(kind, (subresources or {}).get(kind.plural, []), writable)
     description = (
         "Fleet follows the Kubernetes API conventions: kubectl and every Kubernetes client speak to it, and so does plain HTTP. "
         "Send `Authorization: Bearer <token>`; a token comes from `fleetctl token create`."
@@ -168,7 +172,25 @@ def _body(kind: Kind, *types: str) -> Json:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _paths(kind: Kind, subresources: list[str]) -> Json:
+def _put_beside(kind: Kind, sub: str) -> Json:
+    """PUT of a subresource that is no part of the object."""
+    plain: Json = {"application/json": {"schema": {"type": "object"}}}
+    body = {"requestBody": {"required": True, "content": plain}}
+    operation = _operation(
+        kind,
+        "put",
+        "report",
+        f"{_META}.Status",
+        f"Put {sub} beside a {kind.kind}",
+        parameters=_parameters({"dryRun": _QUERY["dryRun"]}),
+        **body,
+    )
+    operation["responses"]["200"] = {"description": "OK", "content": plain}
+    operation["operationId"] += sub.capitalize()
+    return operation
+
+
+def _paths(kind: Kind, subresources: list[str], writable: frozenset[tuple[str, str]]) -> Json:
     name, base = _name(kind), f"/apis/{GROUP}/{VERSION}/{kind.plural}"
     write = {"parameters": _parameters(_QUERY)}
     one = [
@@ -241,4 +263,6 @@ def _paths(kind: Kind, subresources: list[str]) -> Json:
             "content": {"application/json": {"schema": {"type": "object"}}},
         }
         paths[f"{base}/{{name}}/{sub}"] = {"parameters": one, "get": operation}
+        if (kind.plural, sub) in writable:
+            paths[f"{base}/{{name}}/{sub}"]["put"] = _put_beside(kind, sub)
     return paths

@@ -63,7 +63,11 @@ def _discovery(request: HttpRequest, core: bool) -> HttpResponse:
     accepted = negotiation.accept(request.headers.get("Accept", ""), discovery=True)
     if accepted.form.startswith("discovery"):
         body = discovery.aggregated(
-            kinds().values(), subresources.names(), core=core, api_version=accepted.form.removeprefix("discovery-")
+            kinds().values(),
+            subresources.names(),
+            core=core,
+            api_version=accepted.form.removeprefix("discovery-"),
+            writable=subresources.writable(),
         )
     else:
         body = discovery.api_versions() if core else discovery.group_list()
@@ -88,7 +92,7 @@ def _openapi_root(request: HttpRequest) -> HttpResponse:
 
 
 def _openapi_document() -> Json:
-    return openapi.document(kinds().values(), subresources.names())
+    return openapi.document(kinds().values(), subresources.names(), subresources.writable())
 
 
 def _openapi(request: HttpRequest) -> HttpResponse:
@@ -171,7 +175,7 @@ urlpatterns = [
     ],
     re_path(
         rf"^apis/{GROUP}/{VERSION}/?$",
-        document(lambda: discovery.resource_list(kinds().values(), subresources.names())),
+        document(lambda: discovery.resource_list(kinds().values(), subresources.names(), subresources.writable())),
         name="api-resources",
     ),
     re_path(rf"^apis/{GROUP}/{VERSION}/(?P<rest>[\s\S]+)$", group_view, name="api-objects"),

@@ -264,12 +264,17 @@ def _extra(request: HttpRequest, storage: Storage, actor: Actor, method: str, na
     answer = find_subresource(kind.plural, sub)
     if stored is None or answer is None:
         raise errors.not_found(kind, name)
+    if method == "PUT" and answer.put is not None:
+        write = _write(request, actor, "UpdateOptions")
+        accepted = negotiation.accept(request.headers.get("Accept", ""))
+        content_type = negotiation.body_type(request.headers.get("Content-Type", ""), negotiation.BODIES)
+        return respond(answer.put(stored.obj, write, loads(request.body, content_type)[0]), accepted)
     if method != "GET":
         raise errors.method_not_allowed(method)
     if not actor.may("get", kind, storage.cluster_name(stored.obj) if kind.cluster_field else None):
         raise errors.forbidden(actor.name, "get", kind, name)
     accepted = negotiation.accept(request.headers.get("Accept", ""))
-    return respond(answer(stored.obj, actor), accepted)
+    return respond(answer.get(stored.obj, actor), accepted)
 
 
 def _collection(request: HttpRequest, storage: Storage, actor: Actor, method: str) -> HttpResponseBase:

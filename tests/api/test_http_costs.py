@@ -79,6 +79,7 @@ BUDGETS: list[tuple[str, str, Any, int]] = [
     ("GET", f"{BASE}/machines?limit=500", None, 1),
     ("GET", f"{BASE}/machines/a1", None, 1),
     ("GET", f"{BASE}/machines/a1/why", None, 3),
+    ("GET", f"{BASE}/machines/a1/conditions", None, 2),
     ("GET", f"{BASE}/clusters?limit=500", None, 2),
     ("GET", "/api/v1/events", None, 2),
     ("GET", "/api/v1/events?fieldSelector=involvedObject.kind%3DMachine,involvedObject.name%3Da1", None, 3),
@@ -127,7 +128,11 @@ def test_reading_changes_nothing(method: str, server: Server, people: People, sm
     paths = [path for how, path, _ in ADDRESSES.values() if how == "GET"]
     for plural, kind in kinds().items():
         paths += [f"{BASE}/{plural}", f"{BASE}/{plural}?limit=1", f"{BASE}/{plural}/{kind.singular}"]
-    paths += [f"{BASE}/machines/{name}{sub}" for name in small_fleet for sub in ("", "/status", "/why", "/plan")]
+    paths += [
+        f"{BASE}/machines/{name}{sub}"
+        for name in small_fleet
+        for sub in ("", "/status", "/why", "/plan", "/conditions")
+    ]
     before = everything()
     with Http(server.http, people.headers("admin")) as http:
         for path in paths:

@@ -97,6 +97,8 @@ MATRIX: list[tuple[str, str, Any, tuple[int, ...]]] = [
     ("GET", "/apis/fleet.dev/v1/machines", None, (401, 403, 200, 200, 200, 200)),
     ("GET", "/apis/fleet.dev/v1/machines/a1", None, (401, 403, 200, 200, 403, 200)),
     ("GET", "/apis/fleet.dev/v1/machines/a1/why", None, (401, 403, 200, 200, 403, 200)),
+    ("GET", "/apis/fleet.dev/v1/machines/a1/conditions", None, (401, 403, 200, 200, 403, 200)),
+    ("PUT", "/apis/fleet.dev/v1/machines/a1/conditions", {"conditions": []}, (401, 403, 403, 403, 403, 403)),
     ("PATCH", "/apis/fleet.dev/v1/machines/a1", {"spec": {"rack": "r1"}}, (401, 403, 403, 200, 403, 200)),
     ("PATCH", "/apis/fleet.dev/v1/machines/a1", {"spec": {"clusterName": "b"}}, (401, 403, 403, 403, 403, 200)),
     (
