@@ -155,4 +155,6 @@ def table(name: str, outcome: Mapping[str, Any]) -> str:
 
 
 def _inline(figures: Mapping[str, float]) -> str:
-    return "".join(f"  {name} {value:.2f} ms" for name, value in figures.items())
+    return "".join(
+        f"  {name} {value:.2f}{'' if name.startswith('bytes') else ' ms'}" for name, value in figures.items()
+    )

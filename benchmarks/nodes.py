@@ -150,8 +150,8 @@ class Feeder:
     def _body(self, path: str, query: dict[str, str]) -> bytes:
         first, _, rest = path.lstrip("/").partition("/")
         if first == "make":
-            step, per = int(query["step"]), int(query["per"])
-            self.clusters = {f"c{c}": Cluster(c * step, per) for c in range(int(query["clusters"]))}
+            step, per, base = int(query["step"]), int(query["per"]), int(query["base"])
+            self.clusters = {f"c{c}": Cluster(base + c * step, per) for c in range(int(query["clusters"]))}
         elif first == "prepare":
             for cluster in self._some(query):
                 cluster.prepare(int(query["events"]), int(query["every"]))
@@ -196,13 +196,13 @@ class Remote:
 
 
 @contextmanager
-def feeder(clusters: int, per: int, step: int) -> Iterator[Remote]:
-    """A server with so many clusters of so many nodes; the numbers in their names go on from cluster to cluster by `step`."""
+def feeder(clusters: int, per: int, step: int, base: int = 0) -> Iterator[Remote]:
+    """A server with so many clusters of so many nodes; the numbers in their names go on from `base`, from cluster to cluster by `step`."""
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.nodes"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         remote = Remote(int(process.stdout.readline()))
-        remote.ask("make", clusters=clusters, per=per, step=step)
+        remote.ask("make", clusters=clusters, per=per, step=step, base=base)
         yield remote
     finally:
         process.terminate()

@@ -12,6 +12,7 @@ from fleet.control.endpoint import Endpoint
 from machines.watch.cluster import ClusterWatch, Subject
 from machines.watch.leases import Lease
 from machines.watch.reflect import Times
+from machines.watch.view import FRESH
 
 ME = 4_712
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
@@ -56,13 +57,21 @@ class Watching:
             self.watches.append(watch)
             self._tasks.append(asyncio.create_task(watch.run()))
 
+    async def settled(self) -> None:
+        """Wait until every cluster was listed and everything is written."""
+        while not all(hasattr(w, "view") and w.view.state() == FRESH and w.view.idle for w in self.watches):
+            await self._look()
+
     async def reached(self, versions: Sequence[str]) -> None:
         """Wait until every stream has come to its version and everything is written."""
         while not all(self._done(w, v) for w, v in zip(self.watches, versions, strict=True)):
-            for task in self._tasks:
-                if task.done():
-                    task.result()
-            await asyncio.sleep(0.005)
+            await self._look()
+
+    async def _look(self) -> None:
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        await asyncio.sleep(0.005)
 
     def _done(self, watch: ClusterWatch, version: str) -> bool:
         return hasattr(watch, "nodes") and watch.nodes.version == version and watch.view.idle

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +160,49 @@ def _labels(cluster: int, number: int) -> dict[str, str]:
     }
 
 
+def more_machines(made: World, name: str, number: int, count: int, first: int) -> int:
+    """One more cluster, with machines at rest whose names go on from `first`; its id. `number`: of no other cluster, at most 254."""
+    from fleet.control import db
+    from machines.bulk import NewMachine, create_machines
+
+    ((cluster_id,),) = made.sql(_CLUSTER, [name])
+    with db.connect_sync() as connection, connection.cursor() as cursor:
+        rows = (
+            NewMachine(machine_name(first + n), _spec(number, n), cluster_id, _labels(number, n)) for n in range(count)
+        )
+        ids = create_machines(cursor, rows)
+    for at in range(0, count, 20_000):
+        made.sql(_REST, [ids[at], ids[min(at + 20_000, count) - 1]])
+    made.sql("UPDATE capacity SET in_service = true, down = false WHERE cluster_id = %s", [cluster_id])
+    made.sql("INSERT INTO capacity_total VALUES (%s, %s)", [cluster_id, count])
+    made.sql(
+        "UPDATE work_item SET due_at = now() + interval '1 hour', resting = true WHERE cluster_id = %s", [cluster_id]
+    )
+    return int(cluster_id)
+
+
+def drop_clusters(made: World, ids: Sequence[int]) -> None:
+    """What `more_machines` made goes, so that the next measure finds the world as it was."""
+    given = [list(ids)]
+    made.sql("DELETE FROM machine_fact WHERE machine_id IN (SELECT id FROM machine WHERE cluster_id = ANY (%s))", given)
+    for table in (
+        "node",
+        "work_item",
+        "capacity",
+        "capacity_total",
+        "count_delta",
+        "machine_state",
+        "machine",
+        "shard",
+    ):
+        made.sql(f"DELETE FROM {table} WHERE cluster_id = ANY (%s)", given)
+    made.sql("DELETE FROM clusters_cluster WHERE id = ANY (%s)", given)
+
+
+_CLUSTER = """
+INSERT INTO clusters_cluster (uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at)
+VALUES (gen_random_uuid(), %s, 0, 1, '{}', '{}', '[]', '[]', '{}', '{}', now()) RETURNING id
+"""
 _CONDITIONS = """
 INSERT INTO condition_kind (bit, type, status, reason, message)
 SELECT b, t, 'True', 'AsWanted', 'Everything is as it shall be.' FROM (VALUES (1, 'HostHealthy'), (2, 'Reachable'), (3, 'VersionsResolved'), (4, 'PackagesUpToDate'), (5, 'ConfigUpToDate'), (7, 'UpToDate'), (8, 'Ready'), (15, 'Verifiable')) AS v(b, t)

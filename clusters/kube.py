@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import tempfile
@@ -32,6 +33,7 @@ MERGE: Final = "application/merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 JSON_PATCH: Final = "application/json-patch+json"
 STRATEGIC: Final = "application/strategic-merge-patch+json"
+_CONTINUE: Final = re.compile(rb'"continue":"([^"]*)"')
 _LINE_BYTES: Final = 8 << 20  # the longest watch line that is taken: an object of etcd's limit, encoded
 
 
@@ -263,7 +265,8 @@ class Kube:
                     raise refused(answer.status, answer.headers, await answer.read())
                 rest = b""
                 async for chunk in answer.content.iter_any():
-                    lines = (rest + chunk).split(b"\n")
+                    lines = chunk.split(b"\n")
+                    lines[0] = rest + lines[0]  # a short copy instead of one of the whole chunk
                     rest = lines.pop()
                     if len(rest) > _LINE_BYTES:
                         raise KubeUnreachable(f"GET {path}: a watch line longer than {_LINE_BYTES >> 20} MiB")
@@ -276,9 +279,10 @@ class Kube:
 
 def continue_of(page: bytes) -> str:
     """The continue token of a list page. kube-apiserver puts metadata before items, so the head is enough; the whole is read if not."""
-    head = page[:4096]
-    if b'"continue"' not in head and b'"items"' in head:
-        return ""
+    head, items, _ = page[:4096].partition(b'"items":[')
+    if items and b'"metadata"' in head and b"\\" not in head:
+        found = _CONTINUE.search(head)
+        return found[1].decode() if found else ""
     meta: Json = orjson.loads(page).get("metadata", {})
     return str(meta.get("continue", ""))
 

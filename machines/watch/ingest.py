@@ -37,11 +37,15 @@ class Observed:
 
 
 async def _fenced(
-    conn: Connection, sql: LiteralString, lease: Lease, values: Mapping[str, Any]
+    conn: Connection, sql: LiteralString, lease: Lease, values: Mapping[str, Any], *, prepare: bool = True
 ) -> list[tuple[int, bool]]:
-    """Run a statement whose first row says whether the lease held; its other rows."""
+    """Run a statement whose first row says whether the lease held; its other rows.
+
+    What looks into `node` is planned each time: a plan kept from when that table was small reads all of it for each row, and a
+    cluster of 20,000 nodes that is adopted would never be written.
+    """
     given = {"c": lease.cluster_id, "epoch": lease.epoch, "me": lease.holder, **values}
-    rows = await (await conn.execute(sql, given, prepare=True)).fetchall()
+    rows = await (await conn.execute(sql, given, prepare=prepare)).fetchall()
     if not rows[0][1]:
         raise LeaseLost(f"cluster {lease.cluster_id}")
     return [(row[0], row[1]) for row in rows[1:]]
@@ -64,11 +68,14 @@ async def load(conn: Connection, cluster_id: int) -> list[tuple[str, int, tuple[
 
 async def links(conn: Connection, lease: Lease, nodes: Sequence[Node], *, by_name: bool) -> dict[str, int]:
     """Machines by the name of their node, those that are declared; the first of two nodes that claim one machine."""
-    uids = [machine_uid(n) for n in nodes]
-    values = {"names": [n.metadata.name for n in nodes], "uids": uids, "by_name": by_name, "c": lease.cluster_id}
+    found: list[tuple[str, int]] = []
+    for at in range(0, len(nodes), BATCH):
+        part = nodes[at : at + BATCH]
+        values = {"names": [n.metadata.name for n in part], "uids": [machine_uid(n) for n in part], "by_name": by_name, "c": lease.cluster_id}  # fmt: skip
+        found += await (await conn.execute(ingest_sql.LINKS, values, prepare=False)).fetchall()  # as `_fenced` says
     out: dict[str, int] = {}
     taken: set[int] = set()
-    for name, machine in sorted(await (await conn.execute(ingest_sql.LINKS, values, prepare=True)).fetchall()):
+    for name, machine in sorted(found):
         if machine not in taken:
             taken.add(machine)
             out[name] = machine
@@ -88,7 +95,7 @@ async def write_nodes(conn: Connection, lease: Lease, nodes: Sequence[Node], mac
             "kubelet": [n.status.node_info.kubelet_version for n in part], "ip": [internal_ip(n) for n in part],
             "created": [n.metadata.created for n in part], "rv": [n.metadata.version for n in part],
         }  # fmt: skip
-        moved |= {machine for machine, _ in await _fenced(conn, ingest_sql.NODES, lease, values)}
+        moved |= {machine for machine, _ in await _fenced(conn, ingest_sql.NODES, lease, values, prepare=False)}
     return moved
 
 

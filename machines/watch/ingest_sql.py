@@ -16,13 +16,16 @@ LOAD: Final[LiteralString] = (
     "SELECT n.name, coalesce(n.machine_id, 0), coalesce(s.k_cond, '{}') FROM node n LEFT JOIN machine_state s ON s.id = n.machine_id WHERE n.cluster_id = %s"
 )
 
-# Machines of nodes: by the uid in the provider id, or by name where the cluster was not made by Fleet.
+# Machines of nodes: by the uid in the provider id, or by name where the cluster was not made by Fleet. OFFSET 0 keeps the planner at
+# the unique indexes: of a cluster whose machines were declared a moment ago it knows nothing, and would read all of them for each node.
 LINKS: Final[LiteralString] = """
-SELECT r.name, m.id FROM unnest(%(names)s::text[], %(uids)s::uuid[]) AS r(name, uid) JOIN machine m ON m.uid = r.uid
-WHERE m.cluster_id = %(c)s AND NOT EXISTS (SELECT FROM node o WHERE o.machine_id = m.id AND (o.cluster_id, o.name) <> (%(c)s, r.name))
+SELECT r.name, m.id FROM unnest(%(names)s::text[], %(uids)s::uuid[]) AS r(name, uid)
+CROSS JOIN LATERAL (SELECT id, cluster_id FROM machine WHERE uid = r.uid OFFSET 0) m
+WHERE m.cluster_id = %(c)s AND coalesce((SELECT (o.cluster_id, o.name) = (%(c)s, r.name) FROM node o WHERE o.machine_id = m.id), true)
 UNION ALL
-SELECT r.name, m.id FROM unnest(%(names)s::text[], %(uids)s::uuid[]) AS r(name, uid) JOIN machine m ON m.name = r.name
-WHERE %(by_name)s AND r.uid IS NULL AND m.cluster_id = %(c)s AND NOT EXISTS (SELECT FROM node o WHERE o.machine_id = m.id AND (o.cluster_id, o.name) <> (%(c)s, r.name))
+SELECT r.name, m.id FROM unnest(%(names)s::text[], %(uids)s::uuid[]) AS r(name, uid)
+CROSS JOIN LATERAL (SELECT id, cluster_id FROM machine WHERE name = r.name OFFSET 0) m
+WHERE %(by_name)s AND r.uid IS NULL AND m.cluster_id = %(c)s AND coalesce((SELECT (o.cluster_id, o.name) = (%(c)s, r.name) FROM node o WHERE o.machine_id = m.id), true)
 """
 
 # A machine that another node holds already stays with that one: the unique index must not spoil the batch.

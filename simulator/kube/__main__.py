@@ -23,6 +23,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulator.kube", description=__doc__)
     parser.add_argument("--nodes", type=int, default=0, help="nodes with kubelets")
     parser.add_argument("--prefix", default="node-", help="how their names begin")
+    parser.add_argument("--first", type=int, default=0, help="the number that their names begin with")
     parser.add_argument("--provider", default="", help="their provider id, with {name} in it")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; whoever reaches it may do anything")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
@@ -44,7 +45,7 @@ async def main() -> None:
     times = Times(lease=given.lease_seconds, status=given.status_seconds)
     cluster = SimulatedCluster(seed=given.seed, times=times, history=given.history, version=given.kubernetes)
     server = KubeServer(cluster, bookmarks=given.bookmark_seconds)
-    await add_nodes(server, node_names(given.nodes, given.prefix), given.provider)
+    await add_nodes(server, node_names(given.nodes, given.prefix, given.first), given.provider)
     if given.weather:
         for fault in script(given.seed, 86_400.0, given.weather):
             cluster.order(fault)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from clusters import access
+from fleet.control.db import Connection
 from fleet.control.endpoint import Endpoint
 from fleet.control.threads import in_thread
+from machines.watch.ingest_sql import LINKS
 from machines.watch.process import Watcher
 from machines.watch.reflect import Times
 from tests.machines.watch_server import ApiServer, node, until
@@ -280,3 +282,22 @@ async def test_a_warning_about_a_node_is_told_of_its_machine_once(server: ApiSer
         assert sql(
             "SELECT data ->> 'reason', data ->> 'name' FROM event WHERE type = 'dev.fleet.machine.node-event'"
         ) == [("OOM", "m-0000")]
+
+
+async def test_machines_are_found_by_unique_indexes_though_nothing_is_known_of_their_cluster(conn: Connection) -> None:
+    """Declared a moment ago, no statistics: a plan that reads the cluster's machines for each node never ends at 20,000."""
+    c = cluster()
+    make(2_000, cluster_id=c)
+    values = {"names": [f"m-{n:04}" for n in range(1_000)], "uids": [None] * 1_000, "by_name": True, "c": c}
+    found = await (
+        await conn.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + LINKS.encode(), values, prepare=False)
+    ).fetchall()
+    reads = [p for p in plans(found[0][0][0]["Plan"]) if p.get("Relation Name") == "machine" and p["Actual Loops"]]
+    assert {p.get("Index Name", p["Node Type"]) for p in reads} == {"machine_name_key", "machine_uid_key"}
+
+
+def plans(plan: Any) -> Iterator[Any]:
+    """A plan and those in it."""
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from plans(each)
