@@ -76,7 +76,7 @@ def why(target: Annotated[str, typer.Argument(help="machine/NAME")]) -> None:
     answer = subresource("machines", "why")
     if answer is None:
         raise CliError("this Fleet has no answers to why.")
-    for question in answer(machine, SYSTEM)["ladders"]:
+    for question in answer.get(machine, SYSTEM)["ladders"]:
         out.print(question["question"], style="bold", markup=False)
         for rung in question["rungs"]:
             mark = ANSWERS.get(rung["answer"], rung["answer"])

@@ -109,7 +109,7 @@ def _fragments(tab: str) -> tuple[str, ...]:
 def _seen(obj: Json, id_: int, actor: Actor) -> dict[str, Any]:
     """What Fleet saw and concluded: ladders, plan, facts, packages with where they come from, the hold that covers it."""
     answer = subresource("machines", "why")
-    why = answer(obj, actor) if answer else {}
+    why = answer.get(obj, actor) if answer else {}
     plan = why.get("plan", {})
     extra = queries.machine_extra(id_)
     return {
