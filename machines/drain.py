@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from fleet.control.kinds import Json
+from machines.gates import JOINING_TAINT
 from machines.watch.seen import ListMeta, Node
 
 RULE: Final = "fleet.dev/drain"  # label or annotation of a pod: skip, wait, or its order
@@ -19,7 +20,6 @@ HAND_OFF: Final = "fleet.dev/hand-off"  # annotation "owner": somebody moves the
 DECLARED: Final = "owner"
 REQUESTED: Final = "requested"
 MIRROR: Final = "kubernetes.io/config.mirror"
-JOINING: Final = "fleet.dev/joining"
 TIMEOUT_SECONDS: Final = 1_800
 HAND_OFF_SECONDS: Final = 300
 ROUND: Final = 40  # evictions that one turn asks for at most
@@ -189,7 +189,7 @@ def keeps_from(node: Node | None, name: str) -> tuple[str, str]:
     ready = next((c.status for c in node.status.conditions if c.type == "Ready"), "")
     if ready == "Unknown":
         return "NodeUnreachable", f"Node {name} is silent: what is evicted from it may run on."
-    if not node.spec.unschedulable and not any(t.key == JOINING for t in _taints(node.spec.taints)):
+    if not node.spec.unschedulable and not any(t.key == JOINING_TAINT for t in _taints(node.spec.taints)):
         return "NodeOpen", f"Node {name} is open to new pods: it is closed first, then drained."
     return "", ""
 

@@ -17,7 +17,7 @@ from machines.drain import HAND_OFF, REQUESTED, Options, Pod, decide, keeps_from
 from machines.drained import Answer, Drained, begun, conclude, rest, rests, unseen
 from machines.watch.seen import Node, one_node
 
-__all__ = ["Drained", "Options", "drain", "pods_of", "take_back"]
+__all__ = ["Drained", "Options", "drain", "pods_of", "take_back", "unreached"]
 
 LOOK_SECONDS: Final = 4.0
 ACT_SECONDS: Final = 6.0
@@ -39,6 +39,11 @@ async def drain(kube: Kube, node: str, options: Options, progress: Json, now: da
     return replace(
         drained, message=f"{drained.message} Owners could not be told that they need not move pods any more."
     )
+
+
+def unreached(options: Options, progress: Json, now: datetime, reason: str, message: str) -> Drained:
+    """A round in which no drain could be tried at all (no way to the API server, the node could not be closed): it takes of the time as any other."""
+    return unseen(options, begun(progress, now), now, "Waiting", reason, message)
 
 
 async def take_back(kube: Kube, node: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from clusters.kube import Kube
 from fleet.control.endpoint import Endpoint
 from machines import drainer
 from machines.drain import HAND_OFF, MIRROR, Options
-from machines.drainer import Drained, drain, pods_of, take_back
+from machines.drainer import Drained, drain, pods_of, take_back, unreached
 from simulator.kube.cluster import SimulatedCluster
 from simulator.kube.faults import Fault
 from simulator.kube.resources import PODS as POD_KIND
@@ -213,6 +213,16 @@ async def test_a_list_that_lies_twice_is_not_believed(world: World) -> None:
     assert world.going() == {"web"}
     world.order("lacking", verbs=("list",), names=("web",), times=2)
     assert (await world.round()).state == "Waiting"
+
+
+def test_a_cluster_that_cannot_be_reached_at_all_ends_the_drain_in_its_time() -> None:
+    start, options = datetime(2026, 11, 25, 12, 0, tzinfo=UTC), Options(timeout_seconds=60)
+    one = unreached(options, {}, start, "NoAccess", "No way to the API server is known.")
+    assert (one.state, one.reason) == ("Waiting", "NoAccess")
+    two = unreached(
+        options, one.progress, start + timedelta(seconds=60), "NoAccess", "No way to the API server is known."
+    )
+    assert (two.state, two.message) == ("TimedOut", "Not drained in 60 s. No way to the API server is known.")
 
 
 @dataclass
