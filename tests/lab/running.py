@@ -120,6 +120,15 @@ class Cluster:
         if done.returncode:
             raise AssertionError(done.stderr + "\n".join(self.story(n) for n in names))
 
+    def wait_cluster_ready(self, name: str, *, seconds: int = 300) -> None:
+        """kubectl wait; what the cluster says when it does not come."""
+        done = self.kubectl(
+            "wait", "--for=condition=Ready", f"--timeout={seconds}s", f"cluster/{name}", ok=False, timeout=seconds + 60
+        )
+        if done.returncode:
+            status = self.get("cluster", name).get("status", {})
+            raise AssertionError(done.stderr + json.dumps({k: v for k, v in status.items() if k != "certificates"}, indent=1))
+
     def story(self, name: str) -> str:
         """What Fleet says about a machine: for messages of tests that failed."""
         obj = self.get("machine", name)

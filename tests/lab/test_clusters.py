@@ -179,7 +179,7 @@ def test_the_life_of_a_cluster_and_its_machines(lab: Lab, fleet: Cluster, tmp_pa
     fleet.apply(*node_packages.manifests(lab.store), package_version(OLD), package_version(NEW))
     fleet.apply(*ground(lab, OLD))
     fleet.apply(*(machine(h, h.name, variables={"podCIDR": lab.pod_range(h)}) for h in hosts))
-    fleet.kubectl("wait", "--for=condition=Ready", "cluster/lab", "--timeout=240s", timeout=300)
+    fleet.wait_cluster_ready("lab")
     business = Business(tmp_path)
 
     until(fleet, lambda: len(business.get("nodes")["items"]) == 3, "three nodes joined", *names)
