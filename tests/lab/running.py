@@ -127,7 +127,9 @@ class Cluster:
         )
         if done.returncode:
             status = self.get("cluster", name).get("status", {})
-            raise AssertionError(done.stderr + json.dumps({k: v for k, v in status.items() if k != "certificates"}, indent=1))
+            raise AssertionError(
+                done.stderr + json.dumps({k: v for k, v in status.items() if k != "certificates"}, indent=1)
+            )
 
     def story(self, name: str) -> str:
         """What Fleet says about a machine: for messages of tests that failed."""
