@@ -291,6 +291,7 @@ CLUSTER_KIND = Kind(
             "snapshots": {"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
             "nodes": {"type": "object", "additionalProperties": {"type": "integer"}, "description": "Nodes as seen: total, ready, open, unknown, undeclared."},
             "gates": {"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "description": "Per gate: machines held and released."},
+            "scheduling": {"type": "object", "additionalProperties": {"type": "integer"}, "description": "Machines by the state of their node: Open, Closed, CordonedByPerson, Joining."},
             "machines": {"type": "integer", "description": "How many machines name this cluster."},
             "phases": {
                 "type": "object",

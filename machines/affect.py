@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from clusters.kube import KubeError, KubeUnreachable
 from machines import decide, gates
 from machines.catalog import Catalog
-from machines.drainer import Options, drain
+from machines.drainer import Drained, Options, drain, take_back, unreached
 from machines.gates import NodeRow
 from machines.join import JOIN
 from machines.joining import equip
@@ -19,6 +20,7 @@ from machines.operations import Move, Told
 from machines.passes import Context, Pass, guarded
 from machines.rows import OperationRow
 
+log = logging.getLogger(__name__)
 _NO_WAY: Final = Told("Waiting", "NoAccess", "No way to the cluster's API server is known.", wait=15)
 
 
@@ -31,6 +33,7 @@ async def affect(working: list[Pass], known: Catalog, context: Context, now: dat
     for each in joining:  # few at a time: each is bounded by the API server's answers
         await _equip(each, context, now)
     told = await asyncio.gather(*(_one(p, context, now) for p in acting))
+    await asyncio.gather(*(_take_back(p, context) for p in working if p.error is None and _is_off(p)))
     for each, said in zip(acting, told, strict=True):
         guarded(each, lambda each=each, said=said: _take(each, said, known, now))  # type: ignore[misc]
 
@@ -74,24 +77,57 @@ async def _one(each: Pass, context: Context, now: datetime) -> Told:
 async def _drain(
     each: Pass, move: Move, operation: OperationRow, node: NodeRow, context: Context, now: datetime
 ) -> Told:
-    """Close the node, then one round of evictions."""
-    cause = gates.operation_cause(operation.name)
-    if not node.unschedulable:
-        result = (
-            await change_all(context.conn, context.clusters, [Change(each.row.cluster_id, node, "close", cause)])
-        )[0]
-        if result.reason and result.reason != "CordonedByPerson":
-            return Told("Waiting", result.reason, result.message, wait=10)
-        if not result.reason:
-            each.node_rv = result.rv
-            each.node_after = replace(node, unschedulable=True, closed_by=cause)
-    kube = await context.clusters.kube(context.conn, each.row.cluster_id)
-    if kube is None or move.effect is None:
-        return _NO_WAY
-    done = await drain(kube, node.name, Options.of(move.effect.options), move.effect.progress, now)
+    """Close the node, then one round of evictions. What cannot be tried uses up the time of the drain all the same."""
+    assert move.effect is not None
+    options, progress = Options.of(move.effect.options), move.effect.progress
+    try:
+        why = await _close(each, operation, node, context)
+        kube = await context.clusters.kube(context.conn, each.row.cluster_id)
+        if why is None and kube is not None:
+            return _drained(await drain(kube, node.name, options, progress, now))
+        reason, message = why or (_NO_WAY.reason, _NO_WAY.message)
+    except KubeError as error:
+        reason, message = "ApiRefused", f"The API server refused: {error.reason}: {error.message}"
+    except KubeUnreachable as error:
+        reason, message = "ApiUnreachable", str(error)
+    return _drained(unreached(options, progress, now, reason, message))
+
+
+def _drained(done: Drained) -> Told:
     state = {"Done": "Done", "TimedOut": "Failed"}.get(done.state, "Waiting")
     reason = "DrainTimedOut" if done.state == "TimedOut" else done.reason
     return Told(state, reason, done.message, done.progress)
+
+
+async def _close(each: Pass, operation: OperationRow, node: NodeRow, context: Context) -> tuple[str, str] | None:
+    """The node takes no new pods any more; (reason, sentence) when that could not be had. A person's cordon will do as well."""
+    if node.unschedulable:
+        return None
+    cause = gates.operation_cause(operation.name)
+    change = Change(each.row.cluster_id, node, "close", cause)
+    result = (await change_all(context.conn, context.clusters, [change]))[0]
+    if result.reason and result.reason != "CordonedByPerson":
+        return result.reason, result.message
+    if not result.reason:
+        each.node_rv = result.rv
+        each.node_after = replace(node, unschedulable=True, closed_by=cause)
+    return None
+
+
+async def _take_back(each: Pass, context: Context) -> None:
+    """A drain that is off: owners need not move their pods any more. Nothing hangs on it: the label is asked for anew by the next drain."""
+    node = each.row.node
+    kube = await context.clusters.kube(context.conn, each.row.cluster_id)
+    if node is None or kube is None or not await take_back(kube, node.name):
+        log.warning("machine %s: owners of its pods could not be told that the drain is off", each.row.name)
+
+
+def _is_off(each: Pass) -> bool:
+    """An Operation that was cancelled while owners were asked to move pods."""
+    move = each.outcome.move
+    if move is None or move.ended != "Cancelled":
+        return False
+    return any(s["verb"] == "drain" and s.get("progress", {}).get("handOff") for s in move.status.get("steps", []))
 
 
 async def _delete(each: Pass, node: NodeRow, context: Context) -> Told:

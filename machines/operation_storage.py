@@ -59,6 +59,8 @@ class OperationStorage(Storage):
                 "verb": earlier.spec.get("again", {}).get("verb", earlier.spec["verb"]),
                 "units": earlier.spec.get("again", {}).get("units", earlier.spec.get("units", [])),
             }
+            if "drain" in earlier.spec:
+                spec.setdefault("drain", earlier.spec["drain"])
 
     def admit(self, new: Json, old: Json | None, by: Actor) -> None:
         """Legal at this moment, or 409 with the reason."""

@@ -11,7 +11,7 @@ from fleet.control import position, work
 from fleet.control.kinds import MACHINE
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from fleet.control.work import Claim
-from machines import counts, hot
+from machines import counts, gate_counts, hot
 from machines.drivers import driver
 from machines.hosts import Hosts
 from machines.layers import rollout_layers
@@ -104,4 +104,5 @@ async def _recount(seat: Seat) -> None:
 
 
 register_chore(Chore("recount", 600.0, _recount))
+register_chore(Chore("count-gates", gate_counts.REFRESH_SECONDS, run_sync=gate_counts.count_gates))
 register_chore(Chore("layers", 5.0, run_sync=rollout_layers))

@@ -70,12 +70,41 @@ def why(obj: Json, plan: Json, operation: Json | None) -> list[Json]:
         ),
         _ladder("What stands in the way of a change?", [reach, *_way(conditions, plan, operation)]),
     ]
+    if obj.get("status", {}).get("scheduling", {}).get("state", "NotANode") != "NotANode":
+        ladders.append(_scheduling(name, obj["status"], conditions))
     if obj["metadata"].get("deletionTimestamp"):
         ladders.insert(
             0,
             _ladder(f"Why is {name} not gone yet?", [_rung(conditions, "Decommissioned", "It was cleaned and may go")]),
         )
     return ladders
+
+
+def _scheduling(name: str, status: Json, conditions: dict[str, Json]) -> Json:
+    """Whether the node takes workloads: it is there, nobody else keeps it closed, and each gate."""
+    said = status["scheduling"]
+    open_ = said["state"] == "Open"
+    question = f"Why does the node of {name} {'' if open_ else 'not '}take workloads?"
+    joined: Answer = "no" if said["state"] == "Joining" else "holds"
+    cordoned: Answer = "no" if said["state"] == "CordonedByPerson" else "holds"
+    rungs = [
+        _plain("The cluster has its node", joined, said["message"] if joined == "no" else "", "watcher"),
+        _plain("No person cordoned it", cordoned, said["message"] if cordoned == "no" else "", "a person"),
+        *(
+            _gate(g)
+            for g in status.get("readinessGates", [])
+            if not g.get("dryRun") and (not open_ or g["status"] == "True")
+        ),
+        _rung(conditions, "Schedulable", "The node is open"),
+    ]
+    return _ladder(question, rungs)
+
+
+def _gate(gate: Json) -> Json:
+    answer: Answer = {"True": "holds", "False": "no"}.get(gate["status"], "unknown")  # type: ignore[assignment]
+    text = f"{gate['conditionType']} {'is True' if gate['polarity'] == 'RequireTrue' else 'is not True'} ({gate['source']})"
+    out = _plain(text, answer, gate.get("message", "") or gate.get("reason", ""), gate.get("owner", ""))
+    return out | {"since": gate.get("since", "")}
 
 
 def _way(conditions: dict[str, Json], plan: Json, operation: Json | None) -> list[Json]:

@@ -57,8 +57,8 @@ PLURALS = {
     "Idc": "idcs",
     "Operation": "operations",
     "Hold": "holds",
-    "SafetyPolicy": "safetypolicies",
     "ReadinessRule": "readinessrules",
+    "SafetyPolicy": "safetypolicies",
 }
 
 

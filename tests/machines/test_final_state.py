@@ -9,7 +9,10 @@ import pytest
 
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
+from fleet.control.threads import in_thread
+from machines.gate_counts import count_gates
 from machines.gates import CLOSED_BY
+from machines.why import why
 from tests.machines.loop import Loop
 from tests.machines.nodes_world import CLUSTER, TAINT, NodesWorld
 from tests.simulator.api_servers import ApiServer, order, simulated
@@ -176,3 +179,56 @@ async def test_an_api_server_that_does_not_answer_is_told_and_tried_again(world:
     assert (await world.loop.condition("Schedulable"))[1] == "ApiRefused"
     await world.turn()
     assert (await world.live())["spec"].get("unschedulable") is True
+
+
+async def test_a_cluster_tells_how_many_machines_each_gate_holds_and_releases(world: NodesWorld) -> None:
+    await world.loop.machine("m2", clusterName=CLUSTER)
+    await opened(world)
+    await world.node("m2")
+    await world.turn(3)
+    assert await in_thread(count_gates) == 1
+    cluster = await world.loop.get(CLUSTER, "clusters")
+    assert cluster is not None
+    counted = {g["conditionType"]: g for g in cluster["status"]["gates"]}
+    assert counted["example.com/NetworkReady"] == {
+        "conditionType": "example.com/NetworkReady", "polarity": "RequireTrue", "mode": "Continuous", "source": f"Cluster {CLUSTER}",
+        "held": 0, "released": 1, "unknown": 1,
+    }  # fmt: skip
+    assert cluster["status"]["scheduling"] == {"Open": 1, "Closed": 1}
+    assert await in_thread(count_gates) == 0, "nothing moved: nothing is written"
+
+
+async def test_why_names_the_gate_that_a_node_waits_for_and_whose_word_it_is(world: NodesWorld) -> None:
+    await world.node()
+    await world.turn(3)
+    machine = await world.loop.get()
+    assert machine is not None
+    ladder = next(each for each in why(machine, {}, None) if "take workloads" in each["question"])
+    assert ladder["question"] == "Why does the node of m1 not take workloads?"
+    first = next(r for r in ladder["rungs"] if r["answer"] != "holds")
+    assert first["text"] == f"example.com/NetworkReady is True (Cluster {CLUSTER})"
+    assert first["answer"] == "unknown"
+
+
+async def test_a_rule_is_a_gate_of_each_machine_that_it_covers_and_a_dry_run_holds_nothing(world: NodesWorld) -> None:
+    target = {"clusters": [CLUSTER]}
+    spec = {"conditionType": "example.com/DiskReady", "target": target}
+    await world.loop.make({"kind": "ReadinessRule", "metadata": {"name": "disk"}, "spec": spec})
+    await world.loop.make(
+        {
+            "kind": "ReadinessRule",
+            "metadata": {"name": "trial"},
+            "spec": {**spec, "conditionType": "Trial", "dryRun": True},
+        }
+    )
+    await world.node()
+    await world.tell("example.com/NetworkReady", "True")
+    await world.turn(3)
+    assert (await world.scheduling())["state"] == "Closed"
+    assert "DiskReady (ReadinessRule disk)" in (await world.scheduling())["message"]
+    machine = await world.loop.get()
+    assert machine is not None
+    assert [g for g in machine["status"]["readinessGates"] if g.get("dryRun")][0]["conditionType"] == "Trial"
+    await world.loop.edit("readinessrules", "disk", dryRun=True)
+    await world.turn(2)
+    assert (await world.scheduling())["state"] == "Open"

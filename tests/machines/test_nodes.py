@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from fleet.control.kinds import Json
 from machines import join
 from tests.machines.loop import Loop, package
 from tests.machines.nodes_world import CLUSTER, NodesWorld
-from tests.simulator.api_servers import ApiServer, simulated
+from tests.simulator.api_servers import ApiServer, order, simulated
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -83,8 +84,6 @@ async def test_a_machine_with_a_kubelet_joins_by_a_token_of_its_own(world: Nodes
 async def test_the_token_stands_nowhere_but_in_the_cluster_and_on_the_host(world: NodesWorld) -> None:
     await joined(world)
     rows = await (await world.loop.conn.execute("SELECT id FROM join_token")).fetchall()
-    import base64
-
     data = (await world.kube.get(join.secret_path(rows[0][0])))["data"]
     secret = base64.b64decode(data["token-secret"]).decode()
     for table in ("machines_operation", "machine_fact", "accepted_set", "event", "change", "scheduling", "join_token"):
@@ -97,8 +96,6 @@ async def test_the_token_stands_nowhere_but_in_the_cluster_and_on_the_host(world
 
 
 async def test_an_api_server_that_takes_no_token_delays_the_join_and_nothing_is_sent(world: NodesWorld) -> None:
-    from tests.simulator.api_servers import order
-
     order(
         world.endpoint.server,
         "faults",
@@ -218,3 +215,22 @@ async def test_a_deleted_machine_leaves_its_cluster(world: NodesWorld) -> None:
         await world.live()
     assert caught.value.code == 404
     assert await world.loop.get() is None
+
+
+async def test_a_drain_whose_api_server_is_away_runs_out_of_time_all_the_same(world: NodesWorld) -> None:
+    await joined(world)
+    await pod(world, "web-1")
+    drain = {"timeoutSeconds": 60}
+    await world.loop.make(
+        {"kind": "Operation", "metadata": {"name": "d1"}, "spec": {"machine": "m1", "verb": "Drain", "drain": drain}}
+    )
+    order(world.endpoint.server, "faults", {"what": "refuse", "code": 500, "path": "/api/v1/nodes"})
+    await world.loop.step()
+    await world.loop.step(seconds=100)
+    await world.loop.step()
+    ended = await (
+        await world.loop.conn.execute("SELECT phase, status ->> 'message' FROM machines_operation WHERE name = 'd1'")
+    ).fetchone()
+    assert ended is not None
+    assert ended[0] == "Failed", ended
+    assert "60 s" in ended[1]
