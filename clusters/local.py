@@ -37,6 +37,7 @@ from clusters.planes import (
     Plane,
     Snapshot,
 )
+from fleet.control.addresses import Network
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, TemporaryError
 from fleet.control.kinds import Json
@@ -49,10 +50,11 @@ _PORTS: Final = {ETCD: 1, CONTROLLER_MANAGER: 3, SCHEDULER: 4}  # above the API 
 
 
 class Local:
-    """`folder`: of all planes, one each by uid. `binaries`: where names that are no absolute paths are looked up."""
+    """`folder`: of all planes, one each by uid. `binaries`: where names that are no absolute paths are looked up. `networks`: where
+    API servers may be asked whether they are ready."""
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
-        self._folder, self._binaries = folder, binaries
+    def __init__(self, folder: Path, binaries: Path, networks: Sequence[Network] = _LOOPBACK) -> None:
+        self._folder, self._binaries, self._networks = folder, binaries, networks
 
     # -- the port ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +202,7 @@ class Local:
         if component in (ETCD, APISERVER):
             endpoint, path = (self._etcd(plane), "/health") if component == ETCD else (self.endpoint(plane), "/readyz")
             try:
-                async with Kube(endpoint, networks=_LOOPBACK) as kube:
+                async with Kube(endpoint, networks=self._networks) as kube:
                     await kube.send("GET", path, seconds=3)
             except (KubeError, KubeUnreachable) as error:
                 return f"{component} is not ready: {str(error)[:200]}"

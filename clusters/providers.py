@@ -17,7 +17,7 @@ from fleet.control.networks import allowed_networks
 
 _LOOPBACK: Final = ipaddress.ip_network("127.0.0.0/8")
 _made: dict[str, Callable[[], Provider]] = {
-    LOCAL: lambda: Local(Path(settings.FLEET_CLUSTERS_DIR), Path(settings.FLEET_BINARIES or "/nonexistent"))
+    LOCAL: lambda: Local(Path(settings.FLEET_CLUSTERS_DIR), Path(settings.FLEET_BINARIES or "/nonexistent"), networks())
 }
 
 
