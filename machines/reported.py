@@ -53,8 +53,7 @@ def report_conditions(obj: Json, write: Write, body: Any) -> Json:
     conditions = _read(body, reporter, write.by, name)
     found = []
     for each in conditions:
-        owner = said.owner(each.type)
-        assert owner is not None  # a type of the reporter's
+        owner = said.owners[each.type]
         found.append(Report(machine, each.type, each, owner.name, ttl_seconds=owner.ttl_seconds, renew=True))
     if not write.dry_run:
         ready = learn(found)

@@ -57,10 +57,7 @@ class Declared:
     reporters: Mapping[str, Reporter] = field(default_factory=dict)
     gates: Mapping[str, Pods] = field(default_factory=dict)  # DaemonSets by condition type
     aged: frozenset[str] = frozenset()
-
-    def owner(self, type_: str) -> Reporter | None:
-        """Whose a condition type is."""
-        return next((r for r in self.reporters.values() if type_ in r.types), None)
+    owners: Mapping[str, Reporter] = field(default_factory=dict)  # by condition type
 
     def by_user(self, user: str) -> Reporter | None:
         """Who that user is: one reporter with the types of all that name the user."""
@@ -73,7 +70,7 @@ class Declared:
 
     def types(self) -> frozenset[str]:
         """Types that nodes cannot report themselves."""
-        return frozenset(t for r in self.reporters.values() for t in r.types) | frozenset(self.gates)
+        return frozenset(self.owners) | frozenset(self.gates)
 
 
 def declared(spec: Json, aged: Sequence[str] = ()) -> Declared:
@@ -88,7 +85,8 @@ def declared(spec: Json, aged: Sequence[str] = ()) -> Declared:
         daemon_set_type(g["namespace"], g["name"]): (g["namespace"], g["name"])
         for g in spec.get("daemonSetGates") or ()
     }
-    return Declared(tuple(spec.get("conditionNamespaces") or ()), reporters, gates, frozenset(aged))
+    owners = {t: r for r in reporters.values() for t in r.types}
+    return Declared(tuple(spec.get("conditionNamespaces") or ()), reporters, gates, frozenset(aged), owners)
 
 
 def read_entry(text: str, reporter: Reporter) -> tuple[Condition, ...]:

@@ -83,6 +83,9 @@ ORPHANS: Final[tuple[LiteralString, ...]] = (
 
 # -- what the watcher keeps of ConfigMaps --------------------------------------------------------------------------------
 
+DECLARED: Final[LiteralString] = """
+SELECT spec, ARRAY(SELECT DISTINCT r.spec ->> 'conditionType' FROM machines_readinessrule r WHERE r.spec ? 'ttlSeconds' AND r.deleted_at IS NULL ORDER BY 1) FROM clusters_cluster WHERE id = %s
+"""
 MAPS: Final[LiteralString] = "SELECT map, rv, problem FROM condition_map WHERE cluster_id = %s"
 HELD: Final[LiteralString] = (
     "SELECT n.name, r.type, r.map FROM report r JOIN node n ON n.machine_id = r.machine_id WHERE r.cluster_id = %s AND r.map <> ''"

@@ -76,6 +76,8 @@ class ClusterWatch:
         try:
             async with kube, asyncio.TaskGroup() as group:
                 await self._with(self.view.load)
+                await self._with(self.reports.load)
+                self.view.leave(self.reports.declared.types())  # before the first list, or it would be read twice
                 self.nodes = NodeStream(kube, self.view, times=self.times, pace=pace, listing=self.listing)
                 for part in (self.nodes.run(), self._write(), self._settle(), self._probe(kube), self._relink()):
                     group.create_task(part)

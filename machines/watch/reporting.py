@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, LiteralString
+from typing import Final
 
 from clusters.kube import Kube
 from fleet.control.db import Connection
-from machines.reporters import Declared, Pods, declared
+from machines.reporters import Declared, Pods
 from machines.watch.maps import Problem
 from machines.watch.pace import Pace
 from machines.watch.pods import PodStream
@@ -18,9 +18,6 @@ from machines.watch.side import MapStream
 
 GATHER_SECONDS: Final = 0.1  # at least between two writes; the first news after a calm are written at once
 LOOK_SECONDS: Final = 3.0
-_DECLARED: Final[LiteralString] = """
-SELECT spec, ARRAY(SELECT DISTINCT r.spec ->> 'conditionType' FROM machines_readinessrule r WHERE r.spec ? 'ttlSeconds' AND r.deleted_at IS NULL ORDER BY 1) FROM clusters_cluster WHERE id = %s
-"""
 With = Callable[[Callable[[Connection], Awaitable[object]]], Awaitable[None]]
 
 
@@ -36,12 +33,12 @@ class Reporting:
         self._answers = answers
         self._times = times
         self._pace = pace
+        self._followed: Declared | None = None
         self._maps: dict[str, tuple[MapStream, asyncio.Task[None]]] = {}
         self._pods: dict[Pods, tuple[PodStream, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._with(self._reports.load)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write())
@@ -66,10 +63,10 @@ class Reporting:
 
     async def _look(self, conn: Connection, group: asyncio.TaskGroup) -> None:
         """What the Cluster says now; when it is something else, maps are read anew."""
-        row = await (await conn.execute(_DECLARED, [self._reports.lease.cluster_id], prepare=True)).fetchone()
-        now = Declared() if row is None else declared(row[0], row[1])
-        if now == self._reports.declared:
+        now = await self._reports.look(conn)
+        if now == self._followed:
             return
+        self._followed = now
         self._follow_pods(now, group)
         self._reports.declare(now)
         for _, task in self._maps.values():

@@ -17,7 +17,7 @@ from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.events.publish import WARNING
 from machines import reports, reports_sql
-from machines.reporters import Declared, Pods, Refused
+from machines.reporters import Declared, Pods, Refused, declared
 from machines.reports import BATCH, Report
 from machines.watch.leases import Lease, LeaseLost
 from machines.watch.maps import Entries, Held, Problem, problem_of, read, summary
@@ -50,8 +50,9 @@ class Reports:
         self._stale = False
 
     async def load(self, conn: Connection) -> None:
-        """Begin with what stands in PostgreSQL: which map was first, which resourceVersions are no news."""
+        """Begin with what stands in PostgreSQL: who is declared, which map was first, which resourceVersions are no news."""
         c = self.lease.cluster_id
+        self.declared = await self.look(conn)
         for map_, rv, problem in await (await conn.execute(reports_sql.MAPS, [c])).fetchall():
             self._rvs[map_], self._problems[map_] = rv, problem
         for node, type_, map_ in await (await conn.execute(reports_sql.HELD, [c])).fetchall():
@@ -59,10 +60,15 @@ class Reports:
         for node, type_ in await (await conn.execute(reports_sql.WATCHED, [c])).fetchall():
             self._watched.setdefault(type_, set()).add(node)
 
-    def declare(self, declared: Declared) -> None:
+    async def look(self, conn: Connection) -> Declared:
+        """What the Cluster says now."""
+        row = await (await conn.execute(reports_sql.DECLARED, [self.lease.cluster_id], prepare=True)).fetchone()
+        return Declared() if row is None else declared(row[0], row[1])
+
+    def declare(self, now: Declared) -> None:
         """The Cluster says something else: maps are to be listed again; those of namespaces that are read no more are gone."""
-        self.declared = declared
-        for key in [k for k in self._known() if k.partition("/")[0] not in declared.namespaces]:
+        self.declared = now
+        for key in [k for k in self._known() if k.partition("/")[0] not in now.namespaces]:
             self.gone(key)
 
     # -- news ---------------------------------------------------------------------------------------------------------
@@ -169,7 +175,7 @@ class Reports:
         """Another map of the same owner, not known yet or there, that says one of these conditions of the node."""
         said = self._from.get(node, {})
         for condition in conditions:
-            other, owner = said.get(condition.type, key), self.declared.owner(condition.type)
+            other, owner = said.get(condition.type, key), self.declared.owners.get(condition.type)
             held = self._maps.get(other)
             if other != key and (held is None or held.reporter in ("", owner.name if owner else "")):
                 return other
@@ -298,7 +304,7 @@ class Reports:
             return None
         if self._stale:
             said = Condition(type_, "Unknown", "NoAnswer", "The cluster does not answer; it may be as it was.")
-        owner = self.declared.owner(type_)
+        owner = self.declared.owners.get(type_)
         source, ttl = (FLEET, None) if owner is None else (owner.name, owner.ttl_seconds)
         return Report(machine, type_, said, source, key, ttl, renew)
 
@@ -310,7 +316,7 @@ class Reports:
         return stream.condition(type_, node)
 
     def _said(self, node: str, type_: str, key: str) -> Condition | None:
-        owner = self.declared.owner(type_)
+        owner = self.declared.owners.get(type_)
         if owner is None:
             return None  # taken away by those who look after what is declared
         if not key:

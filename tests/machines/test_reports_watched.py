@@ -110,6 +110,7 @@ async def test_what_a_map_says_stands_on_the_machines_with_its_source(server: Ap
             "source": "gpu",
         }
         await until(lambda: healthy() == ("True", "AllTaken"))
+        assert server.seen.count("list /api/v1/nodes") == 1  # who reports is known before nodes are read
         await server.put(config(said={"n0": entry("False"), "n1": entry()}), MAPS)
         await until(lambda: (status_of("m-0000"), status_of("m-0001")) == ("False", "True"))
     assert refusals() == []

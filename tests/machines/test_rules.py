@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
+import yaml
 from django.db import connection as django_connection
 from django.test.utils import CaptureQueriesContext
 
@@ -22,6 +25,7 @@ from machines.rule_storage import refresh_rules
 from machines.rules import NOT_GATES, Rule, matching, rule_of
 from tests.machines.test_watch import cluster
 from tests.machines.world import make, sql
+from tests.servers import Kubectl
 
 Json = dict[str, Any]
 WRITE = Write(SYSTEM)
@@ -58,15 +62,9 @@ def effective(name: str = "r") -> tuple[str, str]:
 def labelled(count: int, **labels: str) -> list[int]:
     """Machines with these labels, resting."""
     ids = make(count)
-    sql("UPDATE machine SET labels = jsonb_build_object('pool', 'gpu') || %s::jsonb", packing_json(labels))
+    sql("UPDATE machine SET labels = jsonb_build_object('pool', 'gpu') || %s::jsonb", orjson.dumps(labels).decode())
     sql("UPDATE work_item SET due_at = now() + interval '1 day', resting = true")
     return ids
-
-
-def packing_json(labels: dict[str, str]) -> str:
-    import orjson
-
-    return orjson.dumps(labels).decode()
 
 
 def due() -> list[str]:
@@ -192,8 +190,6 @@ async def test_passes_read_the_rules_with_the_other_shared_objects(conn: Connect
 
 async def say(conn: Connection, column: str, answers: dict[int, str], type_: str = "GPUHealthy") -> None:
     """Put conditions on machines as watcher and reporters do."""
-    from datetime import UTC, datetime
-
     for machine, answer in answers.items():
         one = [Condition(type_, answer, "Said")]  # type: ignore[arg-type]
         await packing.ensure_entries(conn, one)
@@ -261,3 +257,30 @@ def test_counts_follow_the_machines_with_a_number_of_statements_that_does_not() 
     sql("DELETE FROM machine_state; DELETE FROM machine")
     labelled(300)
     assert (statements(), counted()) == (few, (300, 0, 0, 300))
+
+
+# -- by kubectl -------------------------------------------------------------------------------------------------------
+
+
+def test_kubectl_makes_shows_changes_and_deletes_a_rule(kubectl: Kubectl, small_fleet: list[str]) -> None:
+    text = yaml.safe_dump(rule("gpus", {"clusters": ["a"]}, dryRun=True))
+    assert "created" in kubectl("apply", "-f", "-", stdin=text).stdout
+    assert "unchanged" in kubectl("apply", "-f", "-", stdin=text).stdout
+    header, line = kubectl("get", "rrule").stdout.splitlines()
+    assert header.split()[:8] == ["NAME", "CONDITION", "POLARITY", "MODE", "TARGET", "HELD", "RELEASED", "UNKNOWN"]
+    assert line.split()[:8] == ["gpus", "GPUHealthy", "RequireTrue", "Continuous", "cluster/a", "0", "0", "2"]
+    in_force = text.replace("dryRun: true", "dryRun: false")
+    assert (
+        "serverside-applied" in kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=in_force).stdout
+    )
+    assert "condition met" in kubectl("wait", "rrule/gpus", "--for=condition=Effective", "--timeout=20s").stdout
+    assert "InForce" in kubectl("describe", "rrule", "gpus").stdout
+    for target in ("{}", "{matchAll: false}", "{clusters: []}", "{selector: {matchLabels: {}}}"):
+        bad = text.replace("name: gpus", "name: bad").replace(
+            "target:\n    clusters:\n    - a\n", f"target: {target}\n"
+        )
+        refused = kubectl("apply", "-f", "-", stdin=bad, ok=False)
+        assert (refused.returncode, "spec.target" in refused.stderr) == (1, True), refused.stderr
+    assert "exactly one of" in " ".join(kubectl("explain", "rrule.spec.target").stdout.lower().split())
+    assert "deleted" in kubectl("delete", "rrule", "gpus").stdout
+    assert kubectl("get", "readinessrules", "-o", "name").stdout == ""
