@@ -71,7 +71,7 @@ class Watching:
         for task in self._tasks:
             if task.done():
                 task.result()
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
 
     def _done(self, watch: ClusterWatch, version: str) -> bool:
         return hasattr(watch, "nodes") and watch.nodes.version == version and watch.view.idle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import orjson
 from psycopg import sql
 
+from fleet.control.arrays import arrays, flags, numbers, texts
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.events.publish import CHANNEL
@@ -36,29 +37,6 @@ def legal_moves() -> list[str]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
-
-
-# Arrays as PostgreSQL's own text: psycopg's general dumper looks at every element and takes five times as long.
-def _numbers(values: Iterable[float]) -> str:
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def _flags(values: Iterable[bool]) -> str:
-    return "{" + ",".join(["t" if v else "f" for v in values]) + "}"
-
-
-def _arrays(values: Iterable[Sequence[int]]) -> str:
-    """A text[] of bigint[] texts."""
-    return "{" + ",".join(['"{' + ",".join(map(str, v)) + '}"' for v in values]) + "}"
-
-
-def _texts(values: Iterable[str | None]) -> str:
-    """A text[]; a backslash escapes itself and the quote, and NULL without quotes is none."""
-    return "{" + ",".join(["NULL" if v is None else f'"{_escaped(v)}"' for v in values]) + "}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 async def _hint(conn: Connection) -> None:
@@ -95,14 +73,14 @@ async def _record(conn: Connection, me: int, records: list[Record], legal: list[
     seen = await _seen_ids(conn, [r.seen for r in records])
     values: dict[str, Any] = {
         "me": me, "own": OPERATOR_MASK, "types": _OWN_TYPES, "legal": legal,
-        "id": _numbers(r.id for r in records), "epoch": _numbers(r.epoch for r in records), "gen": _numbers(r.generation for r in records),
-        "want": _numbers(r.want for r in records), "hash": _numbers(r.observed for r in records), "phase": _texts(r.phase for r in records),
-        "open": _flags(r.open for r in records), "ct": _numbers(p.true for p in packed), "cf": _numbers(p.false for p in packed),
-        "cond": _arrays(p.array for p in packed), "notes": _texts(_text(p.notes or None) for p in packed), "seen": _numbers(seen),
-        "next": _numbers(r.next_seconds for r in records), "att": _numbers(min(r.attempts, 1_000) for r in records),
-        "rest": _flags(r.resting for r in records), "service": _flags(r.in_service for r in records), "events": _texts(_events(r) for r in records),
-        "facts": _texts(_text(r.facts) for r in records), "plan": _texts(_text(r.plan) for r in records), "why": _texts(_text(r.why) for r in records),
-        **{name: _numbers(r.masks[i] for r in records) for i, name in enumerate(("gt", "gf", "lt", "lf"))},
+        "id": numbers(r.id for r in records), "epoch": numbers(r.epoch for r in records), "gen": numbers(r.generation for r in records),
+        "want": numbers(r.want for r in records), "hash": numbers(r.observed for r in records), "phase": texts(r.phase for r in records),
+        "open": flags(r.open for r in records), "ct": numbers(p.true for p in packed), "cf": numbers(p.false for p in packed),
+        "cond": arrays(p.array for p in packed), "notes": texts(_text(p.notes or None) for p in packed), "seen": numbers(seen),
+        "next": numbers(r.next_seconds for r in records), "att": numbers(min(r.attempts, 1_000) for r in records),
+        "rest": flags(r.resting for r in records), "service": flags(r.in_service for r in records), "events": texts(_events(r) for r in records),
+        "facts": texts(_text(r.facts) for r in records), "plan": texts(_text(r.plan) for r in records), "why": texts(_text(r.why) for r in records),
+        **{name: numbers(r.masks[i] for r in records) for i, name in enumerate(("gt", "gf", "lt", "lf"))},
     }  # fmt: skip
     found = await (await conn.execute(hot_sql.RECORD, values, prepare=True)).fetchall()
     return [Recorded(*row) for row in found]
@@ -163,7 +141,7 @@ async def accept(conn: Connection, me: int, acceptances: Sequence[Acceptance]) -
         )
         values = {
             "me": me, "id": [a.id for a in batch], "epoch": [a.epoch for a in batch], "gen": [a.generation for a in batch],
-            "hash": [a.hash for a in batch], "latest": [a.latest_hash for a in batch], "layers": _texts(_text(a.layers) for a in batch),
+            "hash": [a.hash for a in batch], "latest": [a.latest_hash for a in batch], "layers": texts(_text(a.layers) for a in batch),
         }  # fmt: skip
         found = await (await conn.execute(hot_sql.ACCEPT, values, prepare=True)).fetchall()
         done |= {row[0] for row in found}
@@ -181,7 +159,7 @@ async def begin(conn: Connection, me: int, begins: Sequence[Begin]) -> dict[int,
         batch = ordered[at : at + BATCH]
         values = {
             "me": me, "id": [b.machine_id for b in batch], "epoch": [b.epoch for b in batch], "op": [b.operation_id for b in batch],
-            "status": _texts(_text(b.status) for b in batch), "permit": [b.permit_id for b in batch],
+            "status": texts(_text(b.status) for b in batch), "permit": [b.permit_id for b in batch],
         }  # fmt: skip
         found = await (await conn.execute(hot_sql.BEGIN, values, prepare=True)).fetchall()
         answers |= {row[0]: True for row in found}

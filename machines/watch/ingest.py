@@ -10,6 +10,7 @@ from typing import Any, Final, LiteralString
 import orjson
 
 from fleet.control import work
+from fleet.control.arrays import arrays, flags, numbers, texts
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.control.kinds import MACHINE
@@ -71,7 +72,8 @@ async def links(conn: Connection, lease: Lease, nodes: Sequence[Node], *, by_nam
     found: list[tuple[str, int]] = []
     for at in range(0, len(nodes), BATCH):
         part = nodes[at : at + BATCH]
-        values = {"names": [n.metadata.name for n in part], "uids": [machine_uid(n) for n in part], "by_name": by_name, "c": lease.cluster_id}  # fmt: skip
+        names, uids = texts(n.metadata.name for n in part), texts(machine_uid(n) for n in part)
+        values = {"names": names, "uids": uids, "by_name": by_name, "c": lease.cluster_id}
         found += await (await conn.execute(ingest_sql.LINKS, values, prepare=False)).fetchall()  # as `_fenced` says
     out: dict[str, int] = {}
     taken: set[int] = set()
@@ -88,12 +90,13 @@ async def write_nodes(conn: Connection, lease: Lease, nodes: Sequence[Node], mac
     for at in range(0, len(nodes), BATCH):
         part = nodes[at : at + BATCH]
         values = {
-            "name": [n.metadata.name for n in part], "uid": [n.metadata.uid for n in part], "machine": [machine_of.get(n.metadata.name) for n in part],
-            "provider": [n.spec.provider_id for n in part], "closed": [n.spec.unschedulable for n in part],
-            "by": [n.metadata.annotations.closed_by for n in part], "taints": [clean_json(n.spec.taints, "[]") for n in part],
-            "labels": [clean_json(n.metadata.labels, "{}") for n in part], "boot": [n.status.node_info.boot_id for n in part],
-            "kubelet": [n.status.node_info.kubelet_version for n in part], "ip": [internal_ip(n) for n in part],
-            "created": [n.metadata.created for n in part], "rv": [n.metadata.version for n in part],
+            "name": texts(n.metadata.name for n in part), "uid": texts(n.metadata.uid for n in part),
+            "machine": numbers(machine_of.get(n.metadata.name) for n in part), "provider": texts(n.spec.provider_id for n in part),
+            "closed": flags(n.spec.unschedulable for n in part), "by": texts(n.metadata.annotations.closed_by for n in part),
+            "taints": texts(clean_json(n.spec.taints, "[]") for n in part), "labels": texts(clean_json(n.metadata.labels, "{}") for n in part),
+            "boot": texts(n.status.node_info.boot_id for n in part), "kubelet": texts(n.status.node_info.kubelet_version for n in part),
+            "ip": texts(internal_ip(n) for n in part), "created": texts(n.metadata.created for n in part),
+            "rv": texts(n.metadata.version for n in part),
         }  # fmt: skip
         moved |= {machine for machine, _ in await _fenced(conn, ingest_sql.NODES, lease, values, prepare=False)}
     return moved
@@ -145,19 +148,13 @@ def _own(observed: Observed) -> int:
 def _values(done: Sequence[tuple[Observed, Packed, int]]) -> dict[str, Any]:
     ready = [next((c for c in o.conditions if c.type == NODE_READY), None) for o, _, _ in done]
     return {
-        "id": _numbers(o.machine_id for o, _, _ in done), "own": _numbers(own for _, _, own in done),
-        "ct": _numbers(p.true for _, p, _ in done), "cf": _numbers(p.false for _, p, _ in done),
-        "cond": "{" + ",".join(['"{' + ",".join(map(str, p.array)) + '}"' for _, p, _ in done]) + "}",
-        "notes": [orjson.dumps(p.notes).decode() if p.notes else None for _, p, _ in done], "member": [o.member for o, _, _ in done],
-        "why": ["NoNode" if r is None else r.reason for r in ready],
-        "message": ["The machine is no node any more." if r is None else r.message or f"The node is {r.reason}." for r in ready],
+        "id": numbers(o.machine_id for o, _, _ in done), "own": numbers(own for _, _, own in done),
+        "ct": numbers(p.true for _, p, _ in done), "cf": numbers(p.false for _, p, _ in done), "cond": arrays(p.array for _, p, _ in done),
+        "notes": texts(orjson.dumps(p.notes).decode() if p.notes else None for _, p, _ in done), "member": flags(o.member for o, _, _ in done),
+        "why": texts("NoNode" if r is None else r.reason for r in ready),
+        "message": texts("The machine is no node any more." if r is None else r.message or f"The node is {r.reason}." for r in ready),
         "types": sorted({c.type for o, _, _ in done for c in o.conditions} | {packing.entry(p).type for o, _, _ in done for p in o.before}),
     }  # fmt: skip
-
-
-def _numbers(values: Iterable[int]) -> str:
-    """PostgreSQL's own text of an array: psycopg's dumper looks at every element and takes five times as long."""
-    return "{" + ",".join(map(str, values)) + "}"
 
 
 async def remove_nodes(conn: Connection, lease: Lease, names: Iterable[str]) -> set[int]:
