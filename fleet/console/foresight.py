@@ -17,6 +17,7 @@ from clusters.schema_cluster import HOSTED, IMPORTED, LOCAL, MADE, POD_CIDR, SER
 from fleet.console.words import count
 from fleet.control.kinds import Json
 
+_MACHINES: Final = "Machines"
 _MANUAL: Final = "they wait for a person, for its rollout is Manual"
 _AUTOMATIC: Final = "one first, then within the budget"
 
@@ -66,11 +67,13 @@ def change(
     down = bool(hop and hop.down)
     around = Around(_ends(case.status), kubelets=kubelets or {})
     waits = refused(wished, progress, around, now)
-    if hop and hop.down:
+    legs = _legs(wished, progress, down, machines)
+    if (
+        hop and hop.down and not any(leg.name == _MACHINES for leg in legs)
+    ):  # else they come down first, and nobody has to do it
         waits += kubelets_too_new(hop.after["kubernetesVersion"], around.kubelets)
     if case.held:
         waits.append(f"nothing new starts: {case.held}")
-    legs = _legs(wished, progress, down, machines)
     soak = ""
     speaks = emulating(wished, progress).emulated
     if hop and hop.minors > 0 and speaks:
@@ -88,14 +91,16 @@ def _legs(case: Case, progress: Progress, down: bool, machines: int) -> list[Leg
     now = progress.reached or next(iter(progress.versions.values()), "")
     before, after = case.versions.get(now, {}), case.versions[target]
     steps = [
-        Leg(name, _version(case.versions.get(progress.versions.get(name, now), {}), name), _version(after, name))
+        _addons(before, after)
+        if name == ADDONS
+        else Leg(name, _version(case.versions.get(progress.versions.get(name, now), {}), name), _version(after, name))
         for name in order(down)
-        if name != ADDONS
     ]
-    rest = [leg for leg in (_addons(before, after), _machines(case.spec, before, after, machines)) if leg]
-    around = [*reversed(rest), *steps] if down else [*steps, *rest]
-    saved = progress.reached and progress.reached != target
-    return ([Leg("Snapshot of etcd", note="kept, and the way back when all else fails")] if saved else []) + around
+    follow = _machines(case.spec, before, after, machines, down)
+    around = [follow, *steps] if down else [*steps, follow]
+    saved = Leg("Snapshot of etcd", note="kept, and the way back when all else fails")
+    first = [saved] if progress.reached and progress.reached != target else []
+    return first + [leg for leg in around if leg]
 
 
 def _version(spec: Json, name: str) -> str:
@@ -108,7 +113,7 @@ def _addons(before: Json, after: Json) -> Leg | None:
     return Leg("Addons", note=", ".join(dict.fromkeys(names))) if names else None
 
 
-def _machines(spec: Json, before: Json, after: Json, machines: int) -> Leg | None:
+def _machines(spec: Json, before: Json, after: Json, machines: int, down: bool) -> Leg | None:
     """Packages that the machines take from the version, where the cluster itself says nothing stronger."""
     own = spec.get("machineVersions", {})
     was, becomes = before.get("machineVersions", {}), after.get("machineVersions", {})
@@ -119,9 +124,10 @@ def _machines(spec: Json, before: Json, after: Json, machines: int) -> Leg | Non
     ]
     if not moved:
         return None
-    manual = spec.get("rollout", {}).get("mode") == "Manual"
+    how = _MANUAL if spec.get("rollout", {}).get("mode") == "Manual" else _AUTOMATIC
+    how += "; the control plane waits for their kubelets" if down else ""
     what = f"{', '.join(moved)} on {count(machines, 'machine')}"
-    return Leg("Machines", note=f"{what}: {_MANUAL if manual else _AUTOMATIC}" if machines else what)
+    return Leg(_MACHINES, note=f"{what}: {how}" if machines else what)
 
 
 def making(obj: Json, version: Json) -> list[str]:

@@ -49,6 +49,7 @@ class MachineGate:
     said: str
     owner: str
     since: str
+    dry_run: bool = False  # it only counts: nothing waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +93,16 @@ def of_machine(obj: Json) -> Waits | None:
     gates = [
         MachineGate(
             g.get("conditionType", ""), _rule(g), _ANSWERS.get(g.get("status", ""), "unknown"),
-            closed(g.get("message") or g.get("reason", "")), g.get("owner") or g.get("source", ""), g.get("since", ""),
+            closed(g.get("message") or g.get("reason", "")), g.get("owner") or g.get("source", ""), g.get("since", ""), bool(g.get("dryRun")),
         )
         for g in given
     ]  # fmt: skip
     order = ("no", "unknown", "holds")
-    gates.sort(key=lambda g: (order.index(g.answer), g.since, g.type))
+    gates.sort(key=lambda g: (g.dry_run, order.index(g.answer), g.since, g.type))
     tone, word = SCHEDULING.get(scheduling.get("state", ""), ("unknown", scheduling.get("state", "")))
     return Waits(
         gates,
-        _sentence(gates),
+        _sentence(gates, scheduling.get("state") == "Open"),
         tone if word else "",
         word,
         closed(scheduling.get("message") or ""),
@@ -109,10 +110,16 @@ def of_machine(obj: Json) -> Waits | None:
     )
 
 
-def _sentence(gates: Sequence[MachineGate]) -> str:
-    if not gates:
-        return "No gate is declared for it."
-    waiting = [g for g in gates if g.answer != "holds"]
+def _sentence(gates: Sequence[MachineGate], is_open: bool) -> str:
+    count_only = (
+        f" {count(sum(g.dry_run for g in gates), 'gate')} only for the count." if any(g.dry_run for g in gates) else ""
+    )
+    asked = [g for g in gates if not g.dry_run]
+    waiting = [g for g in asked if g.answer != "holds"]
+    if not asked:
+        return f"No gate is asked.{count_only}" if gates else "No gate is declared for it."
     if not waiting:
-        return f"{count(len(gates), 'gate')}, and every one holds." if len(gates) > 1 else "1 gate, and it holds."
-    return f"Waits for {len(waiting)} of {count(len(gates), 'gate')}."
+        return f"{'Every one of ' if len(asked) > 1 else ''}{count(len(asked), 'gate')} holds.{count_only}"
+    n = f"{len(waiting)} of {count(len(asked), 'gate')}"
+    said = f"{n} {'does' if len(waiting) == 1 else 'do'} not hold now." if is_open else f"Waits for {n}."
+    return said + count_only

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from clusters.lifecycle import ADDONS, PARTS
 from clusters.planes import COMPONENTS
 from clusters.schema_cluster import MADE
 from fleet.console.words import Stage, closed
@@ -15,11 +16,8 @@ _SHORT: Final[Mapping[str, str]] = {
     "kube-apiserver": "API server",
     "kube-controller-manager": "Controllers",
     "kube-scheduler": "Scheduler",
-    "addons": "Addons",
+    ADDONS: "Addons",
 }
-ADDONS: Final = "addons"  # their step stands among those of components
-
-
 _STATES: Final[Mapping[str, str]] = {"Running": "now", "True": "done", "False": "failed"}
 
 
@@ -105,7 +103,7 @@ def _stages(spec: Json, status: Json) -> list[Stage]:
     # what was left behind by the change before is not what this one has done
     begun = target in stands.values()
     steps: dict[str, Any] = {s["name"]: s for s in status.get("steps", []) if begun or stopped or not reached}
-    shown = [*COMPONENTS, *((ADDONS,) if ADDONS in steps else ())]  # most package versions have none
+    shown = [p for p in PARTS if p != ADDONS or ADDONS in steps]  # most package versions have none
     names = list(reversed(shown)) if _goes_back(status, target) else shown
     saved = (
         [Stage("Snapshot", "done" if status.get("snapshotFor") == target or begun or stopped else "later", "", 1)]

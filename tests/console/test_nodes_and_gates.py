@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from clusters.models import Cluster
-from fleet.api.storage import Stored, storage_for
 from fleet.console import gates, nodes
 from fleet.console.queries import rows
 from fleet.control.kinds import Json
@@ -174,7 +174,7 @@ def test_a_cluster_without_gates_says_so(cluster_id: int, browser_of: Browser) -
     assert "1 gate is declared; how many nodes" in browser_of("admin").get("/clusters/a").content.decode()
 
 
-WAITING = {
+WAITING: Json = {
     "readinessGates": [
         {"conditionType": "NodeReady", "polarity": "RequireTrue", "mode": "Continuous", "source": "cluster a", "status": "True", "reason": "KubeletReady", "message": "", "since": "2026-11-25T20:00:00Z", "owner": "watcher"},
         {"conditionType": "DiskHealthy", "polarity": "RequireTrue", "mode": "Continuous", "source": "cluster a", "status": "False", "reason": "Slow", "message": "disk sda is <slow>", "since": "2026-11-25T21:00:00Z", "owner": "reporter npd"},
@@ -219,21 +219,29 @@ def test_nothing_is_shown_of_what_is_not_known(obj: Json) -> None:
     assert "<h2>" not in render_to_string("console/_machine_gates.html", {"waits": None})
 
 
-def test_the_page_of_a_machine_tells_what_it_waits_for(
-    small_fleet: list[str], browser_of: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_gate_is_waited_for_by_nobody_and_comes_last() -> None:
+    dry = {"conditionType": "Trial", "status": "False", "dryRun": True}
+    found = gates.of_machine({"status": {**WAITING, "readinessGates": [dry, *WAITING["readinessGates"]]}})
+    assert found is not None
+    assert found.gates[-1].type == "Trial"
+    assert found.sentence == "Waits for 2 of 3 gates. 1 gate only for the count."
+
+
+def test_an_open_node_waits_for_nothing() -> None:
+    found = gates.of_machine({"status": {**WAITING, "scheduling": {"state": "Open"}}})
+    assert found is not None
+    assert found.sentence == "2 of 3 gates do not hold now."
+
+
+def test_the_page_of_a_machine_tells_what_it_waits_for(small_fleet: list[str], browser_of: Browser) -> None:
     client = browser_of("viewer")
     assert '<section class="panel" id="m-gates" hidden></section>' in client.get("/machines/a1").content.decode()
-    storage = storage_for("machines")
-    read = storage.read
-
-    def with_gates(name: str, **how: Any) -> Stored | None:
-        found = read(name, **how)
-        assert found is not None
-        obj = {**found.obj, "status": {**found.obj.get("status", {}), **WAITING}}
-        return Stored(found.id, found.rv, found.cluster_id, obj)
-
-    monkeypatch.setattr(storage, "read", with_gates)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO scheduling (machine_id, cluster_id, state, reason, message, gates)
+               SELECT id, cluster_id, 'Closed', 'GateHolds', 'gate DiskHealthy does not hold', %s FROM machine WHERE name = 'a1'""",
+            [json.dumps(WAITING["readinessGates"])],
+        )
     text = client.get("/machines/a1").content.decode()
     panel = text[text.index('id="m-gates"') : text.index('id="m-why"')]
     assert "Gate DiskHealthy does not hold. Waits for 2 of 3 gates." in panel
