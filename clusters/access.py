@@ -29,11 +29,25 @@ def store_if_new(cluster_id: int, endpoint: Endpoint) -> None:
     with django_connection.cursor() as cursor:
         cursor.execute("SELECT server, ca, server_name, sealed FROM cluster_access WHERE cluster_id = %s", [cluster_id])
         row = cursor.fetchone()
-    if row is not None:
-        opened = unseal(f"of cluster {cluster_id}", bytes(row[3])) if row[3] else {}
-        if Endpoint(row[0], ca=row[1], server_name=row[2], **opened) == endpoint:
-            return
+    if row is not None and _endpoint(cluster_id, *row) == endpoint:
+        return
     store(cluster_id, endpoint)
+
+
+def of_cluster(name: str) -> Endpoint | None:
+    """The way to a cluster by its name, opened: in a worker only. None = it is not there, or was never reached."""
+    with django_connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT cluster_id, server, ca, server_name, sealed FROM cluster_access JOIN clusters_cluster c ON c.id = cluster_id WHERE c.name = %s",
+            [name],
+        )
+        row = cursor.fetchone()
+    return _endpoint(*row) if row else None
+
+
+def _endpoint(cluster_id: int, server: str, ca: str, server_name: str, sealed: bytes | None) -> Endpoint:
+    opened = unseal(f"of cluster {cluster_id}", bytes(sealed)) if sealed else {}
+    return Endpoint(server, ca=ca, server_name=server_name, **opened)
 
 
 def forget(cluster_id: int) -> None:
@@ -48,8 +62,4 @@ async def endpoints(conn: Connection, ids: Sequence[int] | None = None) -> dict[
         "SELECT cluster_id, server, ca, server_name, sealed FROM cluster_access WHERE %s::int[] IS NULL OR cluster_id = ANY (%s::int[])",
         [None if ids is None else list(ids)] * 2,
     )
-    out = {}
-    for cluster_id, server, ca, server_name, sealed in await found.fetchall():
-        opened = unseal(f"of cluster {cluster_id}", bytes(sealed)) if sealed else {}
-        out[int(cluster_id)] = Endpoint(server, ca=ca, server_name=server_name, **opened)
-    return out
+    return {int(row[0]): _endpoint(*row) for row in await found.fetchall()}

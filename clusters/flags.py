@@ -18,7 +18,12 @@ MEMBER: Final = "default"  # the name of a single etcd member
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a component finds its things: the folder of its files, its data, and the ports of its neighbours on `bind`."""
+    """Where a component finds its things: the folder of its files, its data, and the ports of its neighbours.
+
+    `bind`: address at which all but the API server listen. `members`: hosts of etcd's members by name, of whom it is
+    `member` itself. `api`: the API server's port where it runs, at `serve`; `advertise` "" = it finds its address itself.
+    `health`: etcd's port without TLS on loopback, for probes only; 0 = none.
+    """
 
     files: Path
     data: Path
@@ -27,10 +32,21 @@ class Place:
     peer: int
     controller_manager: int
     scheduler: int
+    api: int
+    members: Mapping[str, str]
+    member: str = MEMBER
+    host: str = ""  # own host in etcd's URLs, `bind` by default
+    serve: str = "0.0.0.0"
+    advertise: str = ""
+    health: int = 0
 
     def file(self, name: str) -> str:
         """Path of one of the component's files."""
         return str(self.files / name)
+
+    def peers(self) -> str:
+        """The members of etcd as each is told them."""
+        return ",".join(f"{name}=https://{host}:{self.peer}" for name, host in self.members.items())
 
 
 def arguments(plane: Plane, component: str, place: Place) -> list[str]:
@@ -43,15 +59,17 @@ def arguments(plane: Plane, component: str, place: Place) -> list[str]:
 
 
 def _etcd(plane: Plane, place: Place) -> dict[str, str]:
-    client, peer = (f"https://{place.bind}:{port}" for port in (place.etcd, place.peer))
+    own = place.host or place.bind
+    health = {"listen-metrics-urls": f"http://127.0.0.1:{place.health}"} if place.health else {}
     return {
-        "name": MEMBER,
+        **health,
+        "name": place.member,
         "data-dir": str(place.data),
-        "listen-client-urls": client,
-        "advertise-client-urls": client,
-        "listen-peer-urls": peer,
-        "initial-advertise-peer-urls": peer,
-        "initial-cluster": f"{MEMBER}={peer}",
+        "listen-client-urls": f"https://{place.bind}:{place.etcd}",
+        "advertise-client-urls": f"https://{own}:{place.etcd}",
+        "listen-peer-urls": f"https://{place.bind}:{place.peer}",
+        "initial-advertise-peer-urls": f"https://{own}:{place.peer}",
+        "initial-cluster": place.peers(),
         "cert-file": place.file("etcd-server.crt"),
         "key-file": place.file("etcd-server.key"),
         "trusted-ca-file": place.file("etcd-ca.crt"),
@@ -65,9 +83,9 @@ def _etcd(plane: Plane, place: Place) -> dict[str, str]:
 
 def _apiserver(plane: Plane, place: Place) -> dict[str, str]:
     own = {
-        "bind-address": plane.host if _is_address(plane.host) else "0.0.0.0",
-        "secure-port": str(plane.port),
-        "etcd-servers": f"https://{place.bind}:{place.etcd}",
+        "bind-address": place.serve,
+        "secure-port": str(place.api),
+        "etcd-servers": ",".join(f"https://{host}:{place.etcd}" for host in place.members.values()),
         "etcd-cafile": place.file("etcd-ca.crt"),
         "etcd-certfile": place.file("apiserver-etcd-client.crt"),
         "etcd-keyfile": place.file("apiserver-etcd-client.key"),
@@ -97,14 +115,15 @@ def _apiserver(plane: Plane, place: Place) -> dict[str, str]:
         "audit-log-maxsize": "50",
         "audit-log-maxbackup": "3",
     }
-    if _is_address(plane.host):
-        own["advertise-address"] = plane.host
-        if ipaddress.ip_address(plane.host).is_loopback:
+    if place.advertise:
+        own["advertise-address"] = place.advertise
+        if is_address(place.advertise) and ipaddress.ip_address(place.advertise).is_loopback:
             own["endpoint-reconciler-type"] = "none"  # Kubernetes takes no loopback address as an endpoint
     return own
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether it is written as an address, no name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -13,6 +13,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -275,6 +276,26 @@ class Kube:
                             yield line
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubeUnreachable(f"GET {path} (watch): {str(error) or type(error).__name__}") from error
+
+    @asynccontextmanager
+    async def socket(
+        self, path: str, params: Sequence[tuple[str, str]], protocols: Sequence[str]
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A websocket of one of these subprotocols, closed at the end; KubeError for a refusal, KubeUnreachable when it breaks."""
+        url = self.endpoint.server.rstrip("/") + path + "?" + urlencode(params)
+        try:
+            async with self._open().ws_connect(
+                url,
+                protocols=protocols,
+                max_msg_size=_LINE_BYTES,
+                headers={"Accept": "*/*"},  # a stream is no JSON
+                **self._options(),
+            ) as socket:
+                yield socket
+        except aiohttp.WSServerHandshakeError as error:
+            raise KubeError(error.status, f"Http{error.status}", f"GET {path}: {error.message}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise KubeUnreachable(f"GET {path} (websocket): {str(error) or type(error).__name__}") from error
 
 
 def continue_of(page: bytes) -> str:

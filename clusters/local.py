@@ -7,25 +7,23 @@ A process outlives the worker that started it: it is found again by its pid and 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import ipaddress
 import os
 import shutil
 import signal
 import ssl
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import orjson
 
-from clusters import flags
+from clusters import etcd, flags
 from clusters.flags import MEMBER, Place
-from clusters.kube import Kube, KubeError, KubeUnreachable, tls
+from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.planes import (
     APISERVER,
     COMPONENTS,
@@ -43,20 +41,26 @@ from fleet.control.errors import PermanentError, TemporaryError
 from fleet.control.kinds import Json
 
 STOP_SECONDS: Final = 15.0
-BUMP: Final = 1_000_000_000  # revisions that a restored etcd jumps ahead, so that no watcher takes old for new
 _LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"),)
 _HERE: Final = "127.0.0.1"
 _PORTS: Final = {ETCD: 1, CONTROLLER_MANAGER: 3, SCHEDULER: 4}  # above the API server's; 2 is etcd's peers
 
 
 class Local:
-    """`folder`: of all planes, one each by uid. `binaries`: where names that are no absolute paths are looked up. `networks`: where
-    API servers may be asked whether they are ready."""
+    """`folder`: of all planes, one each by uid. `binaries`: where names that are no absolute paths are looked up."""
 
-    def __init__(self, folder: Path, binaries: Path, networks: Sequence[Network] = _LOOPBACK) -> None:
-        self._folder, self._binaries, self._networks = folder, binaries, networks
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        self._folder, self._binaries = folder, binaries
 
     # -- the port ---------------------------------------------------------------------------------------------------
+
+    async def place(self, plane: Plane) -> Mapping[str, str]:
+        """See `Provider.place`: here."""
+        return {}
+
+    def etcd_names(self, plane: Plane) -> Sequence[str]:
+        """See `Provider.etcd_names`."""
+        return (_HERE, "localhost")
 
     async def observe(self, plane: Plane) -> Sequence[ComponentSeen]:
         """See `Provider.observe`."""
@@ -96,47 +100,18 @@ class Local:
 
     async def snapshot(self, plane: Plane, target: Path) -> Snapshot:
         """See `Provider.snapshot`: etcd streams its database with its checksum at the end."""
-        endpoint = self._etcd(plane)
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = target.with_suffix(".part")
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session,
-                session.post(f"{endpoint.server}/v3/maintenance/snapshot", json={}, ssl=tls(endpoint)) as answer,
-            ):
-                if answer.status != 200:
-                    raise TemporaryError(
-                        "SnapshotFailed", f"etcd answers {answer.status}: {(await answer.text())[:200]}"
-                    )
-                with part.open("wb") as out:
-                    async for line in _lines(answer):
-                        out.write(base64.b64decode(line["result"].get("blob", "")))
-        except (aiohttp.ClientError, TimeoutError, OSError, KeyError, orjson.JSONDecodeError) as error:
-            part.unlink(missing_ok=True)
-            raise TemporaryError(
-                "SnapshotFailed", f"the snapshot of etcd broke off: {error or type(error).__name__}"
-            ) from error
-        data = part.read_bytes()
-        # etcd ends the stream with the SHA-256 of what it sent.
-        if len(data) <= 32 or hashlib.sha256(data[:-32]).digest() != data[-32:]:
-            part.unlink()
-            raise TemporaryError("SnapshotFailed", "the snapshot of etcd does not match its checksum")
-        part.chmod(0o600)
-        part.replace(target)
-        return Snapshot(target, hashlib.sha256(data).hexdigest(), len(data))
+        return await etcd.snapshot(self._etcd(plane), target, _LOOPBACK)
 
     async def restore(self, plane: Plane, source: Snapshot) -> None:
         """See `Provider.restore`. The data of before stays beside the new, until the next restore."""
-        if not source.path.exists() or hashlib.sha256(source.path.read_bytes()).hexdigest() != source.sha256:
-            raise PermanentError("SnapshotDamaged", f"the snapshot {source.path.name} is not what was stored")
+        etcd.check(source)
         await self.stop(plane, ETCD)
         place = self._place(plane, ETCD)
         fresh, before = place.data.with_name("data.fresh"), place.data.with_name("data.before")
         shutil.rmtree(fresh, ignore_errors=True)
         peer = f"https://{_HERE}:{place.peer}"
         done = await asyncio.create_subprocess_exec(
-            str(self._find("etcdutl")), "snapshot", "restore", str(source.path), "--data-dir", str(fresh), "--name", MEMBER,
-            "--initial-cluster", f"{MEMBER}={peer}", "--initial-advertise-peer-urls", peer, "--bump-revision", str(BUMP), "--mark-compacted",
+            str(self._find("etcdutl")), *etcd.restore_words(str(source.path), str(fresh), MEMBER, place.peers(), peer),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         said, _ = await done.communicate()
@@ -202,7 +177,7 @@ class Local:
         if component in (ETCD, APISERVER):
             endpoint, path = (self._etcd(plane), "/health") if component == ETCD else (self.endpoint(plane), "/readyz")
             try:
-                async with Kube(endpoint, networks=self._networks) as kube:
+                async with Kube(endpoint, networks=(*_LOOPBACK, *_own(endpoint))) as kube:
                     await kube.send("GET", path, seconds=3)
             except (KubeError, KubeUnreachable) as error:
                 return f"{component} is not ready: {str(error)[:200]}"
@@ -232,7 +207,11 @@ class Local:
 
     def _place(self, plane: Plane, component: str) -> Place:
         home, port = self._home(plane, component), plane.port
-        return Place(home / "files", home / "data", _HERE, port + 1, port + 2, port + 3, port + 4)
+        own = plane.host if flags.is_address(plane.host) else ""
+        return Place(
+            home / "files", home / "data", _HERE, port + 1, port + 2, port + 3, port + 4, port, {MEMBER: _HERE},
+            serve=own or "0.0.0.0", advertise=own,
+        )  # fmt: skip
 
     def _write(self, home: Path, plane: Plane, component: str) -> None:
         for folder in (self._folder, self._folder / plane.uid, home, home / "files", home / "data"):
@@ -255,16 +234,9 @@ class Local:
         return path
 
 
-async def _lines(answer: aiohttp.ClientResponse) -> Any:
-    """The JSON values of a stream, one a line, however long."""
-    rest = b""
-    async for chunk in answer.content.iter_any():
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            if line:
-                yield orjson.loads(line)
-    if rest:
-        yield orjson.loads(rest)
+def _own(endpoint: Endpoint) -> Sequence[Network]:
+    """The address of the API server, which is one of this host's."""
+    return [ipaddress.ip_network(endpoint.host)] if flags.is_address(endpoint.host) else []
 
 
 _children: dict[int, subprocess.Popen[bytes]] = {}  # of this worker, to be reaped when they end

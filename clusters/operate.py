@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from django.conf import settings
 from django.db import transaction
 
-from clusters import access, backups, keep, kubelets, lifecycle, pki, restoring
+from clusters import access, backups, keep, kubelets, lifecycle, restoring
 from clusters.addons import Tended
 from clusters.cases import Case, load, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
@@ -30,11 +31,14 @@ from clusters.planning import (
     soak_until,
     wish_of,
 )
+from clusters.prepare import prepare
 from clusters.providers import networks
 from clusters.rollouts import rows_of, seen_of
+from clusters.schema_cluster import hosted_on
 from clusters.status import Part, Told
 from clusters.storage import let_go
-from clusters.wanted import host_of, plane_of, port_of, service_cidr_of
+from clusters.wanted import plane_of
+from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, ReconcileError
 from fleet.control.kinds import Json
 from fleet.control.threads import in_thread
@@ -62,6 +66,7 @@ class Pass:
     provider: Provider
     stopping: Callable[[], bool] = lambda: False
     ends: Ends = ()  # of its certificates, the first to end first
+    meta: Endpoint | None = None  # the way to its meta cluster
     addons: Tended = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +76,8 @@ class Pass:
         """To its end; how the lease ends. LeaseLost when it is another's by now."""
         progress = progress_of(self.case.status)
         self.ends = await in_thread(lambda: keep.ends(self.case.uid))
+        meta = hosted_on(self.case.spec)
+        self.meta = await in_thread(lambda: access.of_cluster(meta)) if meta else None
         try:
             if self.case.deleted:
                 await self._take_down(progress)
@@ -118,10 +125,10 @@ class Pass:
     # -- towards the wish -----------------------------------------------------------------------------------------------
 
     async def _move_on(self, progress: Progress) -> float:
-        files = await self._files()
+        files = await self._files(progress)
         for _ in range(MOVES):
             now = datetime.now(UTC)
-            plane = plane_of(self.case, progress, files)
+            plane = self._plane(progress, files)
             seen = {s.name: s for s in await self.provider.observe(plane)}
             if seen.get(APISERVER) and seen[APISERVER].ready:
                 await self.addons.look(self.case, progress, self.provider.endpoint(plane), now)
@@ -150,7 +157,7 @@ class Pass:
         lacking: Sequence[str] = ()
         if isinstance(self.provider, Foresees):
             at_target = replace(progress, versions=dict.fromkeys(COMPONENTS, str(case.spec["packageVersion"])))
-            lacking = self.provider.lacking(plane_of(case, at_target, plane.files))
+            lacking = self.provider.lacking(self._plane(at_target, plane.files))
         return Around(self.ends, self.addons.rows, counted, lacking)
 
     def _is_kept_back(self, move: Move, progress: Progress, now: datetime) -> bool:
@@ -164,25 +171,23 @@ class Pass:
         """Whether a certificate ends so soon."""
         return bool(self.ends) and self.ends[0][1] - now < time
 
-    async def _files(self) -> Mapping[str, str]:
-        """Keys and certificates, made and renewed; while held only what is about to end."""
+    def _plane(self, progress: Progress, files: Mapping[str, str]) -> Plane:
+        """The control plane as it shall be."""
+        return plane_of(self.case, progress, files, self.meta)
+
+    async def _files(self, progress: Progress) -> Mapping[str, str]:
+        """Its place, keys and certificates, made and renewed; while held only what is about to end."""
         case, now = self.case, datetime.now(UTC)
         have = await in_thread(lambda: keep.files(case.uid))
         if have and case.held and not self._ends_within(URGENT, now):
             return have
-        host, port = host_of(case), port_of(case)
-        names = pki.Names(host, f"https://{host}:{port}", service_cidr_of(case))
-        made = pki.ensure(names, have, now)
-        if made.changed:
-            await in_thread(lambda: keep.store(case.uid, made.changed, made.ends))
-        renewed = sorted(n.removesuffix(".crt") for n in made.changed if n.endswith(".crt") and n in have)
-        if renewed:
-            text = (
-                f"certificates are renewed: {', '.join(renewed)}; who reads them is started again, one after the other"
-            )
+        made = await prepare(case, self.provider, have, partial(self._plane, progress), now)
+        self.ends = made.ends
+        if made.renewed:
+            names = ", ".join(made.renewed)
+            text = f"certificates are renewed: {names}; who reads them is started again, one after the other"
             await self._tell(Told("certificates", "Renewed", text))
-        self.ends = sorted(made.ends.items(), key=lambda e: (e[1], e[0]))
-        return made.all
+        return made.files
 
     async def _end(
         self, plane: Plane, progress: Progress, seen: Mapping[str, ComponentSeen], move: Move
@@ -346,7 +351,7 @@ class Pass:
 
     async def _restore(self, wanted: restoring.Wanted, progress: Progress) -> Progress:
         """From the stage where it is to the moment when components may start; the progress from there."""
-        plane = plane_of(self.case, progress, await self._files())
+        plane = self._plane(progress, await self._files(progress))
         if wanted.stage in ("", restoring.STOPPING):
             told = Told("restoring", "Restoring", f"etcd goes back to {wanted.name}: API servers are stopped", WARNING)
             await self._stage(wanted, restoring.STOPPING, progress, told)
@@ -379,7 +384,7 @@ class Pass:
         files = await in_thread(lambda: keep.files(case.uid))
         text = "the control plane is stopped; its data and keys are kept for a day"
         await self._intend(progress, Told("stopped", "Stopping", text, WARNING))
-        await self._stop_all(plane_of(case, progress, files))
+        await self._stop_all(self._plane(progress, files))
 
         def end() -> None:
             with transaction.atomic():

@@ -13,7 +13,6 @@ import orjson
 
 from clusters.versions import minor_of
 from fleet.control.endpoint import Endpoint
-from fleet.control.kinds import Json
 
 ETCD: Final = "etcd"
 APISERVER: Final = "kube-apiserver"
@@ -52,6 +51,23 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
+class Hosting:
+    """Where the pods of a Hosted control plane run. `endpoint` None: the meta cluster was never reached.
+
+    `port`: the first of those that the pods take on their nodes. `storage_class` "": etcd's data is a folder of a node.
+    """
+
+    name: str
+    endpoint: Endpoint | None
+    namespace: str
+    port: int
+    shared: bool = False  # the namespace was named by a person and may be there already
+    exposure: str = "HostPort"
+    storage_class: str = ""
+    selector: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Plane:
     """A control plane as it shall be. `files`: PKI and configuration by name ("ca.crt", "apiserver.key", "encryption.yaml", ...), PEM or text.
 
@@ -69,7 +85,7 @@ class Plane:
     pod_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/12"
     emulated: str = ""
-    meta: Json = field(default_factory=dict)  # provider's own: meta cluster endpoint, namespace, data folder
+    meta: Hosting | None = None  # Hosted only
     paused: frozenset[str] = frozenset()  # components not to be touched now
 
     def digest(self, component: str) -> str:
@@ -120,6 +136,14 @@ class Provider(Protocol):
 
     PermanentError or TemporaryError (fleet.control.errors) with a sentence for people, nothing else.
     """
+
+    async def place(self, plane: Plane) -> Mapping[str, str]:
+        """Files that say where it stands, to be kept with the others before anything is made; {} = nothing is new."""
+        ...
+
+    def etcd_names(self, plane: Plane) -> Sequence[str]:
+        """Names and addresses that etcd's certificates speak for."""
+        ...
 
     async def observe(self, plane: Plane) -> Sequence[ComponentSeen]:
         """All components that are there, wanted or not."""

@@ -9,15 +9,17 @@ from typing import Final
 
 from django.conf import settings
 
+from clusters.hosted import Hosted
 from clusters.local import Local
 from clusters.planes import Provider
-from clusters.schema_cluster import LOCAL
+from clusters.schema_cluster import HOSTED, LOCAL
 from fleet.control.addresses import Network
 from fleet.control.networks import allowed_networks
 
 _LOOPBACK: Final = ipaddress.ip_network("127.0.0.0/8")
 _made: dict[str, Callable[[], Provider]] = {
-    LOCAL: lambda: Local(Path(settings.FLEET_CLUSTERS_DIR), Path(settings.FLEET_BINARIES or "/nonexistent"), networks())
+    HOSTED: lambda: Hosted(networks, settings.FLEET_TOOLS_IMAGE),
+    LOCAL: lambda: Local(Path(settings.FLEET_CLUSTERS_DIR), Path(settings.FLEET_BINARIES or "/nonexistent")),
 }
 
 

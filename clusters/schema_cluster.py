@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from clusters import exposure
 from clusters.schema import CONDITIONS, DRIVER, NAME_PATTERN, VARIABLES, VERSIONS, condition, quote_versions
 from clusters.schema_gates import DAEMON_SET_GATES, GATES, NAMESPACE, REPORTERS, check_reporters
 from fleet.control.kinds import CLUSTER, Column, Json, Kind, Problem
@@ -18,7 +19,7 @@ SIMULATED: Final = "Simulated"
 PROVIDERS: Final = (HOSTED, LOCAL, IMPORTED, SIMULATED)
 MADE: Final = (HOSTED, LOCAL)  # providers whose control plane is Fleet's own work
 OPERATED: Final = (*MADE, IMPORTED, SIMULATED)  # providers whose clusters are in the loop
-BUILT: Final[tuple[str, ...]] = (LOCAL, IMPORTED, SIMULATED)  # those that this version has
+BUILT: Final[tuple[str, ...]] = (HOSTED, LOCAL, IMPORTED, SIMULATED)  # those that this version has
 POD_CIDR: Final = "10.244.0.0/16"
 SERVICE_CIDR: Final = "10.96.0.0/12"
 BACKUP_LEAST_SECONDS: Final = 60
@@ -52,6 +53,11 @@ _CONTROL_PLANE: Json = {
 def provider_of(spec: Json) -> str:
     """The provider, "" for a group of plain hosts."""
     return str(spec.get("provider") or "")
+
+
+def hosted_on(spec: Json) -> str:
+    """The meta cluster of a Hosted control plane, "" for others."""
+    return str(spec.get("controlPlane", {}).get("metaCluster", "")) if provider_of(spec) == HOSTED else ""
 
 
 def _check_cidr(spec: Json, name: str) -> Sequence[Problem]:
@@ -88,6 +94,8 @@ def _required(spec: Json) -> list[Problem]:
                 "FieldValueRequired",
             )
         )
+    if provider == HOSTED:
+        problems += exposure.problems(plane)
     if provider == IMPORTED and not spec.get("kubeconfigCredential"):
         problems.append(
             Problem(
@@ -114,6 +122,8 @@ _FIXED: Final = (
     "controlPlane.exposure",
     "controlPlane.metaCluster",
     "controlPlane.namespace",
+    "controlPlane.etcdReplicas",
+    "controlPlane.storageClass",
     "network",
     "restoreFrom",
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 from django.db import connection
 
-from clusters import access, backups
+from clusters import access, backups, hosted_storage
 from clusters.cases import FINALIZER
 from clusters.kubelets import problems_of_cluster
 from clusters.lifecycle import PARTS
@@ -15,7 +16,7 @@ from clusters.manifests import problems as manifest_problems
 from clusters.models import Cluster, ClusterPackageVersion, Idc
 from clusters.preflight import Hop, refusals
 from clusters.schema import IDC_KIND
-from clusters.schema_cluster import CLUSTER_KIND, IMPORTED, MADE, OPERATED, provider_of
+from clusters.schema_cluster import CLUSTER_KIND, IMPORTED, MADE, OPERATED, hosted_on, provider_of
 from clusters.schema_versions import CLUSTER_PACKAGE_VERSION_KIND
 from clusters.wanted import values_in
 from fleet.api import errors
@@ -54,7 +55,8 @@ class ClusterStorage(Storage):
         spec = new["spec"]
         if provider_of(spec) == IMPORTED:
             return _kubeconfig_problems(new["metadata"]["name"], str(spec["kubeconfigCredential"]))
-        return [*self._version_problems(new, old), *_content_problems(new, old)]
+        carried = hosted_storage.meta_problems(new, old)
+        return [*(carried or self._version_problems(new, old)), *_content_problems(new, old)]
 
     def _version_problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         spec = new["spec"]
@@ -73,6 +75,9 @@ class ClusterStorage(Storage):
                 f'"{wanted}": waits for approval by another person than its author; its hash is {hash_of(version.spec)}'
             )
             return [Problem("spec.packageVersion", text, "FieldValueForbidden")]
+        imageless = hosted_storage.image_problems(spec, wanted, version.spec)
+        if imageless:
+            return imageless
         now = ((old or {}).get("status") or {}).get("packageVersion")
         before = ClusterPackageVersion.objects.filter(name=now).first() if now else None
         if before is None or old is None:
@@ -121,6 +126,9 @@ class ClusterStorage(Storage):
             raise errors.conflict(
                 self.kind, name, f"{count} machines still name it; delete them or move them out first"
             )
+        carrying = hosted_storage.carrying(name)
+        if carrying:
+            raise errors.conflict(self.kind, name, carrying)
         if obj["metadata"].get("annotations", {}).get(CONFIRM) != name:
             raise errors.conflict(
                 self.kind, name, f"deleting a cluster takes two steps: first annotate it with {CONFIRM}={name}"
@@ -187,16 +195,16 @@ def _restore_problems(spec: Json, old: Json | None) -> Sequence[Problem]:
     if not uid or old is not None:
         return ()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT name FROM deleted_cluster WHERE uid::text = %s AND purge_at > now()", [uid])
-        if cursor.fetchone():
-            return ()
-    return [
-        Problem(
-            "spec.restoreFrom",
-            f'"{uid}": no cluster of this uid was deleted lately; its data is gone',
-            "FieldValueNotFound",
-        )
-    ]
+        cursor.execute("SELECT spec FROM deleted_cluster WHERE uid::text = %s AND purge_at > now()", [uid])
+        row = cursor.fetchone()
+    if row is None:
+        text = f'"{uid}": no cluster of this uid was deleted lately; its data is gone'
+        return [Problem("spec.restoreFrom", text, "FieldValueNotFound")]
+    before: Json = orjson.loads(row[0]) if isinstance(row[0], str) else row[0]
+    if (provider_of(before), hosted_on(before)) != (provider_of(spec), hosted_on(spec)):
+        where = " ".join(filter(None, [provider_of(before), hosted_on(before) and f"on {hosted_on(before)}"]))
+        return [Problem("spec.restoreFrom", f'"{uid}": its data is {where}, and cannot be taken up elsewhere')]
+    return ()
 
 
 class ClusterPackageVersionStorage(Storage):

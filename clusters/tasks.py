@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from clusters import backups
+from clusters import access, backups, keep
 from clusters.cases import Case, load
 from clusters.planes import Plane
 from clusters.reconcile import reconcile
-from clusters.schema_cluster import OPERATED, provider_of
+from clusters.schema_cluster import OPERATED, hosted_on, provider_of
+from clusters.wanted import hosting_of
 from clusters.ways import way_of
 from fleet.control import work
-from fleet.control.kinds import CLUSTER
+from fleet.control.errors import ReconcileError
+from fleet.control.kinds import CLUSTER, Json
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from fleet.control.threads import in_thread
 from fleet.control.work import Claim
 
 if TYPE_CHECKING:
     from clusters.passes import AnyPass
+
+log = logging.getLogger("fleet.clusters")
 
 _PART_OF_LEASE = 0.8  # a pass that lasts longer is cut off: its lease must not run out under it
 
@@ -55,9 +60,20 @@ async def purge(seat: Seat) -> None:
     for uid, name, spec in await in_thread(backups.due_for_purge):
         from clusters.providers import provider
 
-        gone = await provider(provider_of(spec)).remove(Plane(uid, name, {}, {}, "", 0))
+        plane = await in_thread(partial(_left, uid, name, spec))
+        try:
+            gone = await provider(provider_of(spec)).remove(plane)
+        except ReconcileError as error:
+            log.warning("what is left of the deleted cluster %s stays for now: %s", name, error.message)
+            continue
         if gone:
             await in_thread(partial(backups.purged, uid))
+
+
+def _left(uid: str, name: str, spec: Json) -> Plane:
+    """What a provider has to know of a control plane to take it away."""
+    meta = access.of_cluster(hosted_on(spec)) if hosted_on(spec) else None
+    return Plane(uid, name, {}, keep.files(uid), "", 0, meta=hosting_of(name, uid, spec, meta))
 
 
 register_operator(Operator(CLUSTER, reconcile_clusters, batch=20))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from clusters.cases import Case
+from clusters.exposure import base_port, exposure_of, namespace_of, stable_port
 from clusters.lifecycle import Progress
 from clusters.manifests import values_of
-from clusters.planes import COMPONENTS, Component, Plane
-from clusters.schema_cluster import POD_CIDR, SERVICE_CIDR
+from clusters.planes import COMPONENTS, Component, Hosting, Plane
+from clusters.schema_cluster import POD_CIDR, SERVICE_CIDR, hosted_on
+from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
-
-_PORTS: Final = (20_000, 10_000)  # Local API servers without a port of their own: the first, and how many
 
 
 def component_of(spec: Json, name: str) -> Component:
@@ -28,8 +27,7 @@ def component_of(spec: Json, name: str) -> Component:
 
 def port_of(case: Case) -> int:
     """The API server's port: as written, else the same for the same control plane for ever."""
-    written = case.spec.get("controlPlane", {}).get("exposure", {}).get("port")
-    return int(written) if written else _PORTS[0] + int(case.uid[:8], 16) % _PORTS[1]
+    return stable_port(case.spec, case.uid)
 
 
 def host_of(case: Case) -> str:
@@ -54,8 +52,20 @@ def values_in(name: str, spec: Json, version: str, package: Json, server: str) -
     return values_of(name, version, spec, package, ranges, server)
 
 
-def plane_of(case: Case, progress: Progress, files: Mapping[str, str]) -> Plane:
-    """Each component at the version where it stands, before the first at the target."""
+def hosting_of(name: str, uid: str, spec: Json, endpoint: Endpoint | None) -> Hosting | None:
+    """Where a control plane is hosted, by its cluster's name and spec; None = it is not."""
+    meta = hosted_on(spec)
+    if not meta:
+        return None
+    shape = spec.get("controlPlane", {})
+    return Hosting(
+        meta, endpoint, namespace_of(name, spec), base_port(spec, uid), bool(shape.get("namespace")), exposure_of(spec),
+        shape.get("storageClass", ""), shape.get("nodeSelector", {}),
+    )  # fmt: skip
+
+
+def plane_of(case: Case, progress: Progress, files: Mapping[str, str], meta: Endpoint | None = None) -> Plane:
+    """Each component at the version where it stands, before the first at the target. `meta`: how its meta cluster is reached."""
     shape, network = case.spec.get("controlPlane", {}), case.spec.get("network", {})
     components = {}
     for name in COMPONENTS:
@@ -75,4 +85,5 @@ def plane_of(case: Case, progress: Progress, files: Mapping[str, str]) -> Plane:
         pod_cidr=network.get("podCIDR", POD_CIDR),
         service_cidr=service_cidr_of(case),
         emulated=progress.emulated,
+        meta=hosting_of(case.name, case.uid, case.spec, meta),
     )

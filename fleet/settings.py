@@ -151,6 +151,7 @@ FLEET_SOAK_SECONDS = env.float("FLEET_SOAK_SECONDS", default=60.0)
 FLEET_CLUSTERS_DIR = env.str(
     "FLEET_CLUSTERS_DIR", default=str(BASE_DIR / ".fleet" / "clusters")
 )  # data of Local control planes, snapshots
+FLEET_TOOLS_IMAGE = env.str("FLEET_TOOLS_IMAGE", default="docker.io/library/busybox:1.37.0")  # sh, head, mv and rm
 FLEET_BINARIES = env.str("FLEET_BINARIES", default="")  # folder in which Local control planes find their programs
 
 CELERY_BROKER_URL = REDIS_URL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,12 @@ class Fake:
     dies_after: int = 0  # or after it
     dies_loading: bool = False
     log: list[str] = field(default_factory=list)
+
+    async def place(self, plane: Plane) -> Mapping[str, str]:
+        return {}
+
+    def etcd_names(self, plane: Plane) -> Sequence[str]:
+        return ("127.0.0.1",)
 
     async def observe(self, plane: Plane) -> Sequence[ComponentSeen]:
         found = self.planes.get(plane.uid, {})

@@ -16,8 +16,9 @@ import pytest
 
 from clusters import access
 from clusters import tasks as _tasks  # registers the operator
+from clusters.etcd import BUMP
 from clusters.kube import Kube
-from clusters.local import _LOOPBACK, BUMP
+from clusters.local import _LOOPBACK
 from clusters.models import Cluster
 from clusters.planes import APISERVER, COMPONENTS, ETCD, SCHEDULER
 from fleet.api.actions import Write, create_object, delete_object, patch_object
