@@ -45,8 +45,8 @@ bench: .venv/ready-dev ## Benchmarks at size M
 bench-smoke: .venv/ready-dev ## Benchmarks at size S: do they run, are their results right
 	$(PY) -m benchmarks --size S --rounds 1
 
-lab: .venv/ready-dev ## Real hosts on this machine under Fleet's eyes (root)
-	$(PY) -m lab up
+lab: .venv/ready-dev ## Fleet, a meta cluster, a business cluster in its pods and machines that joined it, on this machine (root)
+	$(PY) -m lab clusters
 
 docs: .venv/ready-dev ## The documentation as HTML in docs/_build
 	.venv/bin/sphinx-build -W -q docs docs/_build

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import image, rootfs
+from lab import clusters, image, rootfs
 from lab.cache import CACHE
 from lab.lab import Lab
 from lab.network import Slot, slots_in_use
 from lab.requirements import APT_PACKAGES, LabError
+from lab.showcase import showcase
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     up.add_argument("--rpm", type=int, default=0, help="rpm hosts (default 0)")
     up.add_argument("--vm", action="store_true", help="a virtual machine with a kernel of its own")
     up.set_defaults(act=_up)
+    commands.add_parser("clusters", help="Fleet, a meta cluster, a business cluster in its pods, machines, a workload; until Ctrl-C").set_defaults(act=_clusters)  # fmt: skip
     commands.add_parser("down", help="end labs and remove what killed ones left").set_defaults(act=_down)
     commands.add_parser("status", help="what is there").set_defaults(act=_status)
     commands.add_parser("build", help="build all that is built once a machine").set_defaults(act=_build)
@@ -58,6 +60,27 @@ def _up(options: argparse.Namespace) -> None:
             lab.vm("v1")
         _print(lab.slot)
         print("Ctrl-C ends the lab.", flush=True)
+        ended.wait()
+    print("The lab is gone.")
+
+
+def _clusters(options: argparse.Namespace) -> None:
+    ended = threading.Event()
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begun:4.0f} s] {text}", flush=True)
+
+    say("the first time all of Kubernetes is built: 15 to 25 minutes")
+    with contextlib.suppress(KeyboardInterrupt), Lab(made_by="up") as lab, showcase(lab, say):
+        print(
+            "\nkubectl --kubeconfig .fleet/kubeconfig get clusters,machines\n"
+            f"kubectl --kubeconfig {lab.slot.folder}/{clusters.BUSINESS}.kubeconfig get nodes,pods\n"
+            "Ctrl-C takes all of it away again.\n",
+            flush=True,
+        )
         ended.wait()
     print("The lab is gone.")
 
