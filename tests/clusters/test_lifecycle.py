@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusters import lifecycle
@@ -275,6 +275,7 @@ def test_the_first_start_of_a_broken_component_is_reported_and_nothing_is_put_ba
     assert plane.progress.stopped == {}
 
 
+@settings(deadline=None)  # how long one takes is how many steps it needs
 @given(st.lists(st.sampled_from(["step", "crash-etcd", "crash-apiserver", "lost-effect", "late"]), max_size=60))
 def test_whatever_is_cut_off_an_upgrade_ends_whole_or_stopped(happenings: list[str]) -> None:
     """Crashes of components, and passes that wrote their intent and never came to the effect."""
