@@ -23,7 +23,7 @@ PROVIDERS: Final = {
     "Hosted": "Hosted: pods of a meta cluster",
     "Local": "Local: processes on Fleet's host",
     "Imported": "Imported: there already, by its kubeconfig",
-    "Simulated": "Simulated",
+    "Simulated": "Simulated: an API server for trials",
 }
 
 

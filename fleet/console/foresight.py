@@ -13,7 +13,7 @@ from clusters.cases import Case, progress_of
 from clusters.lifecycle import ADDONS, Progress, order
 from clusters.planning import BACKUP_SECONDS, BACKUPS, Around, emulating, hop_of, refused
 from clusters.preflight import kubelets_too_new
-from clusters.schema_cluster import HOSTED, IMPORTED, LOCAL, MADE, POD_CIDR, SERVICE_CIDR, provider_of
+from clusters.schema_cluster import HOSTED, IMPORTED, LOCAL, MADE, POD_CIDR, SERVICE_CIDR, SIMULATED, provider_of
 from fleet.console.words import count
 from fleet.control.kinds import Json
 
@@ -139,6 +139,8 @@ def making(obj: Json, version: Json) -> list[str]:
             f"Nothing is made: Fleet reads the nodes of the cluster behind Credential {spec['kubeconfigCredential']}.",
             "Gates only count, until spec.enforceGates says true; the control plane is never touched.",
         ]
+    if provider == SIMULATED:
+        return ["A simulated API server whose nodes are the simulated machines that name it; no real host is touched."]
     if provider not in MADE:
         return ["A group of plain hosts: nothing is made, and machines that name it take its defaults."]
     return [_control_plane(spec, name, version), *_network(spec), *_extras(spec, version)]

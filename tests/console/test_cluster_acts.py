@@ -113,6 +113,28 @@ def test_a_new_cluster_is_told_and_then_made_as_told(versions: None, browser_of:
 
 
 @pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        ("", "A group of plain hosts"),
+        ("Simulated", "no real host is touched"),
+        ("Imported", "the cluster behind Credential their-cluster"),
+    ],
+)
+def test_what_other_providers_make_is_told(versions: None, browser_of: Browser, provider: str, said: str) -> None:
+    config = """{kind: Config, current-context: x, contexts: [{name: x, context: {cluster: x, user: x}}],
+      clusters: [{name: x, cluster: {server: "https://10.0.0.9:6443"}}], users: [{name: x, user: {token: secret}}]}"""
+    spec = {"type": "kubeconfig", "clusters": ["fresh"], "data": {"kubeconfig": config}}
+    login = {"apiVersion": API_VERSION, "kind": "Credential", "metadata": {"name": "their-cluster"}, "spec": spec}
+    create_object("credentials", login, write=WRITE)
+    form = NEW | {"spec.provider": provider, "spec.packageVersion": ""}
+    form |= {"spec.kubeconfigCredential": "their-cluster"} if provider == "Imported" else {}
+    found = told(browser_of("admin"), "/do/clusters/foresee", **form)
+    assert found["may"], found
+    assert said in found["html"]
+    assert "their-cluster" in browser_of("admin").get("/clusters").content.decode()
+
+
+@pytest.mark.parametrize(
     ("form", "field", "message"),
     [
         ({"metadata.name": "Not A Name"}, "metadata.name", ""),
