@@ -64,7 +64,8 @@ def read(found: ConditionMap, declared: Declared, old: Held | None) -> Held:
     except Refused as refused:
         return Held(declared, found.rv, before.reporter, before.entries, before.doubled, {}, {"": refused})
     now = Held(declared, found.rv, reporter.name)
-    same = before.under is declared and before.reporter == reporter.name
+    mine = before.reporter == reporter.name  # what it said for another reporter is nobody's last good word
+    same = mine and before.under is declared
     for node, text in found.data.items():
         now.prints[node] = print_ = hash(text)
         if same and before.prints.get(node) == print_:
@@ -74,7 +75,7 @@ def read(found: ConditionMap, declared: Declared, old: Held | None) -> Held:
             now.entries[node] = read_entry(text, reporter)
         except Refused as refused:
             now.refused[node] = refused
-            if node in before.entries:
+            if mine and node in before.entries:
                 now.entries[node] = before.entries[node]
     return now
 
@@ -94,7 +95,7 @@ def problem_of(held: Held) -> Problem | None:
     first = held.refused[nodes[0]]
     told = [f"{node}: {held.refused[node]}" if node else str(held.refused[node]) for node in nodes[:_SHOWN]]
     more = f"; and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
-    return Problem(first.reason, "; ".join(told) + more)
+    return Problem(first.reason, ("; ".join(told) + more).replace("\x00", ""))  # names are what others write
 
 
 def summary(problems: Mapping[str, Problem]) -> Condition:

@@ -24,6 +24,7 @@ from machines.watch.maps import Entries, Held, Problem, problem_of, read, summar
 from machines.watch.pods import PodStream
 from machines.watch.seen import ConditionMap
 
+_MOST_TOLD: Final = 100  # events that wait; `ReportersHealthy` counts all
 _LOOK_BACK: Final = 30.0  # seconds: nodes that were written since then may have got another machine
 
 
@@ -141,15 +142,20 @@ class Reports:
                 self._admit(key, now, node, conditions, before.get(node), renew=aged if fresh else set(), fresh=fresh)
         for node, conditions in [*now.doubled.items()]:
             self._admit(key, now, node, conditions, before.get(node), renew=set(), fresh=False)
+        self._retry(self._let_go(key, now, set(self._by_map.get(key, ()))), but=key)
+
+    def _let_go(self, key: str, now: Held, nodes: set[str]) -> set[str]:
+        """Free what a map said of these nodes and says no more; nodes of which something was freed."""
         freed = set()
-        for node in list(self._by_map.get(key, ())):
+        for node in nodes:
             kept = {c.type for c in now.entries.get(node, ())}
-            if node in now.refused and not kept:
-                continue  # nothing good is known here; what is written stays
+            unread = node in now.refused and not kept  # nothing good is known here; what is written stays
             for type_ in [t for t, m in self._from.get(node, {}).items() if m == key and t not in kept]:
-                self._free(node, type_)
-                freed.add(node)
-        self._retry(freed, but=key)
+                owner = self.declared.owners.get(type_)
+                if not unread or owner is None or owner.name != now.reporter:
+                    self._free(node, type_)
+                    freed.add(node)
+        return freed
 
     def _admit(
         self, key: str, now: Held, node: str, conditions: tuple[Condition, ...], before: tuple[Condition, ...] | None, *, renew: set[str], fresh: bool
@@ -190,6 +196,7 @@ class Reports:
             for node in waiting:
                 self._admit(key, held, node, held.doubled[node], held.entries.get(node), renew=set(), fresh=False)
             self._note(key)
+            self._retry(self._let_go(key, held, waiting), but=key)
 
     def _hold(self, node: str, type_: str, key: str) -> None:
         types = self._from.setdefault(node, {})
@@ -221,7 +228,8 @@ class Reports:
         held = self._maps[key]
         problem = held.problem = problem_of(held)
         text = "" if problem is None else str(problem)
-        if problem is not None and self._problems.get(key, "").partition(":")[0] != problem.reason:
+        new = problem is not None and self._problems.get(key, "").partition(":")[0] != problem.reason
+        if problem is not None and new and len(self.told) < _MOST_TOLD:
             self.told.append(Told("report-refused", problem.reason, f"ConfigMap {key}: {problem.text}.", WARNING))
         self._problems[key] = text
         self._noted.add(key)

@@ -9,14 +9,16 @@ from typing import Final
 import orjson
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusters.schema_cluster import CLUSTER_KIND
 from fleet.api.schema import prune, validate
 from fleet.control.conditions import Condition
 from machines.reporters import MESSAGE, Refused, Reporter, declared, read_entry
+from machines.watch.leases import Lease
 from machines.watch.maps import read
+from machines.watch.reports import Reports
 from machines.watch.seen import ConditionMap
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -87,3 +89,59 @@ def test_the_examples_of_the_documentation_are_taken() -> None:
     mine = next(r for r in head["spec"]["reporters"] if r["daemonSet"] == daemon["metadata"]["name"])
     environment = {e["name"]: e.get("value") for e in daemon["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert (mine["name"], mine["conditionTypes"]) == (environment["REPORTER"], [environment["CONDITION_TYPE"]])
+
+
+# -- many maps --------------------------------------------------------------------------------------------------------
+
+MANY: Final = declared(
+    {
+        "conditionNamespaces": ["n"],
+        "reporters": [
+            {"name": "x", "namespace": "n", "conditionTypes": ["A", "B"]},
+            {"name": "y", "namespace": "n", "conditionTypes": ["C"]},
+        ],
+    }
+)
+VALUES: Final = st.sampled_from(
+    [*(orjson.dumps([{"type": t, "status": "True"} for t in types]).decode() for types in ("A", "B", "AB", "C")), "{"]
+)  # fmt: skip
+DATA: Final = st.dictionaries(st.sampled_from(["n1", "n2"]), VALUES, min_size=1, max_size=2)
+STEP: Final = st.tuples(
+    st.sampled_from(["m1", "m2", "m3"]), st.none() | DATA | DATA | DATA, st.sampled_from(["x"] * 6 + ["y", "z"])
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEP, min_size=3, max_size=12), st.integers(0, 25))
+def test_whatever_maps_say_each_condition_has_one_map_and_none_waits_for_nobody(
+    steps: list[tuple[str, dict[str, str] | None, str]], restart_at: int
+) -> None:
+    seen = Reports(Lease(1, 1, 1))
+    seen.declare(MANY)
+    for number, (name, data, reporter) in enumerate(steps):
+        if number == restart_at:  # another watcher: it knows who held what, and reads all maps anew
+            seen = again(seen)
+        if data is None:
+            seen.gone(f"n/{name}")
+        else:
+            seen.take(ConditionMap(1, "n", name, reporter, str(number), data))
+        held_by = {(n, t): key for n, types in seen._from.items() for t, key in types.items()}
+        by_map = {(key, n) for (n, _), key in held_by.items()}
+        assert by_map == {(key, n) for key, nodes in seen._by_map.items() for n in nodes}
+        for key, held in seen._maps.items():
+            for node, conditions in held.entries.items():
+                if node not in held.refused and "" not in held.refused:
+                    assert {held_by[node, c.type] for c in conditions} == {key}
+            for node, conditions in held.doubled.items():
+                assert "" in held.refused or seen._rival(key, node, conditions)
+
+
+def again(old: Reports) -> Reports:
+    """What another watcher makes of the same maps, with what the first one wrote."""
+    new = Reports(Lease(1, 2, 2))
+    new.declare(MANY)
+    for node, types in old._from.items():
+        for type_, key in types.items():
+            new._hold(node, type_, key)
+    new._rvs = {key: held.rv for key, held in old._maps.items()}
+    return new
