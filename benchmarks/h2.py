@@ -33,7 +33,7 @@ class Measure:
     def prepare(self, world: World) -> None:
         stack = contextlib.ExitStack()
         self._streams, self._events = STREAMS, EVENTS[world.size]
-        per = min(1_000, self._events)
+        per = self._events  # each node is told of once in a burst
         self._remote: Remote = stack.enter_context(feeder(2 * self._streams + 1, per, per, _FIRST))
         self._close = stack.close
         self._ids = [
