@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -29,11 +29,21 @@ class Measure:
     target = "at most 1 s CPU, 2 s wall"
 
     def prepare(self, world: World) -> None:
-        self._count = NODES[world.size]
+        self._count = self.count(world)
         self._cluster = more_machines(world, "adopted", _NUMBER, self._count, _FIRST)
         stack = contextlib.ExitStack()
-        self._url = stack.enter_context(simulated(self._count, _FIRST))
+        self._endpoint = stack.enter_context(self.server(self._count, _FIRST))
         self._close = stack.close
+
+    def count(self, world: World) -> int:
+        """Nodes of the cluster."""
+        return NODES[world.size]
+
+    @contextlib.contextmanager
+    def server(self, count: int, first: int) -> Iterator[Endpoint]:
+        """Where it is served."""
+        with simulated(count, first) as url:
+            yield Endpoint(url)
 
     def reset(self, world: World, who: str) -> None:
         world.sql("DELETE FROM node WHERE cluster_id = %s", [self._cluster])
@@ -49,7 +59,7 @@ class Measure:
 
     async def _pages(self, decode: Callable[[bytes], Any], items: Callable[[Any], Any]) -> int:
         count = 0
-        async with Kube(Endpoint(self._url), networks=LOOPBACK, compressed=False) as kube:
+        async with Kube(self._endpoint, networks=LOOPBACK, compressed=False) as kube:
             async for body in kube.pages("/api/v1/nodes"):
                 count += len(items(decode(body)))
         return count
@@ -59,7 +69,7 @@ class Measure:
         own = -time.process_time()
 
         async def adopt(conn: Any) -> None:
-            watching = Watching(conn, [(self._cluster, self._url)])
+            watching = Watching(conn, [(self._cluster, self._endpoint)])
             await watching.start()
             await watching.settled()
             await watching.stop()
@@ -81,7 +91,7 @@ class Measure:
         from kubernetes import client
 
         configuration = client.Configuration()
-        configuration.host = self._url
+        configuration.host = self._endpoint.server
         with client.ApiClient(configuration) as api:
             return Run(len(client.CoreV1Api(api).list_node(limit=_PEER).items))
 

@@ -39,7 +39,7 @@ class Measure:
         self._ids = [
             more_machines(world, f"streamed-{n}", _NUMBER + n, per, _FIRST + n * per) for n in range(self._streams)
         ]
-        self._ours = Watching(world.conn, [(c, self._remote.of(n)) for n, c in enumerate(self._ids)])
+        self._ours = Watching(world.conn, [(c, Endpoint(self._remote.of(n))) for n, c in enumerate(self._ids)])
 
         async def start(conn: Any) -> None:
             await self._ours.start()

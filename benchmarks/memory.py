@@ -107,11 +107,13 @@ def listed(who: str, urls: list[str], most: int) -> tuple[int, int]:
     return pss() - before, count
 
 
-async def watched(subjects: list[tuple[int, str]]) -> tuple[int, int]:
+async def watched(given: list[tuple[int, str]]) -> tuple[int, int]:
     """(bytes, nodes) of the watcher: after a first small cluster, everything else."""
     from benchmarks.watching import Watching
     from fleet.control import db
+    from fleet.control.endpoint import Endpoint
 
+    subjects = [(number, Endpoint(url)) for number, url in given]
     conn = await db.connect()
     first = Watching(conn, subjects[:1])
     await first.start()

@@ -23,7 +23,7 @@ PATIENT = Times(silence=86_400.0)
 class Watching:
     """Clusters by their ids at these addresses; machines are found by the names of nodes."""
 
-    def __init__(self, conn: Any, subjects: Sequence[tuple[int, str]]) -> None:
+    def __init__(self, conn: Any, subjects: Sequence[tuple[int, Endpoint]]) -> None:
         self._conn = conn
         self._subjects = subjects
         self._turn = asyncio.Lock()
@@ -44,8 +44,8 @@ class Watching:
         )
         epochs = dict(await found.fetchall())
         listing = asyncio.Semaphore(2)
-        for cluster, url in self._subjects:
-            subject = Subject(Endpoint(url), by_name=True)
+        for cluster, endpoint in self._subjects:
+            subject = Subject(endpoint, by_name=True)
             watch = ClusterWatch(
                 Lease(cluster, ME, epochs[cluster]),
                 subject,
