@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help up test check test-lab test-kube faults bench bench-smoke docs lab clean
+.PHONY: help up test check test-hosts test-lab test-kube faults bench bench-smoke docs lab clean
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -30,11 +30,14 @@ check: .venv/ready-dev ## Lint, types, import contracts, migrations
 	.venv/bin/lint-imports
 	$(PY) -W ignore manage.py makemigrations --check --dry-run
 
-test-lab: .venv/ready-dev ## Against real hosts made on this machine (root)
+test-hosts: .venv/ready-dev ## Against real hosts made on this machine (root)
+	$(PY) -m pytest -q -p no:randomly -m "lab and not kube" tests/lab
+
+test-lab: .venv/ready-dev ## Against real hosts and real clusters of them (root, Go; builds Kubernetes the first time)
 	$(PY) -m pytest -q -p no:randomly -m lab tests/lab
 
 test-kube: .venv/ready-dev ## Against real control planes built from Go modules (minutes the first time)
-	$(PY) -m pytest -q -p no:randomly -m kube tests/kube tests/simulator
+	$(PY) -m pytest -q -p no:randomly -m "kube and not lab" tests
 
 faults: .venv/ready-dev ## The fault matrix, printed as a table
 	$(PY) -m pytest -q -m faults tests

@@ -48,7 +48,7 @@ class _Status(Struct, frozen=True):
 
 
 class _Spec(Struct, frozen=True):
-    request: str = ""
+    request: str | None = ""  # null in a bookmark
     signer: str = field(default="", name="signerName")
     usages: tuple[str, ...] = ()
     user: str = field(default="", name="username")
@@ -114,7 +114,7 @@ class CsrStream(Reflector):
         if found.status.conditions or spec.signer not in csr.SIGNERS:
             self.waiting.pop(name, None)
         elif len(self.waiting) < _MOST:
-            self.waiting[name] = csr.Request(name, spec.user, spec.signer, spec.usages, spec.request)
+            self.waiting[name] = csr.Request(name, spec.user, spec.signer, spec.usages, spec.request or "")
             self.news.set()
 
 
