@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from fleet.control.conditions import Condition, Status, find
+from fleet.control.conditions import Condition, Status, find, is_true
 from fleet.control.work import backoff
 from machines import phases
 from machines.analyze import config_met, kernel_met, packages_met, removal_hash, unverifiable
@@ -286,6 +286,9 @@ def signs_of(row: Row, judged: Judgement, outcome: Outcome, memory: Memory, now:
     open_ = operation is not None
     if row.deleted_at is not None:
         return phases.Signs(deleted=True, retired=retired(row, outcome))
+    if not judged.seen and judged.facts.reason == "NoCredential" and row.node is not None:
+        # A node of a cluster that others made, without a way to its host: it is in service once it was Ready, and counts in budgets.
+        return phases.Signs(met=is_true(row.conditions, "NodeReady"))
     why = str(operation.status.get("why", "")) if operation is not None else ""
     wanted = judged.why if judged.plan is not None and not judged.blocked[0] else ""
     if judged.seen:

@@ -144,7 +144,10 @@ def test_an_api_server_that_runs_but_gives_fleet_no_answer_is_unknown() -> None:
     for silent, expected in (("", True), ("connection refused", None)):
         seen = seen_of(made, APISERVER, Live(found), silent)
         assert seen is not None and seen.ready is expected
-    assert seen is not None and seen.message == "its pods are ready, but it does not answer at 10.0.0.2:21000: connection refused"
+    assert (
+        seen is not None
+        and seen.message == "its pods are ready, but it does not answer at 10.0.0.2:21000: connection refused"
+    )
 
 
 def test_a_rollout_is_over_when_its_controller_says_so_of_the_newest_manifest() -> None:

@@ -232,3 +232,20 @@ async def test_a_rule_is_a_gate_of_each_machine_that_it_covers_and_a_dry_run_hol
     await world.loop.edit("readinessrules", "disk", dryRun=True)
     await world.turn(2)
     assert (await world.scheduling())["state"] == "Open"
+
+
+async def test_a_node_without_a_way_to_its_host_is_in_service_once_it_was_ready_and_its_gates_draw_on_the_budget(
+    world: NodesWorld,
+) -> None:
+    await world.loop.machine("bare", clusterName=CLUSTER, driver={"type": "ssh"})
+    await world.node("bare")
+    await world.tell("example.com/NetworkReady", "True", "bare")
+    await world.turn(4)
+    assert await world.loop.phase("bare") == "Running"
+    assert (await world.scheduling("bare"))["state"] == "Open"
+    budget = {"scope": {"cluster": CLUSTER}, "maxUnavailable": {"count": 0}}
+    await world.loop.make({"kind": "SafetyPolicy", "metadata": {"name": "none"}, "spec": budget})
+    await world.tell("example.com/NetworkReady", "False", "bare")
+    await world.turn(2)
+    assert (await world.scheduling("bare"))["reason"] == "GateWouldClose"
+    assert not (await world.live("bare"))["spec"].get("unschedulable")
