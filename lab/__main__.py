@@ -74,9 +74,10 @@ def _clusters(options: argparse.Namespace) -> None:
         print(f"[{time.monotonic() - begun:4.0f} s] {text}", flush=True)
 
     say("the first time all of Kubernetes is built: 15 to 25 minutes")
-    with contextlib.suppress(KeyboardInterrupt), Lab(made_by="up") as lab, showcase(lab, say):
+    with contextlib.suppress(KeyboardInterrupt), Lab(made_by="up") as lab, showcase(lab, say) as (fleet, _, _):
         print(
-            "\nkubectl --kubeconfig .fleet/kubeconfig get clusters,machines\n"
+            f"\n{fleet.console}\n"
+            "kubectl --kubeconfig .fleet/kubeconfig get clusters,machines\n"
             f"kubectl --kubeconfig {lab.slot.folder}/{clusters.BUSINESS}.kubeconfig get nodes,pods\n"
             "Ctrl-C takes all of it away again.\n",
             flush=True,

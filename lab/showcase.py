@@ -66,16 +66,26 @@ class Kubectl:
 class Fleet(Kubectl):
     """A running Fleet of this checkout, as `make up` starts it, without its simulated machines."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, log: Path) -> None:
         super().__init__(CHECKOUT / ".fleet" / "kubeconfig")
         environment = {**os.environ, "FLEET_BINARIES": str(binaries)}
         command = [sys.executable, "-m", "fleet.dev.up", "--machines", "0"]
-        self._process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, start_new_session=True)
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                command, cwd=CHECKOUT, env=environment, stdout=out, stderr=out, start_new_session=True
+            )
+
+    @property
+    def console(self) -> str:
+        """Its console's address, and who may enter."""
+        lines = (line.strip() for line in self._log.read_text(errors="replace").splitlines())
+        return next((line for line in lines if line.startswith("console ")), "")
 
     def ready(self) -> bool:
         """Whether it answers; LabError when it ended."""
         if self._process.poll() is not None:
-            raise LabError("Fleet did not start: the lines above say why.")
+            raise LabError(f"Fleet did not start: {self._log.read_text(errors='replace').strip()[-600:]}")
         return bool(self.get("clusters"))
 
     def condition(self, kind: str, name: str, type_: str) -> Json:
@@ -122,7 +132,7 @@ def until(condition: Callable[[], bool], what: str, say: Say) -> None:
 def showcase(lab: Lab, say: Say) -> Iterator[tuple[Fleet, Kubectl, list[Host]]]:
     """Everything up, with kubectl for Fleet and for the business cluster; all of it gone at the end."""
     binaries = kubernetes.folder(lab.slot.folder / "binaries")
-    fleet = Fleet(binaries)
+    fleet = Fleet(binaries, lab.slot.folder / "fleet.log")
     try:
         until(fleet.ready, "Fleet answers", say)
         yield from _up(lab, fleet, say)

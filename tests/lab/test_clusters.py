@@ -17,16 +17,14 @@ import pytest
 
 from clusters import access
 from fleet.control import db
-from lab import Lab, images, kubernetes, node_packages
+from lab import Lab, clusters, kubernetes
 from lab.host import Host
 from tests.kube.test_local import port
 from tests.lab.running import Cluster, Json, Loop
-from tests.lab.test_final_state import machine
 from tests.servers import Kubectl, kubectl_binaries
 
 pytestmark = [pytest.mark.lab, pytest.mark.kube, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 OLD, NEW = kubernetes.VERSIONS
-COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 class Business:
@@ -99,60 +97,6 @@ def fleet(kubectl: Kubectl, tmp_path: Path) -> Iterator[Cluster]:
         sys.stdout.write(log.read_text()[-8000:])
 
 
-def package_version(version: str) -> Json:
-    components: list[Json] = [{"name": n, "binary": f"{version}/{n}"} for n in COMPONENTS]
-    components.append(
-        {"name": "etcd", "version": kubernetes.ETCD, "binary": "etcd", "args": {"unsafe-no-fsync": "true"}}
-    )
-    spec = {"kubernetesVersion": version, "components": components, "machineVersions": node_packages.versions(version)}
-    return {"kind": "ClusterPackageVersion", "metadata": {"name": f"k8s-{version}"}, "spec": spec}
-
-
-def ground(lab: Lab, version: str) -> list[Json]:
-    """Credential, budget and the cluster itself."""
-    login = {"username": "root", "privateKey": lab.private_key.read_text()}
-    spec = {
-        "provider": "Local", "packageVersion": f"k8s-{version}", "idc": "lab", "driver": {"credential": "lab"}, "rollout": {"soakSeconds": 5},
-        "controlPlane": {"exposure": {"type": "HostPort", "host": lab.gateway, "port": port()}}, "variables": dict(node_packages.LAB_VARIABLES),
-        "readinessGates": [{"conditionType": "NetworkReady"}], "daemonSetGates": [{"namespace": "default", "name": "network-ready"}],
-        "conditionNamespaces": ["default"],
-        "reporters": [{"name": "network", "namespace": "default", "daemonSet": "network-ready", "conditionTypes": ["NetworkReady"]}],
-    }  # fmt: skip
-    return [
-        {"kind": "Credential", "metadata": {"name": "lab"}, "spec": {"type": "ssh", "data": login, "clusters": ["lab"]}},
-        {
-            "kind": "SafetyPolicy", "metadata": {"name": "lab"},
-            "spec": {"scope": {"cluster": "lab"}, "maxUnavailable": {"count": 5, "percent": 100}},
-        },
-        {"kind": "Cluster", "metadata": {"name": "lab"}, "spec": spec},
-    ]  # fmt: skip
-
-
-def reporter(host: str, number: int) -> list[Json]:
-    """The DaemonSet of docs/examples that says whether the network of its node is ready."""
-    from tests.lab.test_nodes_by_hand import reporter as made
-
-    class At:
-        def __init__(self) -> None:
-            self.host, self.port = host, number
-
-    return made(At())  # type: ignore[arg-type]
-
-
-def web(name: str) -> Json:
-    """A pod that answers on port 8080."""
-    command = ["sh", "-c", "mkdir /tmp/www && echo well >/tmp/www/index.html && exec httpd -f -p 8080 -h /tmp/www"]
-    container = {"name": "web", "image": images.BUSYBOX, "imagePullPolicy": "Never", "command": command}
-    template = {
-        "metadata": {"labels": {"app": name}},
-        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
-    }
-    return {
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": name}}, "template": template},
-    }  # fmt: skip
-
-
 def bare(lab: Lab, *names: str) -> list[Host]:
     """Hosts with nothing on them but the images that a registry would have."""
     hosts: list[Host] = [*lab.debs(names, node=True)]
@@ -181,9 +125,9 @@ def until(fleet: Cluster, condition: Callable[[], bool], what: str, *names: str,
 def test_the_life_of_a_cluster_and_its_machines(lab: Lab, fleet: Cluster, tmp_path: Path) -> None:
     names = ("a1", "a2", "a3")
     hosts = bare(lab, *names)
-    fleet.apply(*node_packages.manifests(lab.store), package_version(OLD), package_version(NEW))
-    fleet.apply(*ground(lab, OLD))
-    fleet.apply(*(machine(h, h.name, variables={"podCIDR": lab.pod_range(h)}) for h in hosts))
+    plane = {"exposure": {"type": "HostPort", "host": lab.gateway, "port": port()}}
+    fleet.apply(*clusters.ground(lab, ["lab"]), clusters.gated("lab", OLD, "Local", plane))
+    fleet.apply(*(clusters.machine(lab, h, "lab") for h in hosts))
     fleet.wait_cluster_ready("lab")
     business = Business(tmp_path)
 
@@ -195,7 +139,7 @@ def test_the_life_of_a_cluster_and_its_machines(lab: Lab, fleet: Cluster, tmp_pa
         *names,
     )
     for host in hosts:
-        lab.import_images(host, images.pause(), images.busybox(), images.reporter())
+        lab.import_images(host, *clusters.node_images())
 
     # Closed until the reporters say yes.
     shown = fleet.get("machine", "a1")["status"]
@@ -206,10 +150,9 @@ def test_the_life_of_a_cluster_and_its_machines(lab: Lab, fleet: Cluster, tmp_pa
     node = business.get("node", "a1")
     assert node["spec"]["unschedulable"] is True
     assert node["metadata"]["annotations"]["fleet.dev/closed-by"] == "join"
-    host, _, number = business.server.removeprefix("https://").partition(":")
-    business.apply(*reporter(host, int(number)), web("web"))
+    business.apply(*clusters.reporter(business.server), clusters.workload("web"))
     for each in hosts:
-        each.ssh("mkdir -p /var/lib/network && touch /var/lib/network/ready")
+        each.ssh(f"mkdir -p {clusters.FOLDER} && touch {clusters.READY}")
     until(fleet, lambda: all(opened(business, n) for n in names), "the gates open", *names)
     fleet.wait_ready(*names)
     business("rollout", "status", "deployment/web", "--timeout=90s")
