@@ -137,10 +137,22 @@ def showcase(lab: Lab, say: Say) -> Iterator[tuple[Fleet, Kubectl, list[Host]]]:
         until(fleet.ready, "Fleet answers", say)
         yield from _up(lab, fleet, say)
     finally:
-        try:
-            _down(fleet, say)
-        finally:
-            fleet.stop()
+        with _uninterrupted():
+            try:
+                _down(fleet, say)
+            finally:
+                fleet.stop()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not leave half of it behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _up(lab: Lab, fleet: Fleet, say: Say) -> Iterator[tuple[Fleet, Kubectl, list[Host]]]:
