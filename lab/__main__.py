@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import clusters, image, rootfs
+from lab import clusters, control_plane_images, image, images, kubernetes, node_packages, rootfs
 from lab.cache import CACHE
 from lab.lab import Lab
 from lab.network import Slot, slots_in_use
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     up = commands.add_parser("up", help="make machines and keep them until Ctrl-C")
     up.add_argument("--hosts", type=int, default=3, help="Debian hosts (default 3)")
     up.add_argument("--rpm", type=int, default=0, help="rpm hosts (default 0)")
+    up.add_argument("--nodes", type=int, default=0, help="Debian hosts that can run a kubelet (default 0)")
     up.add_argument("--vm", action="store_true", help="a virtual machine with a kernel of its own")
     up.set_defaults(act=_up)
     commands.add_parser("clusters", help="Fleet, a meta cluster, a business cluster in its pods, machines, a workload; until Ctrl-C").set_defaults(act=_clusters)  # fmt: skip
@@ -54,6 +55,7 @@ def _up(options: argparse.Namespace) -> None:
     with contextlib.suppress(KeyboardInterrupt), Lab(made_by="up") as lab:
         print("Making machines (the first time builds their file systems, some minutes) ...", flush=True)
         lab.debs(f"h{number}" for number in range(1, options.hosts + 1))
+        lab.debs((f"n{number}" for number in range(1, options.nodes + 1)), node=True)
         for number in range(1, options.rpm + 1):
             lab.rpm(f"r{number}")
         if options.vm:
@@ -137,6 +139,11 @@ def _build(options: argparse.Namespace) -> None:
         ("Debian base", rootfs.base),
         ("rpm host", rootfs.rpm_layers),
         ("virtual machine", image.vm_image),
+        ("node", rootfs.node_layers),
+        ("control planes", kubernetes.control_planes),
+        ("packages of nodes", node_packages.debs),
+        ("images of pods", images.all_of_them),
+        ("images of control planes", control_plane_images.images),
     ):
         begun = time.monotonic()
         build()

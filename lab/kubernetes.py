@@ -15,6 +15,7 @@ GO: Final = Path(__file__).parent / "go"
 VERSIONS: Final = ("1.36.3", "1.37.2")
 ETCD: Final = "3.7.3"
 CONTAINERD: Final = "2.4.2"
+KUBE_PROXY: Final = VERSIONS[0]  # never newer than an API server of the lab, which Kubernetes asks for
 CONTROL_PLANE: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 CONTAINERD_PROGRAMS: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
 _ETCD: Final = {"etcd": "go.etcd.io/etcd/server/v3", "etcdutl": "go.etcd.io/etcd/etcdutl/v3"}
@@ -27,6 +28,9 @@ def binary(name: str, version: str) -> Path:
         module, known = GO / "containerd", version == CONTAINERD
     elif name in _ETCD:
         module, known = GO / VERSIONS[-1], version == ETCD
+    elif name == "kube-proxy":
+        # A module of its own: what is added to the others is a reason to build all of them anew.
+        module, known = GO / name, version == KUBE_PROXY
     else:
         module, known = GO / version, version in VERSIONS
     if not known:
@@ -36,6 +40,11 @@ def binary(name: str, version: str) -> Path:
     recipe = (module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()
     entry = f"kube-{name}-{version}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     return cached(entry, lambda folder: _build(folder, name, version, module)) / name
+
+
+def control_planes() -> list[Path]:
+    """Everything that control planes of all versions are made of."""
+    return [*(binary(n, v) for v in VERSIONS for n in CONTROL_PLANE), *(binary(n, ETCD) for n in _ETCD)]
 
 
 def folder(target: Path) -> Path:

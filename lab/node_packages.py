@@ -199,6 +199,12 @@ def configurations() -> list[Json]:
     ]
 
 
+def debs() -> list[Path]:
+    """All of them."""
+    others = (("containerd", kubernetes.CONTAINERD), ("cni-plugins", CNI_PLUGINS))
+    return [deb(name, version) for name, version in (*others, *(("kubelet", v) for v in kubernetes.VERSIONS))]
+
+
 def deb(name: str, version: str) -> Path:
     """One of the packages as a file, built once a machine."""
     if name == "containerd":

@@ -20,7 +20,7 @@ from clusters import pki
 from clusters.local import Local
 from clusters.planes import APISERVER, COMPONENTS, ETCD, Component, Plane
 from fleet.control.render import render
-from lab import Lab, images, kubernetes, node_packages
+from lab import Lab, addons, clusters, images, kubernetes, node_packages
 from lab.host import Host
 from tests.lab.running import Json
 from tests.servers import Kubectl, free_port, kubectl_binaries
@@ -175,7 +175,7 @@ def nodes(lab: Lab, ground: Ground, objects: list[Json]) -> list[Host]:
     for host, version in zip(hosts, (OLD, NEW), strict=True):
         lab.route(lab.pod_range(host), host)
         join(lab, ground, host, objects, version)
-        lab.import_images(host, images.pause(), images.busybox(), images.reporter())
+        lab.import_images(host, images.pause(), images.busybox(), images.reporter(), images.kube_proxy(), images.dns())
     for host in hosts:
         # The kubelet answers when its second certificate, that of a server, is there too.
         ground.approved_until(lambda: ground.ready(host.name) and ground.answers(host.name), f"{host.name} is Ready")  # noqa: B023 - asked at once
@@ -208,43 +208,6 @@ def fetch(url: str) -> str:
         return str(answer.read().decode().strip())
 
 
-def reporter(ground: Ground) -> list[Json]:
-    """A DaemonSet that says whether the network of its node is ready, and the rights that it needs for that."""
-    meta = {"metadata": {"name": "network-ready"}}
-    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", **meta}
-    field = {"NODE_NAME": "spec.nodeName", "NAMESPACE": "metadata.namespace"}
-    plain = {
-        "CONFIGMAP": "network-ready", "CONDITION_TYPE": "NetworkReady", "REPORTER": "network", "FILE": "/host/ready",
-        # No Service has an address here: nothing in this cluster makes one.
-        "KUBERNETES_SERVICE_HOST": ground.host, "KUBERNETES_SERVICE_PORT": str(ground.port),
-    }  # fmt: skip
-    container: Json = {
-        "name": "reporter", "image": images.REPORTER, "imagePullPolicy": "Never",
-        "env": [*({"name": k, "valueFrom": {"fieldRef": {"fieldPath": v}}} for k, v in field.items()), *({"name": k, "value": v} for k, v in plain.items())],
-        "volumeMounts": [{"name": "host", "mountPath": "/host", "readOnly": True}],
-    }  # fmt: skip
-    pod: Json = {
-        "metadata": {"labels": {"app": "network-ready"}},
-        "spec": {
-            "serviceAccountName": "network-ready", "containers": [container],
-            "volumes": [{"name": "host", "hostPath": {"path": "/var/lib/network", "type": "DirectoryOrCreate"}}],
-        },
-    }  # fmt: skip
-    rules = [
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["patch"], "resourceNames": ["network-ready"]},
-    ]
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", **meta},
-        {"kind": "Role", **rbac, "rules": rules},
-        {
-            "kind": "RoleBinding", **rbac, "subjects": [{"kind": "ServiceAccount", "name": "network-ready", "namespace": "default"}],
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "network-ready"},
-        },
-        {"apiVersion": "apps/v1", "kind": "DaemonSet", **meta, "spec": {"selector": {"matchLabels": {"app": "network-ready"}}, "template": pod}},
-    ]  # fmt: skip
-
-
 def test_a_node_is_its_machine(ground: Ground, nodes: list[Host]) -> None:
     for host, version in zip(nodes, (OLD, NEW), strict=True):
         node = ground.get("node", host.name)
@@ -265,7 +228,7 @@ def test_pods_run_and_reach_each_other_across_nodes(lab: Lab, ground: Ground, no
     addresses = [address_of(ground, f"web-{h.name}") for h in nodes]
     for address, host in zip(addresses, nodes, strict=True):
         assert address.rpartition(".")[0] == lab.pod_range(host).rpartition(".")[0]
-    there = ground.kubectl("exec", "web-n1", "--", "wget", "-q", "-O", "-", f"http://{addresses[1]}:8080/").stdout
+    there = ground.kubectl("exec", "web-n1", "--", "fetch", f"http://{addresses[1]}:8080/").stdout
     assert there.strip() == "web-n2"
     assert ground.kubectl("logs", "web-n2").stdout.strip() == "begins"
     assert nodes[1].text(f"curl -fsS http://{addresses[0]}:8080/") == "web-n1"
@@ -273,14 +236,40 @@ def test_pods_run_and_reach_each_other_across_nodes(lab: Lab, ground: Ground, no
     assert fetch(f"http://{nodes[0].address}:18080/") == "web-n1"
 
 
+def services(ground: Ground) -> None:
+    """Addresses and names of Services lead somewhere."""
+    ground.apply(*addons.kube_proxy(ground.server), *addons.dns())
+    for what in ("daemonset/kube-proxy", "deployment/coredns"):
+        ground.kubectl("-n", "kube-system", "rollout", "status", what, "--timeout=90s", timeout=120)
+
+
+def test_a_service_is_found_by_its_name_from_every_node(ground: Ground, nodes: list[Host]) -> None:
+    services(ground)
+    pods = [web(f"behind-{h.name}", h) for h in nodes]
+    for pod in pods:
+        pod["metadata"]["labels"] = {"app": "behind"}
+    service = {"selector": {"app": "behind"}, "ports": [{"port": 80, "targetPort": 8080}]}
+    ground.apply(*pods, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "behind"}, "spec": service})
+    for host in nodes:
+        address_of(ground, f"behind-{host.name}")
+
+    def answers(pod: str) -> set[str]:
+        """Who answers twenty requests of a pod."""
+        script = "for i in $(seq 20); do fetch http://behind.default.svc.cluster.local/ || true; done"
+        return set(ground.kubectl("exec", pod, "--", "sh", "-c", script, timeout=180).stdout.split())
+
+    for host in nodes:
+        until(lambda: answers(f"behind-{host.name}") == {"behind-n1", "behind-n2"}, f"both answer {host.name}")  # noqa: B023 - asked at once
+
+
 def test_a_reporter_says_what_it_finds_on_its_node(ground: Ground, nodes: list[Host]) -> None:
-    ground.apply(*reporter(ground))
+    ground.apply(*clusters.reporter(ground.server))
     ground.kubectl("rollout", "status", "daemonset/network-ready", "--timeout=60s", timeout=90)
 
     def said(node: str) -> tuple[str, str]:
         data = ground.get("configmap", "network-ready")["data"]
         (condition,) = json.loads(data[node])["conditions"]
-        assert condition["type"] == "NetworkReady"
+        assert condition["type"] == clusters.CONDITION
         return condition["status"], condition["reason"]
 
     def reported() -> set[str]:
@@ -289,7 +278,7 @@ def test_a_reporter_says_what_it_finds_on_its_node(ground: Ground, nodes: list[H
 
     until(lambda: reported() == {"n1", "n2"}, "both nodes report")
     assert {n: said(n) for n in ("n1", "n2")} == dict.fromkeys(("n1", "n2"), ("False", "FileMissing"))
-    nodes[1].ssh("mkdir -p /var/lib/network && touch /var/lib/network/ready")
+    nodes[1].ssh(["touch", clusters.READY])
     until(lambda: said("n2") == ("True", "FileFound"), "n2 says that its network is ready")
     assert said("n1") == ("False", "FileMissing")
     found = ground.get("configmap", "network-ready")["metadata"]
@@ -335,4 +324,4 @@ def test_a_node_comes_back_with_its_pods_and_routes(lab: Lab, ground: Ground, no
 
     until(restarted, "the pod runs again")
     assert ground.ready(host.name)
-    assert ground.kubectl("exec", name, "--", "wget", "-q", "-O", "-", f"http://{peer}:8080/").stdout.strip() == f"{name}-peer"  # fmt: skip
+    assert ground.kubectl("exec", name, "--", "fetch", f"http://{peer}:8080/").stdout.strip() == f"{name}-peer"  # fmt: skip

@@ -1,0 +1,3 @@
+module fleet.dev/lab/fetch
+
+go 1.26.0
