@@ -72,10 +72,24 @@ def rendered(package: Json, values: Json) -> tuple[Addon, ...]:
 def _rendered(text: bytes) -> tuple[Addon, ...]:
     """By text, because each pass over each cluster asks again and YAML is slow to read."""
     addons, values = orjson.loads(text)
-    return tuple(
-        Addon(each["name"], tuple(_objects(each["name"], render(each["manifest"], values, f"addon {each['name']}"))))
-        for each in addons
-    )
+    owner: dict[tuple[str, ...], str] = {}
+    out = []
+    for each in addons:
+        name = each["name"]
+        objects = tuple(_objects(name, render(each["manifest"], values, f"addon {name}")))
+        for obj in objects:
+            key = _identity(obj)
+            if key in owner:
+                raise _unreadable(name, f"{called(obj)} is in addon {owner[key]} already")
+            owner[key] = name
+        out.append(Addon(name, objects))
+    return tuple(out)
+
+
+def _identity(obj: Json) -> tuple[str, ...]:
+    """Two of the same would be changed back and forth for ever. The version of a group is only another way to write it."""
+    group = obj["apiVersion"].rpartition("/")[0]
+    return group, obj["kind"], str(obj["metadata"].get("namespace", "")), str(obj["metadata"]["name"])
 
 
 def digest_of(hashes: Mapping[str, str]) -> str:

@@ -220,6 +220,20 @@ def test_a_change_that_waits_for_machines_touches_nothing_and_goes_on_by_itself(
     assert plane.versions() == {"old"}
 
 
+def test_after_addons_were_put_back_pointing_back_brings_the_components_back_too() -> None:
+    plane = ready()
+    plane.broken.add((ADDONS, "new"))
+    plane.target, plane.generation = "new", 2
+    plane.settle()
+    assert plane.progress.stopped["component"] == ADDONS
+    plane.log.clear()
+    plane.target, plane.generation, plane.down = "old", 3, True
+    assert plane.settle().verb == "rest"
+    assert plane.versions() == {"old"}
+    assert [e for e in plane.log if e.startswith("intend")] == [f"intend {n}" for n in reversed(COMPONENTS)]
+    assert plane.progress.stopped == {}
+
+
 def test_addons_that_broke_at_rest_hold_no_change_up() -> None:
     plane = ready()
     plane.broken.add((ADDONS, "old"))

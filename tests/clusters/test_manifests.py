@@ -77,6 +77,18 @@ def test_what_cannot_be_made_names_the_addon_and_the_reason(manifest: str, said:
     assert problems(package(manifest), values(x="{a: [", empty="")) == [caught.value.message]
 
 
+@pytest.mark.parametrize(
+    ("manifests", "said"),
+    [
+        pytest.param([MAP + "1", MAP + "2"], "addon a1: ConfigMap kube-system/m is in addon a0 already", id="in two addons"),
+        pytest.param([MAP + "1\n---\n" + MAP + "2"], "addon a0: ConfigMap kube-system/m is in addon a0 already", id="twice in one"),
+    ],
+)  # fmt: skip
+def test_an_object_belongs_to_one_addon_once(manifests: list[str], said: str) -> None:
+    with pytest.raises(PermanentError, match=said):
+        rendered(package(*manifests), values())
+
+
 def test_the_hash_moves_with_the_content_only() -> None:
     first, same, other = (rendered(package(MAP + v), values())[0].hash for v in ("x", "'x'", "y"))
     assert first == same != other
