@@ -159,7 +159,8 @@ class Storage:
         if row is None:
             return None
         obj = self.to_json(row)
-        return Stored(row.pk, row.rv, self.cluster_id(obj), obj)
+        is_cluster = self.kind.cluster_field == "metadata.name"  # which lies in itself: its own id needs no look-up
+        return Stored(row.pk, row.rv, row.pk if is_cluster else self.cluster_id(obj), obj)
 
     def by_ids(self, ids: Sequence[int]) -> dict[int, Json]:
         """Objects by row id, those that exist, one query."""

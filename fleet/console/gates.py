@@ -111,9 +111,8 @@ def of_machine(obj: Json) -> Waits | None:
 
 
 def _sentence(gates: Sequence[MachineGate], is_open: bool) -> str:
-    count_only = (
-        f" {count(sum(g.dry_run for g in gates), 'gate')} only for the count." if any(g.dry_run for g in gates) else ""
-    )
+    dry = sum(g.dry_run for g in gates)
+    count_only = f" {count(dry, 'more gate')} only {'counts' if dry == 1 else 'count'}." if dry else ""
     asked = [g for g in gates if not g.dry_run]
     waiting = [g for g in asked if g.answer != "holds"]
     if not asked:

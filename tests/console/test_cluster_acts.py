@@ -11,6 +11,7 @@ from django.contrib.auth import get_user_model
 from django.db import connection
 from django.http import QueryDict
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from clusters.models import Cluster
@@ -394,7 +395,11 @@ def test_an_unknown_verb_and_an_unknown_cluster_are_refused(local: Json, browser
 
 
 def test_the_dialog_offers_where_it_may_go_and_chooses_the_next(local: Json, browser_of: Browser) -> None:
-    text = browser_of("admin").get("/clusters/a").content.decode()
+    client = browser_of("admin")
+    client.get("/clusters/a")
+    with CaptureQueriesContext(connection) as queries:
+        text = client.get("/clusters/a").content.decode()
+    assert len(queries) <= 12, "\n".join(q["sql"][:160] for q in queries.captured_queries)
     assert '<option value="k8s-1.37.2" selected>k8s-1.37.2</option>' in text
     assert "k8s-1.38.0 (refused)" in text
     chosen = browser_of("admin").get("/clusters/a?do=upgrade&to=k8s-1.38.0").content.decode()

@@ -112,7 +112,7 @@ def test_the_page_of_a_cluster_tells_its_nodes_within_its_budget(cluster_id: int
     assert "stray-20" not in text
     assert '/clusters/a/nodes?which=undeclared">2 more' in text
     assert "shown, never touched" in text
-    cordoned = text[text.index("Cordoned by a person") : text.index("Undeclared <span")]
+    cordoned = text[text.index("Cordoned by a person") : text.index("Undeclared</a>")]
     assert ">a1<" in cordoned
     assert ">a2<" not in cordoned
 
@@ -224,7 +224,7 @@ def test_a_dry_gate_is_waited_for_by_nobody_and_comes_last() -> None:
     found = gates.of_machine({"status": {**WAITING, "readinessGates": [dry, *WAITING["readinessGates"]]}})
     assert found is not None
     assert found.gates[-1].type == "Trial"
-    assert found.sentence == "Waits for 2 of 3 gates. 1 gate only for the count."
+    assert found.sentence == "Waits for 2 of 3 gates. 1 more gate only counts."
 
 
 def test_an_open_node_waits_for_nothing() -> None:
