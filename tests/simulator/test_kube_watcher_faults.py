@@ -138,7 +138,7 @@ async def test_bookmarks_alone_keep_a_quiet_view_fresh_and_its_version_young(
     c = filled(server)
     async with watched(server, c) as watcher:
         await until(lambda: ready() == COUNT)
-        before = fresh_at()
+        before = await until(fresh_at)
         watch = watcher.watch_of(c)
         assert watch is not None
         version = int(watch.nodes.version)
@@ -162,7 +162,7 @@ async def test_a_half_open_stream_lets_the_view_grow_old_until_it_is_opened_anew
         server.cut()
         await until(lambda: mute.met == 1)
         await asyncio.sleep(0.2)
-        before, begun = fresh_at(), time.monotonic()
+        before, begun = await until(fresh_at), time.monotonic()
         server.cluster.kubelets.fail("m-0007", "NotReady")
         await until(lambda: mute.met == 2)
         assert time.monotonic() - begun > 1.0  # the silence that is borne
