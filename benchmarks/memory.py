@@ -135,7 +135,10 @@ def main() -> None:
     if who == "ours":
         import django
 
+        from machines.watch import memory
+
         django.setup()
+        memory.set_apart()
         found = asyncio.run(watched(subjects))
     else:
         found = listed(who, [url for _, url in subjects[1:]], int(most))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fleet.control.endpoint import Endpoint
+from machines.watch import view
 from machines.watch.cluster import ClusterWatch, Subject
 from machines.watch.leases import Lease
 from machines.watch.reflect import Times
@@ -18,6 +19,7 @@ ME = 4_712
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
 # Between runs of contenders the loop stands still: nothing may count as silence.
 PATIENT = Times(silence=86_400.0)
+vars(view).update(SILENT_SECONDS=PATIENT.silence)
 
 
 class Watching:

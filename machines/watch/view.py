@@ -22,7 +22,9 @@ log = logging.getLogger("fleet.watch")
 
 FAILING_SECONDS: Final = 40.0  # no answer for this long: the view is stale
 SILENT_SECONDS: Final = 130.0  # nothing heard for this long, though requests are answered
-MOST_PENDING: Final = 5_000  # news not written yet; the stream waits beyond that
+MOST_PENDING: Final = (
+    1_000  # news not written yet, a batch; the stream waits beyond that: each holds on to the page it came in
+)
 _NODE_GONE: Final = (Condition(NODE_READY, "Unknown", "NodeGone", "The cluster has no node of this machine any more."),)
 
 LISTING, FRESH, STALE, SHRUNK = "Listing", "Fresh", "Stale", "Shrunk"

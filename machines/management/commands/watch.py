@@ -22,7 +22,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         import uvloop
 
+        from machines.watch import memory
         from machines.watch.process import Watcher
+
+        memory.set_apart()
 
         async def serve() -> None:
             stop = asyncio.Event()
