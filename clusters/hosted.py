@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, ReconcileError, TemporaryError
 from fleet.control.kinds import Json
 
+log = logging.getLogger("fleet.clusters")
+
 STOP_SECONDS: Final = 30.0
 _NO_IMAGE: Final = "the ClusterPackageVersion names no image, which a Hosted control plane needs"
 
@@ -31,17 +34,18 @@ class Hosted:
 
     # -- the port ---------------------------------------------------------------------------------------------------
 
-    async def place(self, plane: Plane) -> Mapping[str, str]:
-        """See `Provider.place`. A place that was chosen stays, but for members whose node is gone."""
+    async def place(self, plane: Plane, *, restoring: bool = False) -> Mapping[str, str]:
+        """See `Provider.place`. A place that was chosen stays, but for members whose node is gone; the last one waits for a snapshot."""
         before = placing_of(plane)
-        if before is not None and plane.etcd_replicas == 1:
+        if before is not None and plane.etcd_replicas == 1 and not restoring:
             return {}
         try:
             async with meta_cluster(plane, self._networks()) as kube:
                 found = await hosted_data.choose(kube, plane)
-        except ReconcileError:
-            if before is None:
+        except ReconcileError as error:
+            if before is None or restoring:
                 raise
+            log.info("the control plane of %s stays where it stands: %s", plane.name, error.message)
             return {}
         return {} if found == before else {placing.FILE: found.text()}
 

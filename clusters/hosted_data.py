@@ -20,6 +20,7 @@ from clusters.hosted_manifests import (
     place,
     pod_basics,
     security,
+    volumes,
 )
 from clusters.kube import Kube
 from clusters.meta import Live, bring, collection, delete, path_of
@@ -85,6 +86,7 @@ def hostname_of(volume: Json) -> str:
 async def fill(kube: Kube, plane: Plane, source: Snapshot, tools: str) -> None:
     """The data of all members from a snapshot; what was there before stays beside it. TemporaryError while it goes on."""
     end = asyncio.get_running_loop().time() + FILL_SECONDS
+    await _drop_moved(kube, plane)
     for wanted in [o for o in objects(plane, ETCD) if o["kind"] in ("Namespace", "PersistentVolume", "ConfigMap")]:
         await bring(kube, plane, wanted)
     for name in member_names(plane):
@@ -95,6 +97,18 @@ async def fill(kube: Kube, plane: Plane, source: Snapshot, tools: str) -> None:
             if asyncio.get_running_loop().time() > end:
                 raise TemporaryError("Restoring", f"the volume of {name} is being filled")
             await asyncio.sleep(0.5)
+
+
+async def _drop_moved(kube: Kube, plane: Plane) -> None:
+    """Volumes on nodes that are gone cannot be filled: their claims are made anew, at the member's new place."""
+    for name, wanted in zip(member_names(plane), volumes(plane), strict=False):
+        found = await kube.find(path_of(wanted))
+        if found is None or hostname_of(found) == hostname_of(wanted):
+            continue
+        await kube.delete(path_of(_claim(plane, name)))
+        await kube.delete(path_of(wanted))
+        if await kube.find(path_of(wanted)) is not None:
+            raise TemporaryError("Restoring", f"the old volume of {name} is going")
 
 
 async def clear_tools(kube: Kube, live: Live) -> None:

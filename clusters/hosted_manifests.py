@@ -285,7 +285,7 @@ def _affinity(plane: Plane, component: str) -> Json:
     apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": _selector(plane, component)}}
     out: Json = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}}
     front = standing(plane).front
-    if component == APISERVER and front:
+    if component == APISERVER and front and plane.replicas == 1:
         here = {"key": "metadata.name", "operator": "In", "values": [front]}
         terms = {"nodeSelectorTerms": [{"matchFields": [here]}]}
         out["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}

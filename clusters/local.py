@@ -54,7 +54,7 @@ class Local:
 
     # -- the port ---------------------------------------------------------------------------------------------------
 
-    async def place(self, plane: Plane) -> Mapping[str, str]:
+    async def place(self, plane: Plane, *, restoring: bool = False) -> Mapping[str, str]:
         """See `Provider.place`: here."""
         return {}
 

@@ -175,13 +175,14 @@ class Pass:
         """The control plane as it shall be."""
         return plane_of(self.case, progress, files, self.meta)
 
-    async def _files(self, progress: Progress) -> Mapping[str, str]:
+    async def _files(self, progress: Progress, *, restoring: bool = False) -> Mapping[str, str]:
         """Its place, keys and certificates, made and renewed; while held only what is about to end."""
         case, now = self.case, datetime.now(UTC)
         have = await in_thread(lambda: keep.files(case.uid))
         if have and case.held and not self._ends_within(URGENT, now):
             return have
-        made = await prepare(case, self.provider, have, partial(self._plane, progress), now)
+        plane = partial(self._plane, progress)
+        made = await prepare(case, self.provider, have, plane, now, restoring=restoring)
         self.ends = made.ends
         if made.renewed:
             names = ", ".join(made.renewed)
@@ -199,20 +200,10 @@ class Pass:
         is_news = move.verb in _WORSE and case.condition("Ready").get("message") != move.message
         told = (Told(move.verb, move.reason, move.message, _WORSE[move.verb]),) if is_news else ()
         shown = endpoint.server if version else ""
-        part = part_of(
-            case,
-            Outcome(
-                progress,
-                seen,
-                move,
-                ends=self.ends,
-                told=told,
-                version=version,
-                endpoint=shown,
-                addons=self.addons.rows,
-            ),
-            now,
-        )
+        outcome = Outcome(
+            progress, seen, move, ends=self.ends, told=told, version=version, endpoint=shown, addons=self.addons.rows
+        )  # fmt: skip
+        part = part_of(case, outcome, now)
         snapshots = await in_thread(lambda: backups.listed(case.uid))
         part = replace(part, fields={**part.fields, "snapshots": snapshots or None})
 
@@ -351,7 +342,7 @@ class Pass:
 
     async def _restore(self, wanted: restoring.Wanted, progress: Progress) -> Progress:
         """From the stage where it is to the moment when components may start; the progress from there."""
-        plane = self._plane(progress, await self._files(progress))
+        plane = self._plane(progress, await self._files(progress, restoring=True))
         if wanted.stage in ("", restoring.STOPPING):
             told = Told("restoring", "Restoring", f"etcd goes back to {wanted.name}: API servers are stopped", WARNING)
             await self._stage(wanted, restoring.STOPPING, progress, told)

@@ -65,7 +65,8 @@ def place(
     meta, before = plane.meta, placing_of(plane)
     assert meta is not None
     namespace = before.namespace if before else meta.namespace
-    front = before.front if before else _front(plane, nodes)
+    gone = {before.members[i].node for i in lost} if before else set()
+    front = before.front if before and before.front not in gone else _front(plane, nodes)
     if meta.storage_class:
         return Placing(namespace, front, tuple(Member() for _ in range(plane.etcd_replicas)))
     kept = {i: m for i, m in enumerate(before.members if before else ()) if i not in lost}

@@ -137,8 +137,11 @@ class Provider(Protocol):
     PermanentError or TemporaryError (fleet.control.errors) with a sentence for people, nothing else.
     """
 
-    async def place(self, plane: Plane) -> Mapping[str, str]:
-        """Files that say where it stands, to be kept with the others before anything is made; {} = nothing is new."""
+    async def place(self, plane: Plane, *, restoring: bool = False) -> Mapping[str, str]:
+        """Files that say where it stands, to be kept with the others before anything is made; {} = nothing is new.
+
+        `restoring`: a person's snapshot is to be loaded, so data that is gone binds it no longer.
+        """
         ...
 
     def etcd_names(self, plane: Plane) -> Sequence[str]:

@@ -24,10 +24,16 @@ class Prepared:
 
 
 async def prepare(
-    case: Case, provider: Provider, have: Mapping[str, str], plane: Callable[[Mapping[str, str]], Plane], now: datetime
+    case: Case,
+    provider: Provider,
+    have: Mapping[str, str],
+    plane: Callable[[Mapping[str, str]], Plane],
+    now: datetime,
+    *,
+    restoring: bool = False,
 ) -> Prepared:
-    """Make what is missing and keep it. `plane`: the control plane with given files."""
-    placed = await provider.place(plane(have))
+    """Make what is missing and keep it. `plane`: the control plane with given files. `restoring`: see `Provider.place`."""
+    placed = await provider.place(plane(have), restoring=restoring)
     if placed:
         await in_thread(lambda: keep.store(case.uid, placed, {}))
     have = {**have, **placed}

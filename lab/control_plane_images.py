@@ -26,7 +26,7 @@ def image(component: str, version: str) -> Path:
     return cached(f"image-{component}-{version}-{recipe}", build) / "image.tar"
 
 
-def images() -> list[Path]:
-    """All components at all versions."""
-    kubes = [image(c, v) for c in kubernetes.CONTROL_PLANE for v in kubernetes.VERSIONS]
+def images(*versions: str) -> list[Path]:
+    """All components at these versions of Kubernetes."""
+    kubes = [image(c, v) for c in kubernetes.CONTROL_PLANE for v in versions]
     return [image("etcd", kubernetes.ETCD), *kubes]

@@ -44,7 +44,7 @@ class Fake:
     dies_loading: bool = False
     log: list[str] = field(default_factory=list)
 
-    async def place(self, plane: Plane) -> Mapping[str, str]:
+    async def place(self, plane: Plane, *, restoring: bool = False) -> Mapping[str, str]:
         return {}
 
     def etcd_names(self, plane: Plane) -> Sequence[str]:

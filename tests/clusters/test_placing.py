@@ -79,6 +79,12 @@ def test_only_the_lost_member_is_placed_anew() -> None:
     ]
 
 
+def test_a_server_is_bound_no_longer_to_a_node_that_is_gone_with_its_member() -> None:
+    one = kept(PLANE, NODES)
+    found = place(one, [n for n in NODES if n["metadata"]["name"] != "n2"], {}, frozenset({0}))
+    assert (found.front, [m.node for m in found.members]) == ("", ["n1"])
+
+
 @pytest.mark.parametrize(
     ("found", "why"),
     [

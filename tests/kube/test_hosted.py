@@ -16,6 +16,7 @@ from clusters.hosted import Hosted
 from clusters.kube import JSON_PATCH, STRATEGIC, Kube
 from clusters.local import _LOOPBACK, Local
 from clusters.meta import KINDS, collection
+from clusters.placing import placing_of
 from clusters.planes import APISERVER, COMPONENTS, CONTROLLER_MANAGER, ETCD, SCHEDULER, Component, Hosting, Plane
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, TemporaryError
@@ -309,6 +310,24 @@ async def test_a_meta_cluster_that_does_not_answer_says_nothing_about_its_pods(k
         assert "meta cluster meta" in seen[0].message
         with pytest.raises(TemporaryError, match="meta cluster meta"):
             await HOSTED.apply(away, ETCD)
+
+
+async def test_a_single_member_leaves_its_node_for_a_snapshot_alone(kube: Kube, meta: Endpoint) -> None:
+    made = await hosted(meta, host="10.9.9.9")
+    standing = placing_of(made)
+    assert standing is not None
+    gone_node = standing.members[0].node
+    await kube.delete(f"/api/v1/nodes/{gone_node}")
+    try:
+        assert await HOSTED.place(made) == {}
+        moved = placing_of(replace(made, files=await HOSTED.place(made, restoring=True)))
+        assert moved is not None and moved.members[0].node in set(NODES) - {gone_node}
+    finally:
+        labels = {"kubernetes.io/hostname": f"{gone_node}.example"}
+        await kube.create(
+            "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": gone_node, "labels": labels}}
+        )
+        await ready(kube, gone_node, f"10.1.1.{NODES.index(gone_node) + 1}")
 
 
 async def test_too_few_nodes_are_named_with_their_reasons(kube: Kube, meta: Endpoint) -> None:

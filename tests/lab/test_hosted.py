@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -77,12 +78,12 @@ def package(version: str) -> None:
     )
 
 
-def node(lab: Lab, meta: Meta, name: str) -> Host:
-    """A host that is a node of the meta cluster and has all images."""
+def node(lab: Lab, meta: Meta, name: str, *versions: str) -> Host:
+    """A host that is a node of the meta cluster and has the images of these versions."""
     host = lab.debs([name], node=True)[0]
     lab.route(lab.pod_range(host), host)
     join(lab, meta, host, node_packages.manifests(lab.store), NEW)
-    lab.import_images(host, images.pause(), images.busybox(), *control_plane_images.images())
+    lab.import_images(host, images.pause(), images.busybox(), *control_plane_images.images(*versions))
     meta.approved_until(lambda: meta.ready(name) and meta.answers(name), f"{name} is Ready")
     meta.kubectl("taint", "node", name, "fleet.dev/joining-")
     return host
@@ -110,11 +111,14 @@ async def client(name: str) -> AsyncIterator[Kube]:
 
 
 @pytest.fixture
-def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def say(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     """A line for who runs the tests."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    assert terminal is not None
-    return lambda text: terminal.write_line(f"\n{text}")
+
+    def tell(text: str) -> None:
+        with capfd.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return tell
 
 
 class Away:
@@ -208,7 +212,7 @@ async def meta(fleet_db: None, settings: Any, lab: Lab, tmp_path: Path) -> Async
 
 
 async def test_the_life_of_a_hosted_cluster(meta: Meta, lab: Lab, say: Callable[[str], None]) -> None:
-    host = await asyncio.to_thread(node, lab, meta, "c1")
+    host = await asyncio.to_thread(node, lab, meta, "c1", *kubernetes.VERSIONS)
     spec = hosted_spec(host)
     begun = time.monotonic()
     await in_thread(lambda: store("clusters", "Cluster", "web", spec))
@@ -321,7 +325,7 @@ def where(found: Meta) -> dict[str, str]:
 
 
 async def test_a_lost_member_is_replaced_on_another_node(meta: Meta, lab: Lab, say: Callable[[str], None]) -> None:
-    hosts = {name: await asyncio.to_thread(node, lab, meta, name) for name in ("m1", "m2", "m3", "m4")}
+    hosts = {name: await asyncio.to_thread(node, lab, meta, name, OLD) for name in ("m1", "m2", "m3", "m4")}
     await in_thread(lambda: store("clusters", "Cluster", "web", hosted_spec(hosts["m1"], etcdReplicas=3)))
     await reached("web", stands_at(OLD))
     before = await asyncio.to_thread(where, meta)
