@@ -73,10 +73,11 @@ class Hosted:
             if component == ETCD:
                 await hosted_members.replace_lost(kube, plane, live, self._networks(), self._tools)
                 await hosted_data.clear_tools(kube, live)
-                _guard_quorum(plane, live)
             for wanted in objects(plane, component):
                 if wanted["metadata"]["name"] == START and live.of(wanted):
                     continue  # what members started from is changed only when one is replaced
+                if wanted["kind"] == "StatefulSet":
+                    _guard_quorum(plane, live)  # after the volumes: a member that is replaced waits for its own
                 await bring(kube, plane, wanted)
             for pod in live.pods(component):
                 if _digest(pod) != plane.digest(component) and not is_ready(pod):
