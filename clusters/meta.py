@@ -17,6 +17,7 @@ from fleet.control.errors import PermanentError, TemporaryError
 from fleet.control.kinds import Json
 
 _CORE: Final = "/api/v1"
+_ATTEMPTS: Final = 5
 _GROUPS: Final[Mapping[str, tuple[str, str]]] = {
     "Pod": (_CORE, "pods"),
     "Deployment": ("/apis/apps/v1", "deployments"),
@@ -133,11 +134,16 @@ async def bring(kube: Kube, plane: Plane, wanted: Json) -> None:
 
 async def _replace(kube: Kube, path: str, wanted: Json, stored: Json) -> Json:
     """Fields that others added beside ours in lists go only when the whole is written: the spec as it is wanted, defaults made anew."""
-    kept = {
-        k: stored["metadata"][k] for k in ("annotations", "finalizers", "resourceVersion") if k in stored["metadata"]
-    }
-    whole = {**wanted, "metadata": {**kept, **wanted["metadata"]}}
-    await kube.send("PUT", path, body=whole, params={"fieldManager": "fleet-repair"})
+    for attempt in range(_ATTEMPTS):
+        kept = {k: v for k in ("annotations", "finalizers", "resourceVersion") if (v := stored["metadata"].get(k))}
+        whole = {**wanted, "metadata": {**kept, **wanted["metadata"]}}
+        try:
+            await kube.send("PUT", path, body=whole, params={"fieldManager": "fleet-repair"})
+            break
+        except KubeError as error:
+            if error.code != 409 or attempt == _ATTEMPTS - 1:
+                raise
+            stored = await kube.get(path)  # its controller wrote the status in between
     return await kube.apply(path, wanted)
 
 
