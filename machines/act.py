@@ -15,8 +15,9 @@ from machines.catalog import Catalog
 from machines.conclude import Outcome
 from machines.hosts import Hosts, StepOrder, StepResult
 from machines.judge import TAKE_OVER
+from machines.operation_moves import Move
 from machines.operation_rows import Settling, give_back, settle_operations
-from machines.operations import Move, unseen
+from machines.operations import unseen
 from machines.passes import Context, Pass, guarded
 from machines.rows import Begin
 

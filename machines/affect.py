@@ -16,7 +16,7 @@ from machines.gates import NodeRow
 from machines.join import JOIN
 from machines.joining import equip
 from machines.nodes import NODES, Change, change_all
-from machines.operations import Move, Told
+from machines.operation_moves import Move, Told
 from machines.passes import Context, Pass, guarded
 from machines.rows import OperationRow
 

@@ -15,7 +15,7 @@ from machines.analyze import config_met, kernel_met, packages_met, removal_hash,
 from machines.decommission import abandoned, untouched
 from machines.host_reasons import CONNECTION
 from machines.judge import Judgement, Memory
-from machines.operations import PERMANENT, Move
+from machines.operation_moves import PERMANENT, Move
 from machines.rows import NewEvent, OperationRow, Record, Row
 from machines.scheduled import Scheduled, masks
 from machines.scheduled import conditions as scheduling

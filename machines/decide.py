@@ -19,8 +19,8 @@ from machines.gates import opened_against
 from machines.hosts import StepResult
 from machines.judge import Judgement
 from machines.models import OwnerClass
+from machines.operation_moves import Move, Scene, Told, current
 from machines.operation_rows import Opening
-from machines.operations import Move, Scene, Told
 from machines.plan import Plan, drain, reboot, restart
 from machines.resolve import resolve
 from machines.rows import OperationRow, Row
@@ -172,7 +172,7 @@ def _previous(row: Row, operation: OperationRow, judged: Judgement, known: Catal
 def refused(status: Json, reason: str, message: str) -> Json:
     """The Operation's status with the refusal at the step that waits for it."""
     out = copy.deepcopy(status)
-    step = operations.current(out)
+    step = current(out)
     if step is not None and not step.get("running"):
         step.update(reason=reason, message=message)
     return out | {"message": message}
@@ -181,7 +181,7 @@ def refused(status: Json, reason: str, message: str) -> Json:
 def not_begun(status: Json, reason: str, message: str) -> Json:
     """The status of a move whose step was to begin and has to wait; what ended before it stays ended."""
     out = copy.deepcopy(status)
-    step = operations.current(out)
+    step = current(out)
     if step is not None:
         step.pop("running", None)
         step.pop("startTime", None)
@@ -199,7 +199,7 @@ def take_result(
 ) -> Move:
     """What an answer at once means. Nothing more starts in this pass: the next look comes first."""
     status = copy.deepcopy(move.status)
-    step = operations.current(status)
+    step = current(status)
     if step is None or move.result is None:
         return move
     if step["verb"] == "reboot" and move.result.state in ("Succeeded", "Running", "Unknown", "Interrupted"):
@@ -210,7 +210,7 @@ def take_result(
     if taken is not None:
         return taken
     # The last step of an Operation without a post-check ends it here; every other end takes a new look.
-    if operations.current(status) is None:
+    if current(status) is None:
         return operations.finish(status, inventory)
     return Move(status, wait=0.05, inventory=tuple(inventory))
 
@@ -220,7 +220,7 @@ def take_effect(
 ) -> Move:
     """What an effect on the node came to. Nothing more starts in this pass."""
     status = copy.deepcopy(move.status)
-    step = operations.current(status)
+    step = current(status)
     if step is None:
         return move
     inventory = list(move.inventory)
@@ -228,7 +228,7 @@ def take_effect(
     taken = operations.take_effect(status, step, told, scene, inventory)
     if taken is not None:
         return taken
-    if operations.current(status) is None:
+    if current(status) is None:
         return operations.finish(status, inventory)
     return Move(status, wait=0.05, inventory=tuple(inventory))
 

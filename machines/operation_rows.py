@@ -11,7 +11,7 @@ import orjson
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.safety import permits
-from machines.operations import InventoryChange
+from machines.operation_moves import InventoryChange
 from machines.rows import OperationRow
 
 

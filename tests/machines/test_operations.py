@@ -11,7 +11,8 @@ import pytest
 from fleet.control.kinds import Json
 from machines.analyze import Leftover, compare
 from machines.hosts import Facts, StepResult, StepState
-from machines.operations import Move, Scene, advance, polls
+from machines.operation_moves import Move, Scene
+from machines.operations import advance, polls
 from machines.plan import converge, reboot, restart
 from machines.rows import OperationRow
 from tests.machines.sets import UID, facts, pouch_set

@@ -1,0 +1,84 @@
+"""Steps that Fleet itself takes: the permit, the pre-check, drains, nodes that come and go, the post-check. Pure."""
+
+from __future__ import annotations
+
+from fleet.control.kinds import Json
+from machines.join import WAIT_SECONDS as JOIN_SECONDS
+from machines.operation_moves import Effect, InventoryChange, Move, Scene, done, fail, halted, time_text, waited
+from machines.rows import OperationRow
+
+
+def own_step(
+    operation: OperationRow, status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]
+) -> Move | None:
+    """A step that Fleet itself takes: nothing reaches the host. None = go on with the next."""
+    if step["verb"] == "permit":
+        if scene.halt[0]:
+            return halted(status, step, scene, inventory)
+        if status.get("permit"):
+            done(step, scene.now, "Granted", f"Permit {status['permit']}.")
+            return None
+        return Move(status, ask=status["verb"], wait=10, inventory=tuple(inventory))
+    if step["verb"] == "pre-check":
+        if scene.preflight[0]:
+            step.update(reason=scene.preflight[0], message=scene.preflight[1])
+            return Move(
+                status | {"message": scene.preflight[1]}, reason=scene.preflight[0], wait=15, inventory=tuple(inventory)
+            )
+        done(step, scene.now, "Fit", "The host is fit for the change.")
+        return None
+    if step["verb"] == "drain":
+        return _drain(operation, status, step, scene, inventory)
+    if step["verb"] == "wait-for-node":
+        return _wait_for_node(status, step, scene, inventory)
+    if step["verb"] == "delete-node":
+        return _delete_node(status, step, scene, inventory)
+    left = sorted({f"{d.kind} {d.name}" for d in scene.diffs} & set(status.get("targets", [])))
+    if left and "rollback" not in status:
+        return fail(
+            status,
+            step,
+            "StillDiffers",
+            f"All steps were done, and yet there differs: {', '.join(left[:5])}.",
+            scene,
+            inventory,
+        )
+    done(step, scene.now, "Verified", "A new look at the host shows what was wanted.")
+    return None
+
+
+def _drain(
+    operation: OperationRow, status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]
+) -> Move | None:
+    if scene.node is None:
+        done(step, scene.now, "NotANode", "The machine is no node of a cluster: nothing is to be moved.")
+        return None
+    if scene.halt[0]:
+        return halted(status, step, scene, inventory)
+    step.setdefault("startTime", time_text(scene.now))
+    status.setdefault("startTime", time_text(scene.now))
+    effect = Effect("drain", {"drain": operation.spec.get("drain")}, step.get("progress", {}))
+    return Move(status | {"closesNode": True}, effect=effect, inventory=tuple(inventory))
+
+
+def _wait_for_node(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    if scene.node is not None:
+        done(step, scene.now, "Joined", f"The cluster has the node {scene.node.name}.")
+        return None
+    step.setdefault("startTime", time_text(scene.now))
+    seconds = waited(step, scene.now)
+    if seconds > JOIN_SECONDS:
+        message = (
+            f"After {seconds:.0f} s the cluster still has no node of this machine; its kubelet's journal tells why."
+        )
+        return fail(status, step, "NodeNotJoined", message, scene, inventory)
+    step.update(reason="Joining", message="The kubelet was started; the cluster has no node of it yet.")
+    return Move(status | {"message": step["message"]}, wait=3, inventory=tuple(inventory))
+
+
+def _delete_node(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    if scene.node is None:
+        done(step, scene.now, "Gone", "The cluster has no node of this machine any more.")
+        return None
+    step.setdefault("startTime", time_text(scene.now))
+    return Move(status | {"message": "The node is deleted."}, effect=Effect("delete-node"), inventory=tuple(inventory))
