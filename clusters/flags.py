@@ -49,13 +49,18 @@ class Place:
         return ",".join(f"{name}=https://{host}:{self.peer}" for name, host in self.members.items())
 
 
+# What a ClusterPackageVersion may say otherwise: network plugins are privileged pods, as every installer of Kubernetes has it.
+_USUAL: Final[Mapping[str, Mapping[str, str]]] = {APISERVER: {"allow-privileged": "true"}}
+
+
 def arguments(plane: Plane, component: str, place: Place) -> list[str]:
     """The flags of a component, each as one word, in order of their names."""
     own = _OF[component](plane, place)
     emulated = plane.emulation(component)
     if emulated:
         own["emulated-version"] = emulated
-    return [f"--{flag}={value}" for flag, value in sorted({**plane.components[component].args, **own}.items())]
+    said = {**_USUAL.get(component, {}), **plane.components[component].args, **own}
+    return [f"--{flag}={value}" for flag, value in sorted(said.items())]
 
 
 def _etcd(plane: Plane, place: Place) -> dict[str, str]:
