@@ -10,5 +10,5 @@ from django.urls import include, path
 urlpatterns = [path("admin/", admin.site.urls), path("", include("fleet.api.urls"))]
 if importlib.util.find_spec("fleet.console.urls"):
     urlpatterns.append(path("", include("fleet.console.urls")))
-handler400 = "fleet.api.views.refused_early"
-handler500 = "fleet.api.views.failed_early"
+handler400 = "fleet.api.answers.refused_early"
+handler500 = "fleet.api.answers.failed_early"

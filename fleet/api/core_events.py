@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from fleet.api import errors, listing, negotiation
+from fleet.api.answers import respond
 from fleet.api.authentication import request_actor
 from fleet.api.event_sight import sight_of
 from fleet.api.rights import Actor
@@ -91,8 +92,6 @@ def _target(pinned: Mapping[str, str]) -> tuple[int, tuple[int, ...]] | None:
 
 def events_view(request: HttpRequest) -> HttpResponse:
     """GET /api/v1/events and /api/v1/namespaces/{ns}/events: the newest, of one object or of all that the actor sees."""
-    from fleet.api.views import respond
-
     actor = request_actor(request)
     if request.method not in ("GET", "HEAD"):
         raise errors.method_not_allowed(request.method or "")

@@ -15,12 +15,12 @@ from django.http.response import HttpResponseBase
 from psycopg_pool import PoolTimeout
 
 from fleet.api import errors, negotiation
+from fleet.api.answers import failure, guarded, stream_of
 from fleet.api.authentication import request_actor, still_the_same
 from fleet.api.core_events import MOST, EventQuery, event_line, newest_events, read_event_query
 from fleet.api.event_sight import sight_of
 from fleet.api.rights import Actor
 from fleet.api.running import running_hub, running_tail
-from fleet.api.views import failure, guarded, stream_of
 from fleet.api.watch import BOOKMARK_SECONDS, RIGHTS_SECONDS, START_SECONDS, Wish, read_wish
 from fleet.events.log import EventFilter
 

@@ -11,6 +11,7 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from fleet.api import continuation, errors, long_lists, negotiation, table
+from fleet.api.answers import respond, squeeze
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
 from fleet.api.selectors import FieldSelector, LabelSelector
@@ -101,8 +102,6 @@ def every(storage: Storage, query: ListQuery) -> Iterator[Json]:
 
 def list_view(request: HttpRequest, storage: Storage, actor: Actor) -> HttpResponseBase:
     """GET of a collection."""
-    from fleet.api.views import respond, squeeze
-
     kind = storage.kind
     if not actor.may("list", kind, None):
         raise errors.forbidden(actor.name, "list", kind)

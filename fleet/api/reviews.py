@@ -7,6 +7,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 
 from fleet.api import errors, negotiation
+from fleet.api.answers import respond
 from fleet.api.authentication import request_actor
 from fleet.api.jsonbody import loads
 from fleet.api.protobuf import MAGIC, decode_review
@@ -22,8 +23,6 @@ _GROUPS = {
 
 def review_view(request: HttpRequest, kind: str) -> HttpResponse:
     """POST of a self review, as JSON or as kubectl's protobuf; answered in JSON with 201."""
-    from fleet.api.views import respond
-
     actor = request_actor(request)
     if request.method != "POST":
         raise errors.method_not_allowed(request.method or "")

@@ -16,10 +16,11 @@ from django.urls import path, re_path
 from django.views.decorators.csrf import csrf_exempt
 
 from fleet.api import discovery, errors, negotiation, openapi, reviews, subresources
+from fleet.api.answers import guarded, respond, squeeze
 from fleet.api.authentication import request_actor
 from fleet.api.core_events import events_view
 from fleet.api.event_watch import event_watch_view
-from fleet.api.views import group_view, guarded, page_not_found, respond, squeeze, wants_watch
+from fleet.api.views import group_view, page_not_found, wants_watch
 from fleet.control.kinds import GROUP, VERSION, Json, kinds
 
 View = Callable[..., HttpResponseBase]

@@ -17,6 +17,7 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 
 from fleet.api import errors, listing, negotiation, table
+from fleet.api.answers import failure, guarded, stream_of
 from fleet.api.authentication import request_actor, still_the_same
 from fleet.api.redact import redact
 from fleet.api.rights import Actor
@@ -166,7 +167,7 @@ class Form:
 
 async def watch_view(request: HttpRequest, rest: str) -> HttpResponseBase:
     """Check like a list, then stream."""
-    from fleet.api.views import NoSuchPath, failure, guarded, page_not_found, parse_path, stream_of
+    from fleet.api.views import NoSuchPath, page_not_found, parse_path
 
     plan: dict[str, Any] = {}
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus
 from django.test import RequestFactory
 
 from clusters.models import Cluster, Idc
-from fleet.api import storage, views
+from fleet.api import answers, storage, views
 from fleet.api.rights import Actor
 from fleet.control import kinds
 from tests.api.recorder.kinds import BUNDLE, RACK
@@ -42,7 +42,7 @@ def send(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Rep
     request = RequestFactory().generic(method, unquote_plus(where), body, content_type, **extra)
     if not content_type:
         request.META.pop("CONTENT_TYPE", None)
-    response = views.guarded(views._dispatch)(request, where.removeprefix(f"{BASE}/"))
+    response = answers.guarded(views._dispatch)(request, where.removeprefix(f"{BASE}/"))
     kind = response.headers.get("Content-Type", "")
     data = getattr(response, "content", b"")
     parsed: Any = json.loads(data) if kind.startswith("application/json") else data.decode()

@@ -12,7 +12,7 @@ from django.db import connection
 from django.http.response import HttpResponseBase
 from django.test import RequestFactory
 
-from fleet.api import authentication, views
+from fleet.api import answers, authentication, views
 from fleet.api.actions import Write, create_object
 from fleet.api.core_events import events_view
 from fleet.api.rights import SYSTEM
@@ -27,7 +27,7 @@ Ask = Callable[..., int]
 @pytest.fixture
 def cost(people: People, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Statements of one request as admin, transaction marks left out. The token is known already."""
-    monkeypatch.setattr(views, "close_old_connections", lambda: None)
+    monkeypatch.setattr(answers, "close_old_connections", lambda: None)
     monkeypatch.setattr(authentication, "REMEMBER_SECONDS", 3600.0)
     seen: list[str] = []
     execute = psycopg.Cursor.execute
@@ -46,7 +46,7 @@ def cost(people: People, monkeypatch: pytest.MonkeyPatch) -> Ask:
         )
         where = path.partition("?")[0]
         seen.clear()
-        answer = views.guarded(view_of(where))(request)
+        answer = answers.guarded(view_of(where))(request)
         assert answer.status_code < 300, getattr(answer, "content", b"")
         return len([text for text in seen if text.split()[0] not in ("SAVEPOINT", "RELEASE", "ROLLBACK")])
 
