@@ -25,6 +25,13 @@ PROVIDERS: Final = {
     "Imported": "Imported: there already, by its kubeconfig",
     "Simulated": "Simulated: an API server for trials",
 }
+# how the API server of a Hosted cluster is reached; the first by default
+EXPOSURES: Final = (
+    ("HostPort", "HostPort: on the nodes that carry it"),
+    ("NodePort", "NodePort of the meta cluster"),
+    ("ClusterIP", "ClusterIP: inside the meta cluster"),
+    ("LoadBalancer", "LoadBalancer of the meta cluster"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,7 @@ def for_new(actor: Actor) -> dict[str, Any]:
         "providers": [(p, PROVIDERS[p]) for p in PROVIDERS if p in BUILT],
         "versions": [_choice(v, "" if usable(v[3]) else "waits for approval", False) for v in _versions()],
         "hosted": HOSTED in BUILT,
+        "exposures": EXPOSURES,
         "metas": found["meta"],
         "credentials": found["login"],
         "deleted": found["deleted"],

@@ -42,6 +42,7 @@ FIELDS: Final = (
     "spec.kubeconfigCredential",
     "spec.restoreFrom",
     "spec.controlPlane.metaCluster",
+    "spec.controlPlane.exposure.type",
     "spec.controlPlane.exposure.host",
     "spec.controlPlane.exposure.port",
     "spec.network.podCIDR",

@@ -10,6 +10,7 @@ from typing import Final
 import orjson
 
 from clusters.cases import Case, progress_of
+from clusters.exposure import namespace_of
 from clusters.lifecycle import ADDONS, Progress, order
 from clusters.planning import BACKUP_SECONDS, BACKUPS, Around, emulating, hop_of, refused
 from clusters.preflight import kubelets_too_new
@@ -150,7 +151,7 @@ def _control_plane(spec: Json, name: str, version: Json) -> str:
     shape = spec.get("controlPlane", {})
     what = f"Kubernetes {version['kubernetesVersion']} with etcd {_version(version, 'etcd')}"
     if provider_of(spec) == HOSTED:
-        where = f"namespace {shape.get('namespace', f'fleet-{name}')} of {shape.get('metaCluster')}"
+        where = f"namespace {namespace_of(name, spec)} of {shape.get('metaCluster')}"
         return f"{what} as pods in {where}, {count(shape.get('etcdReplicas', 1), 'member')} of etcd."
     return f"{what} as four processes on Fleet's own host." if provider_of(spec) == LOCAL else f"{what}."
 

@@ -9,17 +9,22 @@ function tell(place, lines, tone) {
   place.replaceChildren(list);
 }
 
-// A problem stands at its field, once somebody was there.
+// A problem stands at its field, once somebody was there; before that its field is only named.
 function mark(form, fields) {
+  const needed = [];
   for (const at of form.querySelectorAll("[data-at]")) {
     const field = form.elements[at.dataset.at];
-    const text = field.disabled || (!field.value && !("touched" in field.dataset)) ? "" : (fields[at.dataset.at] ?? "");
+    const problem = field.disabled ? "" : (fields[at.dataset.at] ?? "");
+    const early = !field.value && !("touched" in field.dataset);
+    if (problem && early) needed.push(field.labels[0].firstChild.textContent.trim());
+    const text = early ? "" : problem;
     at.textContent = text;
     at.hidden = !text;
     field.toggleAttribute("aria-invalid", Boolean(text));
     if (text) field.setAttribute("aria-describedby", at.id);
     else field.removeAttribute("aria-describedby");
   }
+  return needed;
 }
 
 // The button goes when the server would accept it and what has to be typed is typed.
@@ -46,7 +51,8 @@ for (const place of document.querySelectorAll("[data-foresee]")) {
     place.innerHTML = answer.html;
     if (answer.go) go.textContent = answer.go;
     if (answer.seen) form.elements.seen.value = answer.seen;
-    mark(form, answer.fields);
+    const needed = mark(form, answer.fields);
+    if (needed.length) place.append(Object.assign(document.createElement("p"), { className: "sub", textContent: `Still needed: ${needed.join(", ")}.` }));
     arm(form, go, answer.may);
   };
 

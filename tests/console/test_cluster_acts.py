@@ -23,6 +23,7 @@ from fleet.api.models import RoleBinding
 from fleet.api.patches import merge_patch
 from fleet.api.rights import SYSTEM
 from fleet.api.storage import format_time, storage_for
+from fleet.console.choices import EXPOSURES
 from fleet.console.cluster_forms import FIELDS, object_of, seen_of
 from fleet.control.kinds import API_VERSION, Json
 
@@ -184,8 +185,38 @@ def test_every_field_of_the_form_is_one_of_the_kind_and_stands_in_the_dialog(
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO deleted_cluster (uid, name, spec, status, purge_at) VALUES (gen_random_uuid(), 'old', '{}', '{}', now() + interval '1 day')")  # fmt: skip
     text = browser_of("admin").get("/clusters").content.decode()
-    assert [p for p in FIELDS if f'name="{p}"' not in text] in ([], ["spec.controlPlane.metaCluster"])
+    assert [p for p in FIELDS if f'name="{p}"' not in text] == []
+    types = storage_for("clusters").kind.spec["properties"]["controlPlane"]["properties"]["exposure"]["properties"][
+        "type"
+    ]
+    assert types["enum"] == [value for value, _ in EXPOSURES]
     assert "old, kept until" in text
+
+
+def test_pods_of_a_meta_cluster_are_told(local: Json, browser_of: Browser) -> None:
+    components = [
+        {"name": c, "image": f"registry/{c}:1"} | ({"version": "3.7.3"} if c == "etcd" else {}) for c in COMPONENTS
+    ]
+    spec = {"kubernetesVersion": "1.37.2", "components": components}
+    obj = {"apiVersion": API_VERSION, "kind": "ClusterPackageVersion", "metadata": {"name": "images"}, "spec": spec}
+    create_object("clusterpackageversions", obj, write=WRITE)
+    client = browser_of("admin")
+    form = NEW | {
+        "spec.provider": "Hosted",
+        "spec.packageVersion": "images",
+        "spec.controlPlane.exposure.type": "HostPort",
+    }
+    lacking = told(client, "/do/clusters/foresee", **form)["fields"]
+    assert sorted(lacking) == ["spec.controlPlane.exposure.host", "spec.controlPlane.metaCluster"]
+    form |= {"spec.controlPlane.metaCluster": "a", "spec.controlPlane.exposure.host": "10.0.0.9"}
+    found = told(client, "/do/clusters/foresee", **form)
+    assert found["may"], found
+    assert "as pods in namespace fleet-fresh of a, 1 member of etcd." in found["html"]
+    assert client.post("/do/clusters", form).status_code == 303
+    assert live("fresh")["spec"]["controlPlane"] == {
+        "metaCluster": "a",
+        "exposure": {"type": "HostPort", "host": "10.0.0.9"},
+    }
 
 
 def test_only_providers_that_are_built_are_offered(versions: None, browser_of: Browser, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
