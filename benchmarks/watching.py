@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fleet.control.endpoint import Endpoint
 from machines.watch import view
-from machines.watch.cluster import ClusterWatch, Subject
 from machines.watch.leases import Lease
 from machines.watch.reflect import Times
 from machines.watch.view import FRESH
+
+if TYPE_CHECKING:
+    from machines.watch.cluster import ClusterWatch
 
 ME = 4_712
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
@@ -38,6 +40,8 @@ class Watching:
 
     async def start(self) -> None:
         """Take the leases and begin to list."""
+        from machines.watch.cluster import ClusterWatch, Subject  # models are loaded by now
+
         ids = [c for c, _ in self._subjects]
         found = await self._conn.execute(
             "INSERT INTO shard (cluster_id, holder, epoch, lease_until) SELECT c, %s, 1, now() + interval '1 day' FROM unnest(%s::int[]) c "
