@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fleet.control.db import Connection
+from fleet.control.kinds import MACHINE
 from fleet.control.work import SHARDS
 from fleet.control.worker import ALIVE_SECONDS
 
 SHARED_QUEUE, TICK_QUEUE = "fleet", "fleet.tick"
+SOON, LATER = 0, 6  # steps that kombu keeps apart in Valkey
 LATE_SECONDS = 10.0  # a shard without progress for this long is anybody's
 
 _DUE = """
@@ -42,6 +44,11 @@ class Hint:
     def key(self) -> str:
         """One of these is on its way at a time."""
         return f"fleet:hint:{self.queue}:{self.kind}:{self.idc_id}:{self.low}"
+
+    @property
+    def priority(self) -> int:
+        """Of the message, 0 first: what is there by the thousand keeps nothing else waiting, whose hints would lapse meanwhile."""
+        return LATER if self.kind == MACHINE else SOON
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ def send_hints(wanted: list[hints.Hint]) -> int:
                 reconcile.apply_async(
                     args=[hint.kind, hint.idc_id, hint.low, hint.high, hint.key],
                     queue=hint.queue,
+                    priority=hint.priority,
                     expires=hints.LATE_SECONDS,
                     retry=False,
                 )
