@@ -34,7 +34,7 @@ def store_if_new(cluster_id: int, endpoint: Endpoint) -> None:
     store(cluster_id, endpoint)
 
 
-def of_cluster(name: str) -> Endpoint | None:
+def endpoint_named(name: str) -> Endpoint | None:
     """The way to a cluster by its name, opened: in a worker only. None = it is not there, or was never reached."""
     with django_connection.cursor() as cursor:
         cursor.execute(
@@ -46,21 +46,6 @@ def of_cluster(name: str) -> Endpoint | None:
 
 
 def _endpoint(cluster_id: int, server: str, ca: str, server_name: str, sealed: bytes | None) -> Endpoint:
-    opened = unseal(f"of cluster {cluster_id}", bytes(sealed)) if sealed else {}
-    return Endpoint(server, ca=ca, server_name=server_name, **opened)
-
-
-def endpoint_named(name: str) -> Endpoint | None:
-    """The way to a cluster by its name; only where the private key is."""
-    with django_connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT a.cluster_id, a.server, a.ca, a.server_name, a.sealed FROM cluster_access a JOIN clusters_cluster c ON c.id = a.cluster_id WHERE c.name = %s",
-            [name],
-        )
-        row = cursor.fetchone()
-    if row is None:
-        return None
-    cluster_id, server, ca, server_name, sealed = row
     opened = unseal(f"of cluster {cluster_id}", bytes(sealed)) if sealed else {}
     return Endpoint(server, ca=ca, server_name=server_name, **opened)
 

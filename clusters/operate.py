@@ -77,7 +77,7 @@ class Pass:
         progress = progress_of(self.case.status)
         self.ends = await in_thread(lambda: keep.ends(self.case.uid))
         meta = hosted_on(self.case.spec)
-        self.meta = await in_thread(lambda: access.of_cluster(meta)) if meta else None
+        self.meta = await in_thread(lambda: access.endpoint_named(meta)) if meta else None
         try:
             if self.case.deleted:
                 await self._take_down(progress)

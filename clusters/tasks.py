@@ -72,7 +72,7 @@ async def purge(seat: Seat) -> None:
 
 def _left(uid: str, name: str, spec: Json) -> Plane:
     """What a provider has to know of a control plane to take it away."""
-    meta = access.of_cluster(hosted_on(spec)) if hosted_on(spec) else None
+    meta = access.endpoint_named(hosted_on(spec)) if hosted_on(spec) else None
     return Plane(uid, name, {}, keep.files(uid), "", 0, meta=hosting_of(name, uid, spec, meta))
 
 

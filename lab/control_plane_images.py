@@ -27,6 +27,6 @@ def image(component: str, version: str) -> Path:
 
 
 def images(*versions: str) -> list[Path]:
-    """All components at these versions of Kubernetes."""
-    kubes = [image(c, v) for c in kubernetes.CONTROL_PLANE for v in versions]
+    """All components at these versions of Kubernetes, at all of them where none is named."""
+    kubes = [image(c, v) for c in kubernetes.CONTROL_PLANE for v in versions or kubernetes.VERSIONS]
     return [image("etcd", kubernetes.ETCD), *kubes]

@@ -99,7 +99,7 @@ def hosted_spec(host: Host, **plane: Any) -> Json:
 
 
 async def endpoint_of(name: str) -> Endpoint:
-    found = await in_thread(lambda: access.of_cluster(name))
+    found = await in_thread(lambda: access.endpoint_named(name))
     assert found is not None
     return found
 
