@@ -41,13 +41,16 @@ class ConfigVersion:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A shared object: a cluster, a class or an idc. `versions`: of a cluster, what its layer holds for machines now."""
+    """A shared object: a cluster, a class or an idc. Of a cluster, `versions`: what its layer holds for machines now; `carried_by`: the
+    meta cluster of its control plane; `ready`: whether it said so last."""
 
     id: int
     name: str
     spec: Json
     annotations: Json = field(default_factory=dict)
     versions: Json = field(default_factory=dict)
+    carried_by: str = ""
+    ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +142,17 @@ async def _clusters(conn: Connection) -> dict[int, Shared]:
     )
     packages = {n: {"kubernetesVersion": k, "machineVersions": v or {}} for n, k, v in await found.fetchall()}
     rows = await conn.execute(
-        "SELECT id, name, spec, annotations, jsonb_build_object('packageVersion', status -> 'packageVersion') FROM clusters_cluster"
+        "SELECT id, name, spec, annotations, jsonb_build_object('packageVersion', status -> 'packageVersion'),"
+        """ status -> 'conditions' @> '[{"type": "Ready", "status": "True"}]' FROM clusters_cluster"""
     )
     return {
-        id_: Shared(id_, name, spec, annotations, machine_versions(spec, status, packages))
-        for id_, name, spec, annotations, status in await rows.fetchall()
+        id_: Shared(id_, name, spec, annotations, machine_versions(spec, status, packages), _carrier(spec), bool(ready))
+        for id_, name, spec, annotations, status, ready in await rows.fetchall()
     }
+
+
+def _carrier(spec: Json) -> str:
+    return str(spec.get("controlPlane", {}).get("metaCluster") or "")
 
 
 async def _rules(conn: Connection) -> tuple[Rule, ...]:

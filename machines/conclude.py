@@ -245,6 +245,8 @@ def _working(judged: Judgement, outcome: Outcome, memory: Memory) -> Condition:
         reason, said = (
             judged.halt
             if judged.halt[0]
+            else judged.brake
+            if judged.brake[0]
             else memory.failed
             if memory.failed[0]
             else ("Planned", "The change is planned.")
@@ -323,8 +325,8 @@ def next_look(
         return move.wait * random.uniform(0.9, 1.2), False
     if not judged.seen:  # an Operation that is open waits for its host: it may be booting
         return backoff(attempts, first=5, most=10 if outcome.operation is not None else 300), False
-    if judged.halt[0] == "Held" and judged.plan is not None:
-        return random.uniform(20, 40), False  # a hold ends without a word
+    if (judged.halt[0] == "Held" or judged.brake[0]) and judged.plan is not None:
+        return random.uniform(20, 40), False  # a hold ends without a word, and so does what is waited for elsewhere
     if judged.diffs and not row.drift & 2 and not judged.halt[0]:
         return 1.0, False  # newly seen: the next look brings the texts for the difference
     if phase == phases.PROBATION:

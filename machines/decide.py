@@ -11,6 +11,7 @@ from fleet.control.conditions import Condition, is_true
 from fleet.control.kinds import Json
 from machines import operations, phases
 from machines.accepting import wish_of
+from machines.carriers import brake
 from machines.catalog import Catalog
 from machines.conditions import OPERATOR_TYPES
 from machines.decommission import DECOMMISSION, abandoned, decommission_plan
@@ -38,7 +39,7 @@ def opening(row: Row, judged: Judgement) -> Opening | None:
         plan = decommission_plan(row, judged.chosen)
         spec = _spec(row, DECOMMISSION, "deletion", "The machine was deleted.")
         return Opening(row.id, row.epoch, OwnerClass.PERSON, spec, plan.status(row.desired_hash, "decommission"))
-    if judged.plan is None or judged.blocked[0] or judged.halt[0]:
+    if judged.plan is None or judged.blocked[0] or judged.halt[0] or judged.brake[0]:
         return None
     owner = "drift" if judged.why == "repair" else "spec"
     reason = f"{len(judged.diffs)} differ: {judged.diffs[0].sentence}"[:1000]
@@ -126,7 +127,7 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
         now=now,
         want=judged.chosen.hash,
         preflight=judged.preflight if operation.spec["verb"] != DECOMMISSION else ("", ""),
-        halt=judged.halt,
+        halt=judged.halt if judged.halt[0] else _brake(row, operation, known),
         superseded=_superseded(row, operation, judged),
         versions={r.package: r.version for r in row.inventory},
         previous=_previous(row, operation, judged, known),
@@ -134,6 +135,13 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
         node=row.node,
         node_ready=is_true(row.conditions, "NodeReady"),
     )
+
+
+def _brake(row: Row, operation: OperationRow, known: Catalog) -> tuple[str, str]:
+    """What keeps an Operation that nobody but Fleet wants from beginning; one that began goes on."""
+    if operation.owner_class == OwnerClass.PERSON or operation.started_at is not None:
+        return "", ""
+    return brake(row, operation.status.get("disruption", "None"), known)
 
 
 def _superseded(row: Row, operation: OperationRow, judged: Judgement) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Final
 from fleet.control.kinds import Json
 from machines.accepting import Chosen, leftover
 from machines.analyze import Diff, Leftover, compare, diff_hash, removal_hash, unverifiable
+from machines.carriers import brake
 from machines.catalog import Catalog
 from machines.desired import by_name
 from machines.hosts import Facts
@@ -96,6 +97,7 @@ class Judgement:
     why: str = ""  # change | repair
     blocked: tuple[str, str] = ("", "")
     halt: tuple[str, str] = ("", "")
+    brake: tuple[str, str] = ("", "")  # why nobody but a person may begin the plan now
     words_used: tuple[str, ...] = ()  # annotations to be taken away
 
     @property
@@ -201,7 +203,8 @@ def judge(row: Row, chosen: Chosen, facts: Facts, around: Around) -> Judgement:
     plan = converge(doable, chosen.body) if doable else None
     why = ("repair" if memory.met == chosen.hash else "change") if diffs else ""
     blocked = _blocked(row, chosen, memory, why) if plan else ("", "")
-    return Judgement(chosen, facts, memory, identity, fit, diffs, held, plan, why, blocked, halt, tuple(used))
+    braked = brake(row, plan.disruption, around.catalog) if plan else ("", "")
+    return Judgement(chosen, facts, memory, identity, fit, diffs, held, plan, why, blocked, halt, braked, tuple(used))
 
 
 def _sight(row: Row, chosen: Chosen, facts: Facts, memory: Memory) -> Memory:

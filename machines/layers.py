@@ -35,8 +35,9 @@ ALL_HAVE_IT: Final = "All machines have the layer."
 _WELL = (1 << BIT["UpToDate"]) | (1 << BIT["HostHealthy"])
 _SEEN = 1 << BIT["Reachable"]
 
+# Machines that carry Fleet itself are people's to move.
 _WHERE = """FROM machine m JOIN machine_state s ON s.id = m.id JOIN accepted a ON a.machine_id = m.id
-  WHERE {scope} AND m.deleted_at IS NULL AND a.layers #> ARRAY['shared', %s] IS NOT NULL AND a.layers #> ARRAY['shared', %s] <> %s::jsonb"""
+  WHERE {scope} AND m.deleted_at IS NULL AND NOT m.labels @> '{{"fleet.dev/carries-fleet": "true"}}' AND a.layers #> ARRAY['shared', %s] IS NOT NULL AND a.layers #> ARRAY['shared', %s] <> %s::jsonb"""
 _OPEN = """
 WITH c AS MATERIALIZED (SELECT m.id, m.uid, m.name, m.cluster_id, m.spec FROM machine m WHERE m.id = ANY (%s::bigint[])),
 p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM c) + 4) AS base),

@@ -16,6 +16,7 @@ from fleet.control.conditions import Condition, find
 from fleet.control.kinds import Json
 from fleet.safety import permits
 from machines import gates, scheduling_rows
+from machines.carriers import brake
 from machines.catalog import Catalog, Shared
 from machines.conditions import OPERATOR_TYPES, TYPES
 from machines.desired import by_name
@@ -98,7 +99,7 @@ def _decide(each: Pass, known: Catalog, fresh: Mapping[int, bool]) -> None:
     open_ = operation is not None and not ended
     status = each.outcome.move.status if each.outcome.move is not None else operation.status if operation else {}
     view = View(
-        enforced=enforced, fresh=fresh.get(row.cluster_id, False), is_member=member, held=judged.halt,
+        enforced=enforced, fresh=fresh.get(row.cluster_id, False), is_member=member, held=judged.halt if judged.halt[0] else brake(row, "Restart", known),
         operation=operation.name if operation is not None and open_ else "", draining=open_ and bool(status.get("closesNode")),
         leaving=row.deleted_at is not None,
     )  # fmt: skip

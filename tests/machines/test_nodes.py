@@ -6,14 +6,18 @@ import base64
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import orjson
 import pytest
 
 from clusters.kube import KubeError
+from fleet.api.actions import Write, change_object
+from fleet.api.rights import SYSTEM
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
+from fleet.control.threads import in_thread
 from machines import join
 from tests.machines.loop import Loop, package
-from tests.machines.nodes_world import CLUSTER, NodesWorld
+from tests.machines.nodes_world import CLUSTER, NodesWorld, package_version
 from tests.simulator.api_servers import ApiServer, order, simulated
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -234,3 +238,46 @@ async def test_a_drain_whose_api_server_is_away_runs_out_of_time_all_the_same(wo
     assert ended is not None
     assert ended[0] == "Failed", ended
     assert "60 s" in ended[1]
+
+
+async def test_what_carries_fleet_is_disturbed_by_people_only(world: NodesWorld) -> None:
+    await joined(world)
+
+    def label(live: Json) -> Json:
+        live["metadata"]["labels"] = {"fleet.dev/carries-fleet": "true"}
+        return live
+
+    await in_thread(lambda: change_object("machines", "m1", label, write=Write(by=SYSTEM), verb="update"))
+    await world.loop.make(package("kubelet", "1.37.3", healthCheck={"command": ["true"]}))
+    await world.loop.edit("machines", "m1", versions={"kubelet": "1.37.3"})
+    before = len(world.loop.hosts.started)
+    await world.turn(5)
+    assert len(world.loop.hosts.started) == before
+    assert (await world.loop.condition("Reconciling"))[1] == "CarriesFleet"
+    spec = {"machine": "m1", "verb": "Reconcile", "reason": "tonight"}
+    await world.loop.make({"kind": "Operation", "metadata": {"name": "by-ada"}, "spec": spec})
+    await world.turn(12)
+    assert (await world.loop.condition("UpToDate"))[0] == "True", "a person's word does it"
+
+
+async def test_nodes_under_a_control_plane_that_is_not_ready_are_not_disturbed(world: NodesWorld) -> None:
+    await joined(world)
+    plane = {"metaCluster": CLUSTER, "exposure": {"type": "HostPort", "host": "10.0.0.9", "port": 7443}}
+    spec = {"provider": "Hosted", "packageVersion": "k8s-images", "controlPlane": plane}
+    version = package_version("k8s-images")
+    for each in version["spec"]["components"]:
+        each["image"] = f"example.com/{each['name']}:1"
+    await world.loop.make(version, {"kind": "Cluster", "metadata": {"name": "hosted"}, "spec": spec})
+    await world.loop.make(package("kubelet", "1.37.3", disruption="Drain", healthCheck={"command": ["true"]}))
+    await world.loop.edit("machines", "m1", versions={"kubelet": "1.37.3"})
+    await world.turn(4)
+    status, reason, message = await world.loop.condition("Reconciling")
+    assert (status, reason) == ("True", "CarriedPlaneNotReady")
+    assert "Cluster hosted" in message
+    ready = [{"type": "Ready", "status": "True", "reason": "Ready", "message": ""}]
+    await world.loop.conn.execute(
+        "UPDATE clusters_cluster SET rv = rv + 1, status = status || jsonb_build_object('conditions', %s::jsonb) WHERE name = 'hosted'",
+        [orjson.dumps(ready).decode()],
+    )
+    await world.turn(14)
+    assert (await world.loop.condition("UpToDate"))[0] == "True"
