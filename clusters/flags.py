@@ -13,6 +13,7 @@ from typing import Final
 
 from clusters.planes import APISERVER, CONTROLLER_MANAGER, ETCD, SCHEDULER, Plane
 
+KUBELET_CERTIFICATES: Final = "168h0m0s"  # a stolen one is worth a week; kubelets renew theirs by themselves
 MEMBER: Final = "default"  # the name of a single etcd member
 
 
@@ -157,6 +158,7 @@ def _controller_manager(plane: Plane, place: Place) -> dict[str, str]:
         "service-account-private-key-file": place.file("sa.key"),
         "cluster-signing-cert-file": place.file("ca.crt"),
         "cluster-signing-key-file": place.file("ca.key"),
+        "cluster-signing-duration": KUBELET_CERTIFICATES,
         "use-service-account-credentials": "true",
         # Fleet alone approves the certificates of kubelets.
         "controllers": "*,bootstrap-signer-controller,token-cleaner-controller,-certificatesigningrequest-approving-controller",
