@@ -32,22 +32,25 @@ class Decided:
     dressed: str = ""
 
 
-# `since` moves with the state and its reason. A row that says the same is left alone.
+# A row that says the same is neither locked nor written. `since` moves with the state and its reason.
 _WRITE: Final[LiteralString] = """
-WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(epoch)s::int[], %(cluster)s::int[], %(state)s::text[], %(reason)s::text[], %(message)s::text[], %(node)s::text[], %(uid)s::text[],
+WITH r AS MATERIALIZED (SELECT id, epoch, cluster_id, state, reason, message, node, uid, cause, rv, opened, ARRAY(SELECT jsonb_array_elements_text(overruled::jsonb)) AS overruled, gates::jsonb AS gates, dressed
+  FROM unnest(%(id)s::bigint[], %(epoch)s::int[], %(cluster)s::int[], %(state)s::text[], %(reason)s::text[], %(message)s::text[], %(node)s::text[], %(uid)s::text[],
     %(cause)s::text[], %(rv)s::text[], %(opened)s::text[], %(overruled)s::text[], %(gates)s::text[], %(dressed)s::text[])
     AS r(id, epoch, cluster_id, state, reason, message, node, uid, cause, rv, opened, overruled, gates, dressed)),
+d AS MATERIALIZED (
+  SELECT r.*, s.machine_id IS NULL OR (s.cluster_id, s.node, s.node_uid, s.state, s.reason, s.message, s.cause, s.rv, s.opened, s.overruled, s.gates, s.dressed)
+    IS DISTINCT FROM (r.cluster_id, r.node, r.uid, r.state, r.reason, r.message, r.cause, r.rv, r.opened, r.overruled, r.gates, r.dressed) AS news
+  FROM r LEFT JOIN scheduling s ON s.machine_id = r.id),
 lk AS MATERIALIZED (
-  SELECT r.* FROM work_item w JOIN r ON w.kind = 1 AND w.object_id = r.id AND w.epoch = r.epoch AND w.holder = %(me)s
-  WHERE NOT %(act)s OR (SELECT NOT stopped FROM ledger WHERE id = 1) ORDER BY w.object_id FOR NO KEY UPDATE OF w),
+  SELECT d.* FROM work_item w JOIN d ON w.kind = 1 AND w.object_id = d.id AND w.epoch = d.epoch AND w.holder = %(me)s
+  WHERE CASE WHEN %(act)s THEN (SELECT NOT stopped FROM ledger WHERE id = 1) ELSE d.news END ORDER BY w.object_id FOR NO KEY UPDATE OF w),
 up AS (
   INSERT INTO scheduling AS s (machine_id, cluster_id, node, node_uid, state, reason, message, cause, rv, opened, overruled, gates, dressed)
-  SELECT id, cluster_id, node, uid, state, reason, message, cause, rv, opened, ARRAY(SELECT jsonb_array_elements_text(overruled::jsonb)), gates::jsonb, dressed FROM lk ORDER BY id
+  SELECT id, cluster_id, node, uid, state, reason, message, cause, rv, opened, overruled, gates, dressed FROM lk WHERE news ORDER BY id
   ON CONFLICT (machine_id) DO UPDATE SET cluster_id = excluded.cluster_id, node = excluded.node, node_uid = excluded.node_uid, state = excluded.state, reason = excluded.reason, message = excluded.message,
     cause = excluded.cause, rv = excluded.rv, opened = excluded.opened, overruled = excluded.overruled, gates = excluded.gates, dressed = excluded.dressed,
-    since = CASE WHEN (s.state, s.reason) = (excluded.state, excluded.reason) THEN s.since ELSE now() END, updated_at = now()
-  WHERE (s.cluster_id, s.node, s.node_uid, s.state, s.reason, s.message, s.cause, s.rv, s.opened, s.overruled, s.gates, s.dressed)
-    IS DISTINCT FROM (excluded.cluster_id, excluded.node, excluded.node_uid, excluded.state, excluded.reason, excluded.message, excluded.cause, excluded.rv, excluded.opened, excluded.overruled, excluded.gates, excluded.dressed))
+    since = CASE WHEN (s.state, s.reason) = (excluded.state, excluded.reason) THEN s.since ELSE now() END, updated_at = now())
 SELECT id FROM lk
 """
 # A view can be believed while a watcher holds the cluster and says so.
@@ -60,7 +63,7 @@ _DUE_BACK: Final[LiteralString] = (
 
 
 async def write(conn: Connection, me: int, rows: Sequence[Decided], *, act: bool = False) -> set[int]:
-    """Keep what was decided; machines whose lease still held (and, before an `act`, with the kill switch off)."""
+    """Keep what was decided. Before an `act`: the machines whose lease holds, with the kill switch off."""
     if not rows:
         return set()
     ordered = sorted(rows, key=lambda r: r.machine_id)
