@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
 import msgspec
+import psycopg
+from django.db.utils import Error as DjangoError
 from msgspec import Struct, field
 
 from clusters.kube import Kube, KubeError, KubeUnreachable
@@ -136,7 +138,13 @@ class Approver:
             for request in list(self._stream.waiting.values()):
                 try:
                     await self._answer(request)
-                except (KubeUnreachable, KubeError) as error:
+                except (
+                    KubeUnreachable,
+                    KubeError,
+                    psycopg.Error,
+                    DjangoError,
+                    OSError,
+                ) as error:  # it waits, and is looked at again
                     log.warning("cluster %d: %s was not approved: %s", self._lease.cluster_id, request.name, error)
 
     async def _answer(self, request: csr.Request) -> None:
