@@ -30,6 +30,7 @@ log = logging.getLogger("fleet.watch")
 
 PATH: Final = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 AGAIN_SECONDS: Final = 5.0  # what could not be answered is looked at again
+TRIES: Final = 3  # of one approval whose request moved meanwhile
 _MOST: Final = 2_000  # requests that wait; who floods the API server gets no more memory than that
 _KNOWN: Final[LiteralString] = """
 SELECT t.node, t.expires_at, t.used_at IS NOT NULL, m.id IS NOT NULL, coalesce(m.ip, ''), n.name IS NOT NULL,
@@ -192,18 +193,25 @@ class Approver:
 
     async def _approve(self, name: str) -> None:
         path = f"{PATH}/{name}"
-        live = await self._kube.find(path)
-        if live is None or live.get("status", {}).get("conditions"):
-            return
         said = {
             "type": "Approved",
             "status": "True",
             "reason": "FleetApproved",
             "message": "It is this machine's kubelet.",
         }
-        live.setdefault("status", {})["conditions"] = [said]
-        await self._kube.send("PUT", f"{path}/approval", body=live)
-        log.info("cluster %d: the certificate request %s is approved", self._lease.cluster_id, name)
+        for left in reversed(range(TRIES)):
+            live = await self._kube.find(path)
+            if live is None or live.get("status", {}).get("conditions"):
+                return
+            live.setdefault("status", {})["conditions"] = [said]
+            try:
+                await self._kube.send("PUT", f"{path}/approval", body=live)
+            except KubeError as error:
+                if error.code != 409 or not left:
+                    raise
+                continue  # somebody wrote it meanwhile: look again
+            log.info("cluster %d: the certificate request %s is approved", self._lease.cluster_id, name)
+            return
 
     async def _leave(self, request: csr.Request, why: str) -> None:
         """Not approved, not denied: others may answer it. Told once for each reason."""
