@@ -17,7 +17,7 @@ _META = "spec.controlPlane.metaCluster"
 
 def meta_problems(new: Json, old: Json | None) -> Sequence[Problem]:
     """The meta cluster can carry it, and no other control plane there has its ports or its namespace."""
-    spec, name = new["spec"], new["metadata"]["name"]
+    spec, name = new.get("spec", {}), new["metadata"]["name"]
     meta = hosted_on(spec)
     if not meta or (old is not None and hosted_on(old["spec"])):
         return ()

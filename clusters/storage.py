@@ -52,14 +52,14 @@ class ClusterStorage(Storage):
 
     def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         """What the spec refers to is there, and the way to it is one that Fleet goes."""
-        spec = new["spec"]
+        spec = new.get("spec", {})
         if provider_of(spec) == IMPORTED:
             return _kubeconfig_problems(new["metadata"]["name"], str(spec["kubeconfigCredential"]))
         carried = hosted_storage.meta_problems(new, old)
         return [*(carried or self._version_problems(new, old)), *_content_problems(new, old)]
 
     def _version_problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
-        spec = new["spec"]
+        spec = new.get("spec", {})
         wanted = spec.get("packageVersion")
         if wanted is None or (old is not None and old["spec"].get("packageVersion") == wanted):
             return _restore_problems(spec, old)
@@ -164,7 +164,7 @@ def _kubeconfig_problems(name: str, credential: str) -> Sequence[Problem]:
 
 def _content_problems(new: Json, old: Json | None) -> Sequence[Problem]:
     """Of what the cluster adds to its ClusterPackageVersion: variables that its addons name, and the kubelet's version."""
-    spec, before = new["spec"], (old or {}).get("spec", {})
+    spec, before = new.get("spec", {}), (old or {}).get("spec", {})
     fields = ("packageVersion", "variables", "machineVersions")
     if all(spec.get(f) == before.get(f) for f in fields) or provider_of(spec) not in MADE:
         return ()

@@ -61,7 +61,7 @@ class MachineClassStorage(Storage):
 
     def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         """A kubelet that it brings must suit the API servers of the clusters that its machines are in."""
-        versions = new["spec"].get("versions", {})
+        versions = new.get("spec", {}).get("versions", {})
         if versions == (old or {}).get("spec", {}).get("versions", {}):
             return ()
         return problems_of_class(new["metadata"].get("name", ""), versions)

@@ -17,7 +17,7 @@ def join_node(action: Action) -> str:
     after = (
         f"rm -rf -- {words(OLD)} || fail WriteFailed 'cannot remove the old credentials'\n"
         f'if [ "$(systemctl show -p LoadState --value {unit})" = loaded ]; then systemctl reset-failed {unit} 2>/dev/null; '
-        f'systemctl --no-block restart {unit} >"$step/words" 2>&1 || fail RestartFailed "$(last_words "$step/words")"; fi\n'
+        f'systemctl --no-block restart {unit} >"$step/words" 2>&1 || fail UnitFailed "$(last_words "$step/words")"; fi\n'
         'rm -f "$step/content"'
     )
     return write_files(action, after)
@@ -28,7 +28,7 @@ def leave_node(action: Action) -> str:
     unit = quote(KUBELET_UNIT)
     body = f"""
 if [ "$(systemctl show -p LoadState --value {unit})" = loaded ]; then
-    systemctl disable --now {unit} >"$step/words" 2>&1 || fail StopFailed "$(last_words "$step/words")"
+    systemctl disable --now {unit} >"$step/words" 2>&1 || fail UnitFailed "$(last_words "$step/words")"
 fi
 rm -rf -- {words((*OLD, BOOTSTRAP, CA))} || fail WriteFailed 'cannot remove the credentials of the node'
 done_with 'the host has no credentials of the cluster any more'

@@ -28,7 +28,7 @@ def serve_recorded_kinds(patch: Any) -> None:
         patch.setitem(storage._by_number, kind.number, served)
     patch.setattr(views, "request_actor", lambda request: ADMIN)
     # Between requests a server gives up connections that went bad; a test's transaction must outlive that.
-    patch.setattr(views, "close_old_connections", lambda: None)
+    patch.setattr(answers, "close_old_connections", lambda: None)
 
 
 def send(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:

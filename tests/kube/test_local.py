@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import socket
 import uuid
@@ -30,16 +31,13 @@ SECONDS = 180.0
 
 
 def port() -> int:
-    """The first of five free ports in a row: a control plane uses the ones after its own too."""
+    """The first of six free ports in a row, outside of those that the kernel gives to clients: a control plane uses the ones after its own too."""
     while True:
-        with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            number = int(first.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):  # one of them is taken, or beyond the last port
-                for after in range(number + 1, number + 5):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", after))
-                return number
+        number = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):  # one of them is taken
+            for each in range(number, number + 6):
+                held.enter_context(socket.socket()).bind(("0.0.0.0", each))
+            return number
 
 
 def component(name: str, version: str) -> Component:

@@ -66,11 +66,14 @@ class Sandbox:
     def kill_units(self) -> None:
         """As a power cut does it: every unit ends at once. Only processes of this sandbox, whatever the files say."""
         for file in (self.root / "units").glob("*.service"):
-            pid = int(file.read_text().strip() or 0)
+            try:
+                pid = int(file.read_text().strip() or 0)
+            except FileNotFoundError:
+                continue  # the unit ended by itself meanwhile
             if self._is_ours(pid):
                 os.killpg(pid, signal.SIGKILL)
                 self.until(lambda pid=pid: not self._is_ours(pid))  # type: ignore[misc]
-            file.unlink()
+            file.unlink(missing_ok=True)
 
     def _is_ours(self, pid: int) -> bool:
         """A zombie has no environment any more, so it counts as gone."""

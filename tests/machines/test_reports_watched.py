@@ -159,7 +159,7 @@ async def test_a_map_that_went_while_nobody_watched_leaves_unknown(server: ApiSe
     async with watching(server, c):
         await until(lambda: believed("m-0001") == ("Unknown", "NotReported"))
         assert status_of("m-0000") == "True"
-    assert sql("SELECT map FROM condition_map") == [("fleet-reports/gpus",)]
+        await until(lambda: sql("SELECT map FROM condition_map") == [("fleet-reports/gpus",)])
 
 
 BAD_ENTRIES = {

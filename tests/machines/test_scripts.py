@@ -55,6 +55,8 @@ GOOD = {
     "reboot": Action("reboot", values={"bootId": "f9d97960-3f61-46b9-b067-8d36e4e6b2e1"}),
     "health-check": Action("health-check", package=package(health_check=("curl", "-f", "http://localhost"))),
     "forget-host": Action("forget-host", names=("uid-1",)),
+    "join-node": Action("join-node", files=(wanted("/etc/kubernetes/bootstrap-kubeconfig", mode="0600"),)),
+    "leave-node": Action("leave-node"),
 }  # fmt: skip
 
 
