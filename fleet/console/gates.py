@@ -9,7 +9,11 @@ from typing import Final
 from fleet.console.words import Part, closed, count
 from fleet.control.kinds import Json
 
-_MODES: Final = {"Continuous": "also closes an open node", "BootstrapOnly": "counts until the node opens"}
+_MODES: Final = {
+    "Continuous": "also closes an open node",
+    "BootstrapOnly": "counts until the node opens",
+    "WhileClosed": "counts whenever the node is to open",
+}
 # state of a node's scheduling: (tone, word)
 SCHEDULING: Final = {
     "Open": ("ok", "Open for pods"),
