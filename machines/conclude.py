@@ -319,6 +319,8 @@ def next_look(
 ) -> tuple[float, bool]:
     """(seconds until the next pass, at rest)."""
     move = outcome.move
+    if row.deleted_at is not None and retired(row, outcome):
+        return 0.2, False  # through Decommissioning and Retired to its end, whether the host answers or not
     if move is not None and not move.ended:
         if outcome.refusal[0] and not move.start:
             return random.uniform(8, 20), False

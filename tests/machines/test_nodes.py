@@ -281,3 +281,16 @@ async def test_nodes_under_a_control_plane_that_is_not_ready_are_not_disturbed(w
     )
     await world.turn(14)
     assert (await world.loop.condition("UpToDate"))[0] == "True"
+
+
+async def test_a_machine_that_was_given_up_is_gone_without_waiting_for_its_next_look(world: NodesWorld) -> None:
+    await joined(world)
+    await world.loop.annotate("m1", abandon="m1")
+    await world.loop.delete("m1")
+    for _ in range(3):
+        await world.loop.step()
+        waits = await (
+            await world.loop.conn.execute("SELECT extract(epoch FROM due_at - now()) FROM work_item WHERE kind = 1")
+        ).fetchall()
+        assert all(seconds < 5 for (seconds,) in waits), waits
+    assert await world.loop.get() is None
