@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 import orjson
 from django.conf import settings
@@ -16,8 +15,6 @@ from clusters.cases import Case
 from clusters.planes import Snapshot
 from clusters.planning import BACKUPS
 from fleet.control.kinds import Json
-
-KEEP_HOURS: Final = 24  # a deleted cluster's data and keys
 
 
 def path_of(case: Case, name: str) -> Path:
@@ -89,7 +86,13 @@ def lay_down(case: Case) -> None:
         cursor.execute(
             """INSERT INTO deleted_cluster (uid, name, spec, status, purge_at) VALUES (%s, %s, %s, %s, now() + %s * interval '1 hour')
                ON CONFLICT (uid) DO NOTHING""",
-            [case.uid, case.name, orjson.dumps(case.spec).decode(), orjson.dumps(case.status).decode(), KEEP_HOURS],
+            [
+                case.uid,
+                case.name,
+                orjson.dumps(case.spec).decode(),
+                orjson.dumps(case.status).decode(),
+                settings.FLEET_UNDO_HOURS,
+            ],
         )
 
 

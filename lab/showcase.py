@@ -68,7 +68,7 @@ class Fleet(Kubectl):
 
     def __init__(self, binaries: Path, log: Path) -> None:
         super().__init__(CHECKOUT / ".fleet" / "kubeconfig")
-        environment = {**os.environ, "FLEET_BINARIES": str(binaries)}
+        environment = {**os.environ, "FLEET_BINARIES": str(binaries), "FLEET_UNDO_HOURS": "0"}
         command = [sys.executable, "-m", "fleet.dev.up", "--machines", "0"]
         self._log = log
         with log.open("wb") as out:
@@ -231,6 +231,15 @@ def _answers(business: Kubectl) -> bool:
         return bool(answer.read().strip() == b"well")
 
 
+def _deletes(fleet: Fleet, name: str) -> bool:
+    """Whether the deletion is taken: that of a meta cluster is refused until what it carried is cleared away."""
+    try:
+        fleet("delete", "cluster", name, "--wait=false")
+    except LabError:
+        return False
+    return True
+
+
 def _down(fleet: Fleet, say: Say) -> None:
     """Machines are given up with their hosts, which the lab ends; control planes are deleted: they would outlive Fleet."""
     say("taking it down")
@@ -241,5 +250,5 @@ def _down(fleet: Fleet, say: Say) -> None:
     for name in (clusters.BUSINESS, clusters.META):
         if fleet.get("cluster", name):
             fleet("annotate", "cluster", name, f"fleet.dev/confirm-delete={name}", "--overwrite")
-            fleet("delete", "cluster", name, "--wait=false")
+            until(lambda: _deletes(fleet, name), f"the cluster {name} is deleted", say)  # noqa: B023 - asked at once
             until(lambda: not fleet.get("cluster", name), f"the cluster {name} is gone", say)  # noqa: B023 - asked at once

@@ -11,13 +11,13 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import orjson
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
-from clusters.backups import KEEP_HOURS
 from clusters.cases import load
 from clusters.kubelets import counted
 from clusters.schema_cluster import MADE, provider_of
@@ -254,7 +254,7 @@ def _foresee_delete(stored: Stored, actor: Actor, seen: str) -> JsonResponse:
         "machines": queries.machines_in(stored.id),
         "nodes": obj.get("status", {}).get("nodes", {}).get("total", 0),
         "made": made,
-        "hours": KEEP_HOURS,
+        "hours": settings.FLEET_UNDO_HOURS,
         "uid": obj["spec"].get("restoreFrom") or obj["metadata"]["uid"],
         "why": sentence_of(error) if error else "",
     }
