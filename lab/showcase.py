@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from lab import clusters, control_plane_images, kubernetes
+from lab import clusters, control_plane_images, images, kubernetes
 from lab.host import Host
 from lab.lab import Lab
 from lab.requirements import LabError
@@ -68,7 +68,8 @@ class Fleet(Kubectl):
 
     def __init__(self, binaries: Path, log: Path) -> None:
         super().__init__(CHECKOUT / ".fleet" / "kubeconfig")
-        environment = {**os.environ, "FLEET_BINARIES": str(binaries), "FLEET_UNDO_HOURS": "0"}
+        lab = {"FLEET_BINARIES": str(binaries), "FLEET_UNDO_HOURS": "0", "FLEET_TOOLS_IMAGE": images.BUSYBOX}
+        environment = {**os.environ, **lab}
         command = [sys.executable, "-m", "fleet.dev.up", "--machines", "0"]
         self._log = log
         with log.open("wb") as out:
