@@ -8,20 +8,20 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from clusters.kube import KubeError, KubeUnreachable
+from clusters.kube import Kube, KubeError, KubeUnreachable
 from machines import decide, gates
 from machines.catalog import Catalog
 from machines.drainer import Drained, Options, drain, take_back, unreached
 from machines.gates import NodeRow
 from machines.join import JOIN
-from machines.joining import equip
-from machines.nodes import NODES, Change, change_all
+from machines.joining import equip, ready
+from machines.nodes import NO_ACCESS, NODES, Change, change_all, trouble
 from machines.operation_moves import Move, Told
 from machines.passes import Context, Pass, guarded
 from machines.rows import OperationRow
 
 log = logging.getLogger(__name__)
-_NO_WAY: Final = Told("Waiting", "NoAccess", "No way to the cluster's API server is known.", wait=15)
+_NO_WAY: Final = Told("Waiting", *NO_ACCESS, wait=15)
 
 
 async def affect(working: list[Pass], known: Catalog, context: Context, now: datetime) -> None:
@@ -30,8 +30,7 @@ async def affect(working: list[Pass], known: Catalog, context: Context, now: dat
         p for p in working if p.error is None and p.outcome.move is not None and p.outcome.move.effect is not None
     ]
     joining = [p for p in working if p.order is not None and p.order.action.verb == JOIN]
-    for each in joining:  # few at a time: each is bounded by the API server's answers
-        await _equip(each, context, now)
+    await _equip_all(joining, context, now)
     told = await asyncio.gather(*(_one(p, context, now) for p in acting))
     await asyncio.gather(*(_take_back(p, context) for p in working if p.error is None and _is_off(p)))
     for each, said in zip(acting, told, strict=True):
@@ -45,12 +44,19 @@ def _take(each: Pass, told: Told, known: Catalog, now: datetime) -> None:
         each.outcome = replace(each.outcome, move=taken)
 
 
-async def _equip(each: Pass, context: Context, now: datetime) -> None:
+async def _equip_all(joining: list[Pass], context: Context, now: datetime) -> None:
+    """Side by side, as many at a time as each API server may get; what all of a cluster need is seen to once."""
+    ids = sorted({p.row.cluster_id for p in joining})
+    grounds = dict(zip(ids, [await ready(context.conn, context.clusters, c) for c in ids], strict=True))
+    await asyncio.gather(*(_equip(p, grounds[p.row.cluster_id], context, now) for p in joining))
+
+
+async def _equip(each: Pass, ground: Kube | tuple[str, str], context: Context, now: datetime) -> None:
     """The token and the files of a join; without them the step does not begin."""
     order, move = each.order, each.outcome.move
     if order is None or move is None:
         return
-    made = await equip(context.conn, context.clusters, each.row, order.action, now)
+    made = ground if isinstance(ground, tuple) else await equip(context.conn, ground, each.row, order.action, now)
     if isinstance(made, tuple):
         status = decide.not_begun(move.status, *made)
         waiting = replace(move, status=status, start=None, reason=made[0], message=made[1], wait=10)
@@ -68,10 +74,8 @@ async def _one(each: Pass, context: Context, now: datetime) -> Told:
         if move.effect.verb == "drain":
             return await _drain(each, move, operation, node, context, now)
         return await _delete(each, node, context)
-    except KubeError as error:
-        return Told("Waiting", "ApiRefused", f"The API server refused: {error.reason}: {error.message}", wait=10)
-    except KubeUnreachable as error:
-        return Told("Waiting", "ApiUnreachable", str(error), wait=10)
+    except (KubeError, KubeUnreachable) as error:
+        return Told("Waiting", *trouble(error), wait=10)
 
 
 async def _drain(
@@ -85,12 +89,10 @@ async def _drain(
         kube = await context.clusters.kube(context.conn, each.row.cluster_id)
         if why is None and kube is not None:
             return _drained(await drain(kube, node.name, options, progress, now))
-        reason, message = why or (_NO_WAY.reason, _NO_WAY.message)
-    except KubeError as error:
-        reason, message = "ApiRefused", f"The API server refused: {error.reason}: {error.message}"
-    except KubeUnreachable as error:
-        reason, message = "ApiUnreachable", str(error)
-    return _drained(unreached(options, progress, now, reason, message))
+        why = why or NO_ACCESS
+    except (KubeError, KubeUnreachable) as error:
+        why = trouble(error)
+    return _drained(unreached(options, progress, now, *why))
 
 
 def _drained(done: Drained) -> Told:

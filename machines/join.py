@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import orjson
-
+from fleet.control.endpoint import Endpoint
 from fleet.control.kinds import Json
 from machines.hosts import WantedFile
 
@@ -82,20 +81,10 @@ def binding() -> Json:
     }  # fmt: skip
 
 
-def kubeconfig(server: str, ca: str, token: Token) -> str:
-    """What the kubelet bootstraps with; JSON is YAML."""
-    made = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "fleet",
-        "clusters": [{"name": "fleet", "cluster": {"server": server, "certificate-authority-data": base64.b64encode(ca.encode()).decode()}}],
-        "users": [{"name": "bootstrap", "user": {"token": token.text}}],
-        "contexts": [{"name": "fleet", "context": {"cluster": "fleet", "user": "bootstrap"}}],
-    }  # fmt: skip
-    return orjson.dumps(made, option=orjson.OPT_INDENT_2).decode() + "\n"
-
-
 def files(server: str, ca: str, token: Token) -> tuple[WantedFile, ...]:
     """What the join step writes."""
+    bootstrap = Endpoint(server, ca=ca, token=token.text).kubeconfig("fleet", "bootstrap")
     return tuple(
         WantedFile(path, text, hashlib.sha256(text.encode()).hexdigest(), mode)
-        for path, text, mode in ((CA, ca, "0644"), (BOOTSTRAP, kubeconfig(server, ca, token), "0600"))
+        for path, text, mode in ((CA, ca, "0644"), (BOOTSTRAP, bootstrap, "0600"))
     )

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 NODES: Final = "/api/v1/nodes"
 OUR_LABELS: Final = "fleet.dev/labels"
 OUR_TAINTS: Final = "fleet.dev/taints"
+NO_ACCESS: Final = ("NoAccess", "No way to the cluster's API server is known.")
 TRIES: Final = 3  # of one change whose node moved meanwhile
 REQUESTS: Final = 20  # of one worker to one API server at a time
 _STAMP: Final[LiteralString] = """
@@ -115,6 +116,13 @@ class KeptClusters:
         self._kept.clear()
 
 
+def trouble(error: KubeError | KubeUnreachable, doing: str = "refused") -> tuple[str, str]:
+    """(reason, sentence) of a request that came to nothing. `doing`: what the API server did, in the sentence."""
+    if isinstance(error, KubeError):
+        return "ApiRefused", f"The API server {doing}: {error.reason}: {error.message}"
+    return "ApiUnreachable", str(error)
+
+
 async def change_all(conn: Connection, clusters: Clusters, changes: Sequence[Change]) -> list[Changed]:
     """All of them side by side, as many at a time as each API server may get. Never raises for one node's sake."""
     kubes = {c: await clusters.kube(conn, c) for c in sorted({c.cluster_id for c in changes})}
@@ -123,13 +131,11 @@ async def change_all(conn: Connection, clusters: Clusters, changes: Sequence[Cha
 
 async def _guarded(kube: Kube | None, change: Change) -> Changed:
     if kube is None:
-        return Changed(reason="NoAccess", message="No way to the cluster's API server is known.")
+        return Changed("", *NO_ACCESS)
     try:
         return await perform(kube, change)
-    except KubeError as error:
-        return Changed(reason="ApiRefused", message=f"The API server refused: {error.reason}: {error.message}")
-    except KubeUnreachable as error:
-        return Changed(reason="ApiUnreachable", message=str(error))
+    except (KubeError, KubeUnreachable) as error:
+        return Changed("", *trouble(error))
 
 
 async def perform(kube: Kube, change: Change) -> Changed:

@@ -10,16 +10,14 @@ from typing import Any, Final, LiteralString
 import orjson
 from django.db import connection as django_connection
 
-from fleet.control import work
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
-from fleet.control.kinds import MACHINE
 from fleet.control.operators import Chore, Seat, register_chore
-from fleet.events.publish import CHANNEL
 from machines import packing, reports_sql
 from machines.catalog import catalog
 from machines.reporters import DEFAULT_REASON
 from machines.rules import Rule
+from machines.waking import wake
 from machines.watch.leases import Lease, LeaseLost
 
 BATCH: Final = 1_000  # rows a transaction
@@ -27,7 +25,6 @@ LAPSE_SECONDS: Final = 5.0
 STRAY_SECONDS: Final = 30.0
 _CHUNKS: Final = 200  # a run; the next one goes on
 _REASONS: Final = 300  # rows of the dictionary a type may have: reporters' own words must not fill it
-_HINT: Final[LiteralString] = f"NOTIFY {CHANNEL}"
 Row = tuple[Any, ...]
 
 
@@ -65,14 +62,6 @@ async def write(conn: Connection, reports: Sequence[Report], lease: Lease | None
             found = await conn.execute(reports_sql.APPLY, _values(part, lease), prepare=False)
             moved |= {row[0] for row in await found.fetchall()}
     return moved
-
-
-async def wake(conn: Connection, machines: Iterable[int]) -> None:
-    """Make machines due, and tell listeners to look."""
-    ids = set(machines)
-    if ids:
-        await work.wake_async(conn, MACHINE, ids)
-        await conn.execute(_HINT)
 
 
 def learn(reports: Sequence[Report]) -> list[Report]:

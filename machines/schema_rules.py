@@ -9,7 +9,7 @@ from typing import Any
 from clusters.schema import CONDITIONS, condition
 from clusters.schema_gates import GATES
 from fleet.control.kinds import READINESS_RULE, Column, Json, Kind, Problem
-from fleet.safety.schema import describe_target, one_of
+from fleet.safety.schema import BY_LABELS, describe_target, one_of
 from machines.gates import CONTINUOUS, REQUIRE_TRUE
 from machines.rules import NOT_GATES
 
@@ -66,18 +66,7 @@ READINESS_RULE_KIND = Kind(
                         "x-kubernetes-list-type": "set",
                         "description": "Names of clusters: all of their machines; empty is refused.",
                     },
-                    "selector": {
-                        "type": "object",
-                        "description": "Machines by their labels.",
-                        "properties": {
-                            "matchLabels": {
-                                "type": "object",
-                                "additionalProperties": {"type": "string", "maxLength": 63},
-                                "maxProperties": 20,
-                                "description": "All of these must be on the machine; empty is refused.",
-                            }
-                        },
-                    },
+                    "selector": BY_LABELS,
                     "matchAll": {"type": "boolean", "description": "true: every machine of this Fleet."},
                 },
             },

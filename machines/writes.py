@@ -10,19 +10,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import orjson
-from psycopg import sql
 
 from fleet.control.arrays import arrays, flags, numbers, texts
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
-from fleet.events.publish import CHANNEL
 from machines import hot_sql, packing
 from machines.conditions import OPERATOR_MASK, OPERATOR_TYPES
 from machines.rows import Acceptance, Begin, Record, Recorded
+from machines.waking import hint
 
 BATCH = 500  # rows a statement: 20-40 ms
 log = logging.getLogger(__name__)
-_NOTIFY = sql.SQL("NOTIFY {}").format(sql.Identifier(CHANNEL))
 # Ids of seen sets by digest, a copy for each connection: a process keeps one, and the ids never change.
 _seen: WeakKeyDictionary[Connection, dict[bytes, int]] = WeakKeyDictionary()
 _OWN_TYPES = list(OPERATOR_TYPES)
@@ -39,11 +37,6 @@ def _text(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
 
 
-async def _hint(conn: Connection) -> None:
-    """Tell listeners to look; a statement of its own, once a batch."""
-    await conn.execute(_NOTIFY)
-
-
 async def record(
     conn: Connection, me: int, records: Sequence[Record], *, legal: Sequence[str] | None = None
 ) -> list[Recorded]:
@@ -57,7 +50,7 @@ async def record(
     for at in range(0, len(ordered), BATCH):
         done += await _record(conn, me, ordered[at : at + BATCH], moves)
     if any(r.changed for r in done):
-        await _hint(conn)
+        await hint(conn)
     for unlawful in (r for r in done if not r.lawful):
         log.error("a pass over machine %d asked for a phase that its phase does not lead to", unlawful.id)
     return done
@@ -146,7 +139,7 @@ async def accept(conn: Connection, me: int, acceptances: Sequence[Acceptance]) -
         found = await (await conn.execute(hot_sql.ACCEPT, values, prepare=True)).fetchall()
         done |= {row[0] for row in found}
     if done:
-        await _hint(conn)
+        await hint(conn)
     return done
 
 
@@ -164,5 +157,5 @@ async def begin(conn: Connection, me: int, begins: Sequence[Begin]) -> dict[int,
         found = await (await conn.execute(hot_sql.BEGIN, values, prepare=True)).fetchall()
         answers |= {row[0]: True for row in found}
     if any(answers.values()):
-        await _hint(conn)
+        await hint(conn)
     return answers

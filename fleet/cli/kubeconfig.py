@@ -5,13 +5,9 @@ Who can read `.fleet/` holds the keys already. Kubeconfigs for people are anothe
 
 from __future__ import annotations
 
-import base64
 import sys
 
-import orjson
-
 from fleet.cli.environment import CliError, start_django
-from fleet.control.endpoint import Endpoint
 
 
 def main() -> int:
@@ -30,28 +26,8 @@ def main() -> int:
     if found is None:
         sys.stderr.write(f"No way to a cluster {sys.argv[1]} is known.\n")
         return 1
-    sys.stdout.write(kubeconfig(sys.argv[1], found))
+    sys.stdout.write(found.kubeconfig(sys.argv[1], "admin"))
     return 0
-
-
-def kubeconfig(name: str, endpoint: Endpoint) -> str:
-    """As kubectl reads it; JSON is YAML."""
-    pairs = (("client-certificate-data", endpoint.certificate), ("client-key-data", endpoint.key))
-    user = {field: _base64(text) for field, text in pairs if text} | (
-        {"token": endpoint.token} if endpoint.token else {}
-    )
-    cluster = {"server": endpoint.server} | (
-        {"certificate-authority-data": _base64(endpoint.ca)} if endpoint.ca else {}
-    )
-    made = {
-        "apiVersion": "v1", "kind": "Config", "current-context": name, "clusters": [{"name": name, "cluster": cluster}],
-        "users": [{"name": "admin", "user": user}], "contexts": [{"name": name, "context": {"cluster": name, "user": "admin"}}],
-    }  # fmt: skip
-    return orjson.dumps(made, option=orjson.OPT_INDENT_2).decode() + "\n"
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
 
 
 if __name__ == "__main__":

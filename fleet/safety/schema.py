@@ -9,6 +9,18 @@ from typing import Any, Final
 from fleet.control.kinds import HOLD, PERMIT, SAFETY_POLICY, Column, Json, Kind, Problem
 
 LONGEST_HOLD: Final = timedelta(days=30)
+BY_LABELS: Final[Json] = {
+    "type": "object",
+    "description": "Machines by their labels.",
+    "properties": {
+        "matchLabels": {
+            "type": "object",
+            "additionalProperties": {"type": "string", "maxLength": 63},
+            "maxProperties": 20,
+            "description": "All of these must be on the machine; empty is refused.",
+        }
+    },
+}
 TIME_PATTERN: Final = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})"
 _TIME: Final[Json] = {
     "type": "string",
@@ -141,18 +153,7 @@ HOLD_KIND = Kind(
                 "properties": {
                     "machine": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of one machine."},
                     "cluster": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of a cluster: all of its machines."},
-                    "selector": {
-                        "type": "object",
-                        "description": "Machines by their labels.",
-                        "properties": {
-                            "matchLabels": {
-                                "type": "object",
-                                "additionalProperties": {"type": "string", "maxLength": 63},
-                                "maxProperties": 20,
-                                "description": "All of these must be on the machine; empty is refused.",
-                            }
-                        },
-                    },
+                    "selector": BY_LABELS,
                     "matchAll": {"type": "boolean", "description": "true: every machine of this Fleet."},
                 },
             },

@@ -9,12 +9,9 @@ from typing import Any, Final, LiteralString
 
 import orjson
 
-from fleet.control import work
 from fleet.control.arrays import arrays, flags, numbers, texts
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
-from fleet.control.kinds import MACHINE
-from fleet.events.publish import CHANNEL
 from machines import packing
 from machines.conditions import BIT
 from machines.packing import Packed
@@ -23,7 +20,6 @@ from machines.watch.leases import Lease, LeaseLost
 from machines.watch.seen import NODE_READY, Node, clean_json, internal_ip, machine_uid
 
 BATCH: Final = 1_000  # rows a transaction
-_HINT: Final[LiteralString] = f"NOTIFY {CHANNEL}"
 _READY_BIT: Final = 1 << BIT[NODE_READY]
 
 
@@ -50,14 +46,6 @@ async def _fenced(
     if not rows[0][1]:
         raise LeaseLost(f"cluster {lease.cluster_id}")
     return [(row[0], row[1]) for row in rows[1:]]
-
-
-async def wake(conn: Connection, machines: Iterable[int]) -> None:
-    """Make machines due, and tell listeners to look."""
-    ids = set(machines)
-    if ids:
-        await work.wake_async(conn, MACHINE, ids)
-        await conn.execute(_HINT)
 
 
 async def load(conn: Connection, cluster_id: int) -> list[tuple[str, int, tuple[int, ...]]]:

@@ -19,6 +19,7 @@ from fleet.events.publish import WARNING
 from machines import reports, reports_sql
 from machines.reporters import Declared, Pods, Refused, declared
 from machines.reports import BATCH, Report
+from machines.waking import wake
 from machines.watch.leases import Lease, LeaseLost
 from machines.watch.maps import Entries, Held, Problem, problem_of, read, summary
 from machines.watch.pods import PodStream
@@ -295,7 +296,7 @@ class Reports:
                 for type_, renew in dirty[node].items()
                 if (report := self._report(machine, node, type_, renew)) is not None
             ]
-            await reports.wake(conn, await reports.write(conn, found, self.lease))
+            await wake(conn, await reports.write(conn, found, self.lease))
             self._machines |= linked
             count += len(found)
         return count

@@ -11,6 +11,7 @@ from typing import Final
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from machines import packing
+from machines.waking import wake
 from machines.watch import ingest
 from machines.watch.absence import Absences, Verdict
 from machines.watch.cache import CONDITIONS, FIELDS, SAME, NodeCache
@@ -216,7 +217,7 @@ class View:
         packed, changed = await ingest.write_conditions(conn, self.lease, observed)
         for machine, array in packed.items():
             cache.written(names[machine], machine, array)
-        await ingest.wake(conn, moved | changed)
+        await wake(conn, moved | changed)
 
     def _conditions(self, node: Node) -> list[Condition]:
         """Equal sets of thousands of nodes are one object."""
@@ -248,7 +249,7 @@ class View:
         for name in gone:
             if name not in self._pending:
                 self.cache.drop(name)
-        await ingest.wake(conn, moved | changed)
+        await wake(conn, moved | changed)
 
     async def settle(self, conn: Connection) -> None:
         """Make conditions Unknown that nobody can vouch for: all while the view is stale, those of missed nodes while it is doubted."""
@@ -278,7 +279,7 @@ class View:
         for machine, array in packed.items():
             self.cache.written(by_machine[machine], machine, array)
         self.cache.doubt(by_machine.values())
-        await ingest.wake(conn, changed)
+        await wake(conn, changed)
         self.moved = self.read_again = True
         log.warning(
             "cluster %d: conditions of %d nodes are Unknown now: %s", self.lease.cluster_id, len(changed), reason
