@@ -16,6 +16,7 @@ from machines.watch.leases import Lease, LeaseLost
 from tests.machines.test_reports_watched import believed
 from tests.machines.test_watch import cluster
 from tests.machines.world import make, sql
+from tests.services import call_tables_empty
 
 TYPE = "GPUHealthy"
 
@@ -116,3 +117,16 @@ async def test_a_deleted_cluster_and_machines_that_are_gone_leave_nothing(conn: 
     sql("DELETE FROM machine_state; DELETE FROM machine")
     await reports.drop_strayed(conn)
     assert sql("SELECT (SELECT count(*) FROM report), (SELECT count(*) FROM condition_map)") == [(0, 0)]
+
+
+async def test_a_batch_is_written_by_keys_though_statistics_call_the_fleet_empty(conn: Connection) -> None:
+    """Else each row reads all machines and all reports, and PostgreSQL ends the transaction."""
+    c = cluster()
+    ids, lease = make(20_000, cluster_id=c), leased(c)
+    for status in ("True", "False", "Unknown"):
+        call_tables_empty()
+        batch = [said(machine, status) for machine in ids[: 5 * reports.BATCH]]
+        assert len(await write(conn, batch, lease)) == len(batch)
+    call_tables_empty()
+    assert len(await write(conn, [replace(r, condition=None) for r in batch], lease)) == len(batch)
+    assert sql("SELECT count(*) FROM report") == [(0,)]

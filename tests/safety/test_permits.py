@@ -10,6 +10,7 @@ import pytest
 from fleet.safety import switch
 from fleet.safety.permits import Ask, held, permits, release, tidy
 from tests.safety.conftest import Ledger
+from tests.services import call_tables_empty
 from tests.simulator.conftest import connect
 
 
@@ -360,3 +361,14 @@ async def test_permits_of_machines_that_are_gone_are_released_and_old_ones_forgo
     assert await ledger.sql("SELECT machine_id FROM permit ORDER BY 1") == [(ids[1],), (ids[2],)]
     buried = await ledger.sql("SELECT t.name, c.op FROM tombstone t JOIN change c ON c.rv = t.rv WHERE t.kind = 10")
     assert buried == [("permit-1", 3)]
+
+
+async def test_the_ledger_answers_a_batch_though_statistics_call_the_fleet_empty(ledger: Ledger) -> None:
+    """Else each ask reads all machines, and the ledger answers nobody within its patience."""
+    ids = await ledger.cluster("a", 21_000)
+    for _ in range(2):  # granted, and renewed
+        call_tables_empty()
+        assert await ledger.granted(ids[:700]) == 600
+    call_tables_empty()
+    assert await ledger.granted(ids[700:1_700]) == 0
+    assert await ledger.unavailable() == 600

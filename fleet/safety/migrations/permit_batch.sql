@@ -49,13 +49,13 @@ BEGIN
   IF p_dim = 'fleet' THEN
     RETURN QUERY SELECT 0, (SELECT count(*)::int FROM capacity c WHERE c.in_service),
       ((SELECT count(*) FROM capacity c WHERE c.in_service AND c.down)
-      + (SELECT count(*) FROM permit p JOIN capacity c ON c.machine_id = p.machine_id WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down))::int;
+      + (SELECT count(*) FROM permit p CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = p.machine_id OFFSET 0) c WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down))::int;
     RETURN;
   END IF;
   RETURN QUERY EXECUTE format('SELECT u.key::int, sum(u.total)::int, sum(u.gone)::int FROM (
       SELECT c.%1$I AS key, count(*) AS total, 0::bigint AS gone FROM capacity c WHERE c.in_service AND c.%1$I = ANY ($1) GROUP BY 1
       UNION ALL SELECT c.%1$I, 0, count(*) FROM capacity c WHERE c.in_service AND c.down AND c.%1$I = ANY ($1) GROUP BY 1
-      UNION ALL SELECT c.%1$I, 0, count(*) FROM permit p JOIN capacity c ON c.machine_id = p.machine_id
+      UNION ALL SELECT c.%1$I, 0, count(*) FROM permit p CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = p.machine_id OFFSET 0) c
         WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down AND c.%1$I = ANY ($1) GROUP BY 1) u GROUP BY 1', col) USING p_keys;
 END $$;
 
@@ -103,8 +103,9 @@ BEGIN
       safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, p.expires_at <= now() AS over, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
       coalesce(t.paused, false) AS paused, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
     FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
-    LEFT JOIN capacity c ON c.machine_id = a.id LEFT JOIN permit p ON p.machine_id = a.id AND p.released_at IS NULL
-    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN safety_target t ON t.machine_id = a.id
+    LEFT JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true
+    LEFT JOIN LATERAL (SELECT * FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON true
+    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused FROM safety_target WHERE machine_id = a.id OFFSET 0) t ON true
     ORDER BY a.ord
   LOOP
     why := NULL; said := ''; mine := '{}';
@@ -137,23 +138,26 @@ BEGIN
   WITH g AS MATERIALIZED (SELECT a.* FROM unnest(p_ids, p_verbs, p_unplanned, p_owners, p_ttls, oks, costs) WITH ORDINALITY AS a(id, verb, unplanned, owner, ttl, ok, cost, ord) WHERE a.ok),
   again AS (UPDATE permit p SET rv = greatest(base + 4 * g.ord, p.rv + 1), expires_at = now() + make_interval(secs => g.ttl), cost = greatest(p.cost, g.cost), unplanned = g.unplanned, owner = g.owner,
       verb = CASE WHEN p.draws AND p.owner = g.owner THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
-    FROM g WHERE p.machine_id = g.id AND p.released_at IS NULL RETURNING p.id, p.rv, p.cluster_id, 2::smallint AS op),
+    FROM g WHERE p.machine_id = g.id AND p.machine_id = ANY (p_ids) AND p.released_at IS NULL RETURNING p.id, p.rv, p.cluster_id, 2::smallint AS op),
   fresh AS (INSERT INTO permit (rv, machine_id, verb, unplanned, cost, draws, cluster_id, idc_id, model_id, rack_id, owner, expires_at)
     SELECT base + 4 * g.ord, g.id, g.verb, g.unplanned, g.cost, safety_class(g.verb) IN ('disruptive', 'destructive'), c.cluster_id, c.idc_id, c.model_id, c.rack_id, g.owner, now() + make_interval(secs => g.ttl)
-    FROM g JOIN capacity c ON c.machine_id = g.id WHERE NOT EXISTS (SELECT FROM permit o WHERE o.machine_id = g.id AND o.released_at IS NULL) ORDER BY g.id
+    FROM g CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = g.id OFFSET 0) c
+    WHERE NOT EXISTS (SELECT FROM permit o WHERE o.machine_id = g.id AND o.released_at IS NULL OFFSET 0) ORDER BY g.id
     RETURNING id, rv, cluster_id, 1::smallint AS op),
-  gone AS (DELETE FROM refusal f USING g WHERE f.machine_id = g.id)
+  gone AS (DELETE FROM refusal f USING g WHERE f.machine_id = g.id AND f.machine_id = ANY (p_ids))
   INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, id, cluster_id, 10, op FROM again UNION ALL SELECT rv, id, cluster_id, 10, op FROM fresh;
 
   INSERT INTO refusal AS f (machine_id, cluster_id, verb, owner, reason, message)
   SELECT DISTINCT ON (a.id) a.id, coalesce(c.cluster_id, 0), a.verb, a.owner, a.reason, a.message
-  FROM unnest(p_ids, p_verbs, p_owners, oks, reasons, messages) AS a(id, verb, owner, ok, reason, message) LEFT JOIN capacity c ON c.machine_id = a.id WHERE NOT a.ok ORDER BY a.id
+  FROM unnest(p_ids, p_verbs, p_owners, oks, reasons, messages) AS a(id, verb, owner, ok, reason, message)
+  LEFT JOIN LATERAL (SELECT cluster_id FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true WHERE NOT a.ok ORDER BY a.id
   ON CONFLICT (machine_id) DO UPDATE SET verb = excluded.verb, owner = excluded.owner, reason = excluded.reason, message = excluded.message, cluster_id = excluded.cluster_id,
     since = CASE WHEN f.reason = excluded.reason THEN f.since ELSE now() END
   WHERE (f.verb, f.owner, f.reason, f.message) IS DISTINCT FROM (excluded.verb, excluded.owner, excluded.reason, excluded.message);
 
   RETURN QUERY SELECT a.id, a.ok, a.reason, a.message, CASE WHEN a.ok THEN p.id END
-  FROM unnest(p_ids, oks, reasons, messages) WITH ORDINALITY AS a(id, ok, reason, message, ord) LEFT JOIN permit p ON p.machine_id = a.id AND p.released_at IS NULL ORDER BY a.ord;
+  FROM unnest(p_ids, oks, reasons, messages) WITH ORDINALITY AS a(id, ok, reason, message, ord)
+  LEFT JOIN LATERAL (SELECT id FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON true ORDER BY a.ord;
 END $$;
 
 -- One verb of one owner for many machines.

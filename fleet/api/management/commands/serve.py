@@ -13,6 +13,7 @@ import uvicorn
 from django.core.management.base import BaseCommand, CommandError
 
 GRACE_SECONDS = 20  # for requests that are being answered when the process is asked to end
+FAREWELL_SECONDS = 1.0  # for clients to answer the end of TLS, which idle ones of a connection pool never do
 
 
 def bind(address: str) -> socket.socket:
@@ -37,6 +38,18 @@ class _Server(uvicorn.Server):
 
     def install_signal_handlers(self) -> None:
         """Installed once, by the command."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests are finished; connections on which nothing is asked any more do not keep the process from ending."""
+        ending = asyncio.create_task(super().shutdown(sockets))
+        idle = 0.0
+        while not (await asyncio.wait((ending,), timeout=0.1))[0]:
+            idle = 0.0 if self.server_state.tasks else idle + 0.1
+            if idle > FAREWELL_SECONDS:
+                for connection in list(self.server_state.connections):
+                    if connection.transport is not None:
+                        connection.transport.abort()
+        await ending
 
 
 class Command(BaseCommand):
