@@ -13,7 +13,7 @@ from django.db import close_old_connections
 from django.db.utils import Error as DjangoDatabaseError
 from kombu.exceptions import OperationalError as BrokerError
 
-from fleet.control import hints, position, slots, worker
+from fleet.control import hints, position, slots, statistics, worker
 from fleet.control.operators import Chore, Seat, chores, operators, register_chore
 
 log = logging.getLogger(__name__)
@@ -141,6 +141,7 @@ async def _workers(seat: Seat) -> None:
 
 
 register_chore(Chore("positions", 60.0, _positions))
+register_chore(Chore("statistics", statistics.SECONDS, lambda seat: statistics.catch_up(seat.conn)))
 register_chore(Chore("workers", 3_600.0, _workers))
 
 
