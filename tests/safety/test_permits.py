@@ -363,9 +363,20 @@ async def test_permits_of_machines_that_are_gone_are_released_and_old_ones_forgo
     assert buried == [("permit-1", 3)]
 
 
-async def test_the_ledger_answers_a_batch_though_statistics_call_the_fleet_empty(ledger: Ledger) -> None:
-    """Else each ask reads all machines, and the ledger answers nobody within its patience."""
-    ids = await ledger.cluster("a", 21_000)
+@pytest.mark.parametrize("known", ["nothing", "a few", "all"])
+@pytest.mark.parametrize("holds", [0, 40])
+async def test_the_ledger_answers_a_batch_though_statistics_call_the_fleet_empty(
+    ledger: Ledger, known: str, holds: int
+) -> None:
+    """Else each ask reads all machines, and the ledger answers nobody within its patience. `known`: of columns and indexes."""
+    for n in range(holds):
+        await ledger.hold(f"h{n}", {"machine": f"a-{n + 1}"})
+    if known == "a few":
+        await ledger.cluster("z", 5)
+        await ledger.sql("ANALYZE")
+    ids = (await ledger.cluster("a", 21_000))[holds:]
+    if known == "all":
+        await ledger.sql("ANALYZE")
     for _ in range(2):  # granted, and renewed
         call_tables_empty()
         assert await ledger.granted(ids[:700]) == 600

@@ -10,7 +10,7 @@ CREATE FUNCTION safety_class(verb text) RETURNS text LANGUAGE sql IMMUTABLE AS $
 $$;
 
 -- Budgets that policies set. Without count or percent that bound is open; names are resolved when asked, so that a policy
--- may come before its cluster. Views safety_place and safety_target are given by the apps above.
+-- may come before its cluster. Views safety_place and safety_target_by_key are given by the apps above.
 CREATE FUNCTION safety_budgets() RETURNS TABLE (dim text, key int, max_count int, max_percent numeric, policy text) LANGUAGE plpgsql STABLE AS $$
 BEGIN
   RETURN QUERY
@@ -36,9 +36,11 @@ BEGIN
   WITH h AS MATERIALIZED (
     SELECT x.name::text AS hold, x.spec, coalesce(x.spec ->> 'reason', '') AS why, coalesce(x.spec ->> 'owner', '') AS who,
       CASE WHEN pg_input_is_valid(x.spec ->> 'until', 'timestamptz') THEN (x.spec ->> 'until')::timestamptz ELSE 'infinity' END AS ends
-    FROM safety_hold x WHERE x.deleted_at IS NULL)
+    FROM safety_hold x WHERE x.deleted_at IS NULL),
+  t AS MATERIALIZED (
+    SELECT s.* FROM unnest(p_ids) AS a(id) CROSS JOIN LATERAL (SELECT * FROM safety_target_by_key k WHERE k.machine_id = a.id OFFSET 0) s WHERE EXISTS (SELECT FROM h))
   SELECT DISTINCT ON (t.machine_id) t.machine_id, h.hold, h.why, h.who, h.ends
-  FROM h JOIN safety_target t ON t.machine_id = ANY (p_ids) AND safety_matches(h.spec -> 'target', t.name, t.cluster, t.labels)
+  FROM h JOIN t ON safety_matches(h.spec -> 'target', t.name, t.cluster, t.labels)
   WHERE h.ends > now() ORDER BY t.machine_id, h.ends DESC, h.hold;
 END $$;
 
@@ -105,7 +107,7 @@ BEGIN
     FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
     LEFT JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true
     LEFT JOIN LATERAL (SELECT * FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON true
-    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused FROM safety_target WHERE machine_id = a.id OFFSET 0) t ON true
+    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused FROM safety_target_by_key WHERE machine_id = a.id OFFSET 0) t ON true
     ORDER BY a.ord
   LOOP
     why := NULL; said := ''; mine := '{}';
