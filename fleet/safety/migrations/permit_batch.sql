@@ -1,4 +1,7 @@
 -- The grants of the ledger; asked through `fleet/safety/permits.py`.
+--
+-- OFFSET 0 keeps a lookup by key a lookup: while statistics call a table empty that was filled a moment ago, the planner reads the
+-- whole of it for each machine that is asked for. Arrays beside a join bound updates in the same way.
 
 -- How hard a verb is to undo. A verb nobody knows is disruptive: it draws on the budget.
 CREATE FUNCTION safety_class(verb text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
