@@ -70,10 +70,10 @@ class World(Loop):
         claims = await work.claim(self.conn, REMEDIATION, ME)
         await reconcile_remediations(Seat(self.conn, ME), claims)
 
-    async def turn(self, times: int = 1) -> None:
+    async def turn(self, times: int = 1, seconds: float = 5.0) -> None:
         """Machines, detection, orders, remediations: what the loop does by itself."""
         for _ in range(times):
-            await self.step()
+            await self.step(seconds)
             await self.detect()
             await self.order()
             await self.repair()
