@@ -7,12 +7,15 @@ counts), and the others go on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import orjson
 
 from fleet.control.db import Connection
+from fleet.control.position import KEEP
 from fleet.events.log import EventFilter, EventRow, read_rows, row_of
 
 MOST_FAILURES: Final = 3  # of one event in a row; then it is set aside
@@ -52,7 +55,13 @@ UPDATE event_consumer SET failures = CASE WHEN (failing_pos, failing_n) = (%(pos
 WHERE name = %(name)s RETURNING failures
 """
 
-_LAG = """
+# Cursors that stand where retention will cut within a day: what they have not read is counted while it is there.
+_RISK = """
+WITH h AS MATERIALIZED (SELECT (SELECT max(pos) FROM position_mark WHERE at <= now() - %(age)s::interval) AS edge)
+UPDATE event_consumer c SET at_risk = (SELECT count(*) FROM event WHERE pos > c.pos AND pos <= h.edge) FROM h WHERE c.pos < h.edge
+"""
+
+LAG: Final = """
 WITH h AS MATERIALIZED (SELECT fleet_horizon() AS horizon)
 SELECT c.name, c.pos, coalesce(extract(epoch FROM now() - e.at), 0)::float8, c.moved_at, c.gaps, c.gap_from, c.gap_to, c.lost, c.failures,
   (SELECT count(*) FROM dead_letter d WHERE d.consumer = c.name)
@@ -124,11 +133,19 @@ async def stumbled(conn: Connection, consumer: str, row: EventRow, error: BaseEx
 
 async def lag(conn: Connection) -> list[Lag]:
     """All consumers, by name."""
-    rows = await (await conn.execute(_LAG)).fetchall()
-    return [
-        Lag(r[0], int(r[1]), max(0.0, float(r[2])), r[3], int(r[4]), (int(r[5]), int(r[6])) if r[5] is not None else None, int(r[7]), int(r[8]), int(r[9]))
-        for r in rows
-    ]  # fmt: skip
+    return [lag_of(row) for row in await (await conn.execute(LAG)).fetchall()]
+
+
+def lag_of(row: Sequence[Any]) -> Lag:
+    """From a row of `LAG`."""
+    name, position, seconds, moved_at, gaps, begin, end, lost, failures, letters = row
+    gap = (int(begin), int(end)) if begin is not None else None
+    return Lag(name, int(position), max(0.0, float(seconds)), moved_at, gaps, gap, int(lost), failures, int(letters))
+
+
+async def count_at_risk(conn: Connection) -> int:
+    """Count what retention would take from slow consumers, so that a gap can say how much was lost; how many are that slow."""
+    return (await conn.execute(_RISK, {"age": KEEP["event"] - timedelta(days=1)})).rowcount
 
 
 async def forget(conn: Connection, name: str) -> None:
