@@ -41,7 +41,7 @@ RETURNING d.pos, d.n, d.at, d.object_id, d.cluster_id, d.kind, d.severity, d.typ
 
 _ADVANCE = """
 WITH done AS (DELETE FROM dead_letter WHERE consumer = %(name)s AND state = 2)
-UPDATE event_consumer SET pos = %(pos)s, moved_at = now(), failures = 0, failing_pos = 0, failing_n = 0 WHERE name = %(name)s AND pos < %(pos)s
+UPDATE event_consumer SET pos = %(pos)s, moved_at = now(), failures = CASE WHEN failing_pos > %(pos)s THEN failures ELSE 0 END WHERE name = %(name)s AND pos < %(pos)s
 """
 
 _SET_ASIDE = """
@@ -88,12 +88,17 @@ class Lag:
     dead_letters: int
 
 
-async def read(conn: Connection, name: str, wanted: EventFilter, limit: int = 1000) -> tuple[list[EventRow], int]:
-    """Events after the stored cursor, in order, and the position they reach to, which is for `advance`.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What `read` found, apart: dead letters to be tried `again`, new `rows`, and the position `reached`."""
 
-    A new consumer begins at the present horizon. Dead letters that somebody wants to be tried again come first, with
-    the positions that they had. All events of one position come together, so there may be a few more than `limit`.
-    """
+    again: list[EventRow]
+    rows: list[EventRow]
+    reached: int
+
+
+async def read_apart(conn: Connection, name: str, wanted: EventFilter, limit: int = 1000) -> Batch:
+    """As `read`, for who may stop half-way: `advance` also ends all of `again`."""
     found = await (await conn.execute(_FIND, {"name": name}, prepare=True)).fetchone()
     if found is None:
         found = await (await conn.execute(_BEGIN, {"name": name})).fetchone()
@@ -104,7 +109,17 @@ async def read(conn: Connection, name: str, wanted: EventFilter, limit: int = 10
         position = floor
     again = await (await conn.execute(_RETRIES, {"name": name, "limit": limit}, prepare=True)).fetchall()
     rows, reached = await read_rows(conn, position, wanted, limit)
-    return [*sorted((row_of(r) for r in again), key=lambda r: (r.pos, r.n)), *rows], reached
+    return Batch(sorted((row_of(r) for r in again), key=lambda r: (r.pos, r.n)), rows, reached)
+
+
+async def read(conn: Connection, name: str, wanted: EventFilter, limit: int = 1000) -> tuple[list[EventRow], int]:
+    """Events after the stored cursor, in order, and the position they reach to, which is for `advance`.
+
+    A new consumer begins at the present horizon. Dead letters that somebody wants to be tried again come first, with
+    the positions that they had. All events of one position come together, so there may be a few more than `limit`.
+    """
+    batch = await read_apart(conn, name, wanted, limit)
+    return [*batch.again, *batch.rows], batch.reached
 
 
 async def advance(conn: Connection, name: str, position: int) -> None:
@@ -122,12 +137,21 @@ async def dead_letter(conn: Connection, consumer: str, row: EventRow, reason: st
     await conn.execute(_SET_ASIDE, values)
 
 
-async def stumbled(conn: Connection, consumer: str, row: EventRow, error: BaseException) -> bool:
-    """A handler broke over an event: True when it was set aside, as it broke the third time in a row; else it is to be tried again."""
+async def stumbled(
+    conn: Connection,
+    consumer: str,
+    row: EventRow,
+    error: BaseException | str,
+    *,
+    most: int = MOST_FAILURES,
+    reason: str = "HandlerFailed",
+) -> bool:
+    """An event could not be handled: True when it was set aside, as it failed `most` times in a row; else it is to be tried again."""
     found = await (await conn.execute(_COUNT, {"name": consumer, "pos": row.pos, "n": row.n})).fetchone()
-    if found is None or int(found[0]) < MOST_FAILURES:
+    if found is None or int(found[0]) < most:
         return False
-    await dead_letter(conn, consumer, row, "HandlerFailed", f"{type(error).__name__}: {error}")
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    await dead_letter(conn, consumer, row, reason, text)
     return True
 
 
@@ -141,6 +165,11 @@ def lag_of(row: Sequence[Any]) -> Lag:
     name, position, seconds, moved_at, gaps, begin, end, lost, failures, letters = row
     gap = (int(begin), int(end)) if begin is not None else None
     return Lag(name, int(position), max(0.0, float(seconds)), moved_at, gaps, gap, int(lost), failures, int(letters))
+
+
+async def lag_of_one(conn: Connection, name: str) -> Lag | None:
+    """One consumer; None when it never read."""
+    return next((each for each in await lag(conn) if each.name == name), None)
 
 
 async def count_at_risk(conn: Connection) -> int:

@@ -108,6 +108,7 @@ WRITERS: dict[str, tuple[Row, Row]] = {
     "machines": (OPERATORS_OF_A, READERS_OF_A),
     "operations": (OPERATORS_OF_A, READERS_OF_A),
     "holds": (OPERATORS_OF_A, READERS_OF_A),
+    "subscriptions": (ADMINS_OF_A, READERS_OF_A),
     "permits": (NOBODY, READERS_OF_A),
     "clusters": (ADMINS_OF_A, READERS_OF_A),
     "credentials": (FLEET_ADMINS, WITH_A_ROLE),
@@ -125,6 +126,12 @@ PLACED: dict[str, Json] = {
     "operations": {"machine": "a1", "verb": "Reconcile", "reason": "test"},
     "holds": {"target": {"cluster": "a"}, "reason": "test", "until": format_time(timezone.now() + timedelta(days=7))},
     "clusters": {"idc": "iad1"},
+    "subscriptions": {
+        "clusterName": "a",
+        "url": "https://10.1.1.1/",
+        "secret": f"whsec_{'A' * 44}",
+        "filter": {"matchAll": True},
+    },
 }
 
 
