@@ -6,7 +6,7 @@ The Operation's uid follows from the fault and the try, so that a process that d
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,12 +113,14 @@ async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
     if not candidates:
         return Ordered()
     ladders = await read_ladders(conn, {c.playbook for c in candidates})
-    blind = await blindness.read(conn, {c.cluster_id for c in candidates})
+    blind = await blindness.look(conn, {c.cluster_id for c in candidates})
+    tripped = await _tripped(conn)
     refusals: list[Refusal] = []
     asking: dict[int, Candidate] = {}  # the worst fault of each machine: they come in that order
     for each in candidates:
         ladder = ladders.get(each.playbook)
         refusal = standing(each, ladder[0] if ladder else None, blind.why(each.cluster_id, each.rack_id))
+        refusal = refusal or tripped_refusal(each, tripped)
         if refusal is not None:
             refusals.append(refusal)
         elif each.machine_id in asking:
@@ -157,6 +159,27 @@ async def read_ladders(conn: Connection, names: set[str]) -> dict[str, tuple[Lad
         spec = orjson.loads(spec) if isinstance(spec, str | bytes) else spec
         out[name] = (ladder_of(name, spec), spec)
     return out
+
+
+async def _tripped(conn: Connection) -> dict[tuple[str, int], str]:
+    """Open breakers of clusters and of the fleet: whom they cover the ledger need not be asked for one by one."""
+    found = await conn.execute("SELECT dim, key, why FROM breaker WHERE state = 'open' AND dim IN ('cluster', 'fleet')")
+    return {(dim, key): why for dim, key, why in await found.fetchall()}
+
+
+def tripped_refusal(each: Candidate, tripped: Mapping[tuple[str, int], str]) -> Refusal | None:
+    """What an open breaker says to a fault. Pure."""
+    for place, reason, words in (
+        (("fleet", 0), "FleetBreaker", "the whole fleet"),
+        (
+            ("cluster", each.cluster_id),
+            "ClusterBreaker",
+            f"cluster {each.cluster}" if each.cluster else "the machines without a cluster",
+        ),
+    ):
+        if place in tripped:
+            return Refusal(each.id, reason, f"The breaker of {words} is open: {tripped[place]}")
+    return None
 
 
 async def _begin(
