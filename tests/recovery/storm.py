@@ -27,7 +27,7 @@ async def cluster_of(conn: Connection, name: str, count: int, **spec: Any) -> tu
         "VALUES (gen_random_uuid(), %s, 0, 1, '{}', '{}', '[]', '[]', '{}', '{}', now(), 'Running') RETURNING id::int",
         name,
     )
-    ids = make(count, cluster_id=cluster, prefix=name, **spec)
+    ids = make(count, cluster_id=cluster, prefix=name, **{"idc": name, **spec})
     await settle_all(conn)
     sql(
         "INSERT INTO shard (cluster_id, holder, epoch, lease_until, fresh_at, state) VALUES (%s, 1, 1, now() + interval '1 hour', now() + interval '1 hour', 'Fresh')",
