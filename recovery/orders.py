@@ -6,12 +6,13 @@ The Operation's uid follows from the fault and the try, so that a process that d
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
+from fleet.control.arrays import flags, numbers, texts
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.safety import permits
@@ -107,20 +108,22 @@ def standing(each: Candidate, ladder: Ladder | None, blind: str) -> Refusal | No
 
 
 async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
-    """Begin the repair of confirmed faults whose turn it is, as far as the ledger grants it."""
-    found = await (await conn.execute(order_sql.CANDIDATES, {"limit": limit}, prepare=True)).fetchall()
+    """Begin the repair of confirmed faults whose turn it is, as far as the ledger grants it. Whom an open breaker covers is passed over."""
+    tripped = await _tripped(conn)
+    if ("fleet", 0) in tripped:
+        return Ordered()
+    values = {"limit": limit, "tripped": [key for _, key in tripped]}
+    found = await (await conn.execute(order_sql.CANDIDATES, values, prepare=True)).fetchall()
     candidates = [_candidate(row) for row in found]
     if not candidates:
         return Ordered()
     ladders = await read_ladders(conn, {c.playbook for c in candidates})
     blind = await blindness.look(conn, {c.cluster_id for c in candidates})
-    tripped = await _tripped(conn)
     refusals: list[Refusal] = []
     asking: dict[int, Candidate] = {}  # the worst fault of each machine: they come in that order
     for each in candidates:
         ladder = ladders.get(each.playbook)
         refusal = standing(each, ladder[0] if ladder else None, blind.why(each.cluster_id, each.rack_id))
-        refusal = refusal or tripped_refusal(each, tripped)
         if refusal is not None:
             refusals.append(refusal)
         elif each.machine_id in asking:
@@ -167,19 +170,21 @@ async def _tripped(conn: Connection) -> dict[tuple[str, int], str]:
     return {(dim, key): why for dim, key, why in await found.fetchall()}
 
 
-def tripped_refusal(each: Candidate, tripped: Mapping[tuple[str, int], str]) -> Refusal | None:
-    """What an open breaker says to a fault. Pure."""
-    for place, reason, words in (
-        (("fleet", 0), "FleetBreaker", "the whole fleet"),
-        (
-            ("cluster", each.cluster_id),
-            "ClusterBreaker",
-            f"cluster {each.cluster}" if each.cluster else "the machines without a cluster",
-        ),
-    ):
-        if place in tripped:
-            return Refusal(each.id, reason, f"The breaker of {words} is open: {tripped[place]}")
-    return None
+async def refuse_tripped(conn: Connection, *, limit: int = LIMIT) -> int:
+    """Tell the faults under an open breaker why they wait; how many were told. Apart from orders: those of others wait for no storm."""
+    tripped = await _tripped(conn)
+    if not tripped:
+        return 0
+    fleet = tripped.get(("fleet", 0))
+    values = {"all": fleet is not None, "tripped": [key for dim, key in tripped if dim == "cluster"], "limit": limit}
+    rows = await (await conn.execute(order_sql.TRIPPED, values, prepare=True)).fetchall()
+    refusals = []
+    for fault, cluster in rows:
+        reason, why = ("FleetBreaker", fleet) if fleet is not None else ("ClusterBreaker", tripped["cluster", cluster])
+        place = "The fleet's breaker" if fleet is not None else "The cluster's breaker"
+        refusals.append(Refusal(fault, reason, f"{place} is open: {why}", wait=30.0))
+    await _refuse(conn, refusals)
+    return len(refusals)
 
 
 async def _begin(
@@ -226,9 +231,9 @@ async def _refuse(conn: Connection, refusals: Sequence[Refusal]) -> None:
     if not refusals:
         return
     ordered = sorted(refusals, key=lambda r: r.fault)
-    values: dict[str, list[Any]] = {
-        "fault": [r.fault for r in ordered], "reason": [r.reason for r in ordered], "message": [r.message[:900] for r in ordered],
-        "person": [r.person for r in ordered], "wait": [r.wait for r in ordered],
+    values: dict[str, Any] = {
+        "fault": numbers(r.fault for r in ordered), "reason": texts(r.reason for r in ordered), "message": texts(r.message[:900] for r in ordered),
+        "person": flags(r.person for r in ordered), "wait": [r.wait for r in ordered],
     }  # fmt: skip
     await conn.execute(order_sql.REFUSE, values, prepare=True)
 

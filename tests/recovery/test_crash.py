@@ -53,7 +53,9 @@ async def world(conn: Connection) -> World:
     await made.make(config(), package(configMaps=[{"name": "pouch-config", "value": "v1"}]))
     for number in range(MACHINES):  # a group each, so that none uses up another's budget
         await made.make({"kind": "Cluster", "metadata": {"name": f"c{number}"}, "spec": {"idc": "a"}})
-        await made.machine(f"m{number}", idc=f"i{number}", versions={"pouch": "1.0"}, ip=f"10.9.{number}.1", clusterName=f"c{number}")
+        await made.machine(
+            f"m{number}", idc=f"i{number}", versions={"pouch": "1.0"}, ip=f"10.9.{number}.1", clusterName=f"c{number}"
+        )
     for _ in range(14):
         await made.step()
     assert await made.phase(f"m{MACHINES - 1}") == "Running"
