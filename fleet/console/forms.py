@@ -24,6 +24,7 @@ from fleet.api.rights import Actor
 from fleet.api.storage import format_time, storage_for
 from fleet.console import matching, queries, words
 from fleet.console.acting import back, reason_of, refused, sentence_of, write_of
+from fleet.console.cluster_care import patched, paused_patch
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
 from fleet.safety import switch
@@ -126,6 +127,22 @@ def confirm(name: str, actor: Actor, form: QueryDict) -> str:
     return f"Confirmed for {name}: {value}."
 
 
+def _paused(name: str, actor: Actor, *, on: bool) -> None:
+    patch_object("machines", name, lambda live: patched(live, paused_patch(on)), write=write_of(actor))
+
+
+def pause(name: str, actor: Actor, form: QueryDict) -> str:
+    """Hands off one machine until somebody resumes it."""
+    _paused(name, actor, on=True)
+    return f"{name} is paused: Fleet looks and changes nothing."
+
+
+def resume(name: str, actor: Actor, form: QueryDict) -> str:
+    """Hands on again."""
+    _paused(name, actor, on=False)
+    return f"{name} goes on."
+
+
 def restart(name: str, actor: Actor, form: QueryDict) -> str:
     """Restart one unit."""
     return _operation(name, actor, "Restart", units=[form.get("unit", "").strip()], reason=reason_of(form))
@@ -150,10 +167,10 @@ def cancel(name: str, actor: Actor, form: QueryDict) -> str:
 
 Act = Callable[[str, Actor, QueryDict], str]
 VERBS: Final[dict[str, Act]] = {
-    f.__name__: f for f in (hold, release, reconcile, versions, confirm, restart, reboot, again, cancel)
+    f.__name__: f for f in (hold, release, pause, resume, reconcile, versions, confirm, restart, reboot, again, cancel)
 }
 BULK: Final[dict[str, Act]] = {f.__name__: f for f in (hold, release, reconcile)}
-_UNDO: Final = {"hold": "release"}  # acts whose toast offers the way back
+_UNDO: Final = {"hold": "release", "pause": "resume"}  # acts whose toast offers the way back
 
 
 @login_required

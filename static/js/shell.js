@@ -43,7 +43,10 @@ async function copy(button) {
 // Delegated, so that it also works on what a live frame brings.
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-open]");
-  if (opener) return void open($(opener.dataset.open), opener);
+  if (opener) {
+    if ("close" in opener.dataset) opener.closest("dialog").close(); // from one dialog to another
+    return void open($(opener.dataset.open), opener);
+  }
   const closer = event.target.closest("[data-close]");
   if (closer) return void closer.closest("dialog").close();
   if (event.target.closest("[data-dismiss]")) return void $("#toast").remove();

@@ -52,8 +52,9 @@ def versions(small_fleet: list[str]) -> None:
 
 
 @pytest.fixture
-def local(versions: None) -> Json:
-    """Cluster a with a control plane that stands and is well at 1.36.3."""
+def local(versions: None, monkeypatch: pytest.MonkeyPatch) -> Json:
+    """Cluster a with a control plane that stands and is well at 1.36.3; its provider knows nothing against any version."""
+    monkeypatch.setattr("fleet.console.cluster_forms.provider", lambda name: object())
     well = [{"type": t, "status": "True", "reason": "Ready", "message": ""} for t in ("EtcdHealthy", "APIServerReachable", "Ready")]  # fmt: skip
     status = {
         "packageVersion": "k8s-1.36.3", "kubernetesVersion": "1.36.3", "conditions": well, "componentVersions": dict.fromkeys(COMPONENTS, "k8s-1.36.3"),

@@ -163,6 +163,20 @@ def ago(value: Any) -> SafeString:
 
 
 @register.simple_tag
+def age(value: Any) -> str:
+    """An age as plain text, for where no element may stand."""
+    moment = _moment(value)
+    return age_text((timezone.now() - moment).total_seconds()) if moment else ""
+
+
+@register.simple_tag
+def moment(value: Any) -> str:
+    """A day and a time, UTC."""
+    found = _moment(value)
+    return found.strftime("%-d %b %H:%M") if found else ""
+
+
+@register.simple_tag
 def until(value: Any) -> str:
     """When something ends, or ended."""
     moment = _moment(value)
@@ -264,6 +278,13 @@ def operation_command(machine: str, verb: str, key: str = "", value: str = "") -
         "spec": spec,
     }
     return {"text": f"kubectl create -f - <<< '{json.dumps(obj, ensure_ascii=False)}'"}
+
+
+@register.inclusion_tag("console/_command.html")
+def patch_command(kind: str, name: str, state: str) -> dict[str, str]:
+    """The line that pauses (`paused`) or resumes an object."""
+    spec = {"spec": {"paused": True if state == "paused" else None}}
+    return {"text": f"kubectl patch {kind} {name} --type merge -p '{json.dumps(spec)}'"}
 
 
 @register.inclusion_tag("console/_command.html")
