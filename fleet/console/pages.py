@@ -12,6 +12,7 @@ from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
 from fleet.console import queries, records
 from fleet.console.cluster_pages import cluster, clusters, nodes
+from fleet.console.gate_rules import gate_rule, gate_rules
 from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
@@ -19,7 +20,20 @@ from fleet.console.page import Fragment, NotAllowed, Page
 from fleet.control.kinds import CLUSTER, HOLD, MACHINE, OPERATION, PERMIT
 from machines.schema import package_version
 
-__all__ = ["audit", "cluster", "clusters", "events", "machine", "machines", "nodes", "overview", "packages", "safety"]
+__all__ = [
+    "audit",
+    "cluster",
+    "clusters",
+    "events",
+    "gate_rule",
+    "gate_rules",
+    "machine",
+    "machines",
+    "nodes",
+    "overview",
+    "packages",
+    "safety",
+]
 
 
 def packages(actor: Actor, query: QueryDict) -> Page:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from fleet.console import cluster_forms, forms, pages
+from fleet.console import cluster_forms, forms, gate_rule_forms, pages
 from fleet.console.kit import kit
 from fleet.console.matching import matching_view
 from fleet.console.page import page_view
@@ -23,6 +23,12 @@ urlpatterns = [
     path("clusters/<str:name>/foresee", cluster_forms.cluster_foresee, name="cluster-foresee"),
     path("do/clusters", cluster_forms.clusters_do, name="clusters-do"),
     path("do/clusters/foresee", cluster_forms.clusters_foresee, name="clusters-foresee"),
+    path("gates", page_view(pages.gate_rules), name="gates"),
+    path("do/gates", gate_rule_forms.gate_rule_do, name="gates-do"),
+    path("do/gates/foresee", gate_rule_forms.gate_rule_foresee, name="gates-foresee"),
+    path("gates/<str:name>", page_view(pages.gate_rule), name="gate"),
+    path("gates/<str:name>/do", gate_rule_forms.gate_rule_do, name="gate-do"),
+    path("gates/<str:name>/foresee", gate_rule_forms.gate_rule_foresee, name="gate-foresee"),
     path("machines", page_view(pages.machines), name="machines"),
     path("do/machines", forms.machines_do, name="machines-do"),
     path("do/matching", matching_view, name="machines-matching"),
@@ -43,6 +49,7 @@ LIVE = {
     "": pages.overview,
     "clusters": pages.clusters,
     "machines": pages.machines,
+    "gates": pages.gate_rules,
     "safety": pages.safety,
     "events": pages.events,
 }
