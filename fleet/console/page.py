@@ -67,9 +67,14 @@ def shared_context(actor: Actor) -> dict[str, Any]:
     return {
         "roles": ", ".join(roles) or "no role",
         "can_write": bool(set(roles) & {"operator", "admin"}),
-        "can_audit": bool({("admin", ""), ("approver", "")} & set(actor.bindings)),
+        "can_audit": may_audit(actor),
         "is_admin": ("admin", "") in actor.bindings,
     }
+
+
+def may_audit(actor: Actor) -> bool:
+    """Whether the audit trail is open to somebody."""
+    return bool({("admin", ""), ("approver", "")} & set(actor.bindings))
 
 
 def page_view(builder: Builder) -> Callable[..., HttpResponse]:

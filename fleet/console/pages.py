@@ -12,12 +12,13 @@ from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
 from fleet.console import queries, records
 from fleet.console.cluster_pages import cluster, clusters, nodes
+from fleet.console.event_pages import events
 from fleet.console.gate_rules import gate_rule, gate_rules
 from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
 from fleet.console.page import Fragment, NotAllowed, Page
-from fleet.control.kinds import CLUSTER, HOLD, MACHINE, OPERATION, PERMIT
+from fleet.control.kinds import HOLD, MACHINE, PERMIT
 from machines.schema import package_version
 
 __all__ = [
@@ -80,17 +81,6 @@ def safety(actor: Actor, query: QueryDict) -> Page:
 def _before(query: QueryDict) -> int:
     text = query.get("before", "0")
     return int(text) if text.isdigit() and len(text) < 19 else 0
-
-
-def events(actor: Actor, query: QueryDict) -> Page:
-    """What happened, newest first."""
-    text = query.get("q", "").strip()[:100].replace("\x00", "")
-    before = _before(query)
-    shown = records.events(actor, before=before, text=text)
-    more = urlencode({"q": text, "before": shown[-1]["pos"]}) if len(shown) == 100 else ""
-    fragments = () if before else (Fragment("e-rows", "console/_event_rows.html"),)
-    context = {"events": shown, "q": text, "more": more, "before": before, "searched": records.SEARCHED}
-    return Page("console/events.html", "Events", context, fragments, frozenset({MACHINE, OPERATION, CLUSTER}), "events")
 
 
 def audit(actor: Actor, query: QueryDict) -> Page:
