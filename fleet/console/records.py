@@ -68,6 +68,7 @@ def told(row: dict[str, Any]) -> dict[str, Any]:
         "href": address_of(int(row["kind"]), str(data.get("name", ""))),
         "id": f"row-{row['pos']}-{row['n']}",
         "origin": origin,
+        "severe": ("", "Warning", "Error")[min(int(row["severity"]), 2)],
         "icon": "person" if origin == "people" else tone,
         "by": data.get("by") or (row["source"] or "").strip("/"),
         "person": origin == "people",

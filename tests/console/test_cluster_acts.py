@@ -24,7 +24,8 @@ from fleet.api.patches import merge_patch
 from fleet.api.rights import SYSTEM
 from fleet.api.storage import format_time, storage_for
 from fleet.console.choices import EXPOSURES
-from fleet.console.cluster_forms import FIELDS, object_of, seen_of
+from fleet.console.cluster_forms import FIELDS, object_of
+from fleet.console.cluster_seen import seen_of
 from fleet.control.kinds import API_VERSION, Json
 
 Browser = Callable[[str], Client]

@@ -14,17 +14,17 @@ from clusters.models import Cluster
 from clusters.planes import COMPONENTS
 from clusters.storage import RESTORE
 from fleet.console.cluster_care import AS_SNAPSHOT
-from fleet.console.cluster_forms import seen_of
+from fleet.console.cluster_seen import seen_of
 from fleet.control.kinds import Json
 from tests.console.test_cluster_acts import change, live, local, told, versions
 
 __all__ = ["local", "versions"]
 Browser = Callable[[str], Client]
-SNAPSHOTS = [
+SNAPSHOTS: list[dict[str, Any]] = [
     {"name": "20261125T214201Z-upgrade.db", "takenAt": "2026-11-25T21:42:01Z", "why": "upgrade", "size": 21_340_160, "sha256": "0" * 64, "packageVersion": "k8s-1.36.3"},
     {"name": "20261125T154201Z-scheduled.db", "takenAt": "2026-11-25T15:42:01Z", "why": "scheduled", "size": 20_340_160, "sha256": "1" * 64, "packageVersion": "k8s-1.36.3"},
 ]  # fmt: skip
-FIRST = SNAPSHOTS[0]["name"]
+FIRST: str = SNAPSHOTS[0]["name"]
 
 
 @pytest.fixture
