@@ -12,12 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from fleet.api.actions import Write, change_object, create_object, delete_object
 from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM, Actor
-from fleet.api.safety_kinds import refresh_holds, refresh_policies
+from fleet.api.safety_status import refresh_holds, refresh_policies
 from fleet.api.schema import prune, validate
 from fleet.api.selectors import FieldSelector
 from fleet.api.storage import ListQuery, storage_for
 from fleet.control.kinds import API_VERSION
-from fleet.safety.schema import HOLD_KIND, PERMIT_KIND, SAFETY_POLICY_KIND
+from fleet.safety.schema import HOLD_KIND, PERMIT_KIND
+from fleet.safety.schema_policy import SAFETY_POLICY_KIND
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.usefixtures("fleet_db")
@@ -266,3 +267,49 @@ def test_examples_are_right_and_columns_bear_a_bare_object(kind: Any) -> None:
     assert prune(kind, example)[1] == []
     assert validate(kind, example) == []
     assert all(isinstance(column.value({"spec": {}}, datetime.now(UTC)), str | int | None) for column in kind.columns)
+
+
+def test_a_policy_shows_its_breaker_and_says_loudly_that_it_is_off(machines: list[int]) -> None:
+    create_object(
+        "safetypolicies", fresh("SafetyPolicy", "b", {"scope": {"cluster": "a"}, "breaker": {"count": 2}}), write=WRITE
+    )
+    shown = storage_for("safetypolicies").read("b")
+    assert shown is not None
+    assert shown.obj["status"]["breaker"] == {"state": "closed", "threshold": 2, "count": 0}
+    run("SELECT * FROM permit_batch('Reboot', true, 'op', '1 hour', %s)", machines[:1])
+    run("SELECT breaker_trip('cluster', 7, 'Pods cannot be created.')")
+    refresh_policies()
+    shown = storage_for("safetypolicies").read("b")
+    assert shown is not None
+    assert shown.obj["status"]["breaker"] | {"since": ""} == {
+        "state": "open", "threshold": 2, "count": 1, "since": "", "message": "Pods cannot be created.",
+    }  # fmt: skip
+    write = Write(SYSTEM)
+    create_object(
+        "safetypolicies",
+        fresh("SafetyPolicy", "off", {"scope": {"matchAll": True}, "breaker": {"disabled": True}}),
+        write=write,
+    )
+    assert "nothing stops a storm of repairs" in write.warnings[0]
+    shown = storage_for("safetypolicies").read("off")
+    assert shown is not None
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in shown.obj["status"]["conditions"]}
+    assert conditions == {"Effective": ("True", "InForce"), "BreakerClosed": ("False", "Off")}
+    assert validate(SAFETY_POLICY_KIND, prune(SAFETY_POLICY_KIND, shown.obj)[0]) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"scope": {"cluster": "a"}},
+        {"scope": {"cluster": "a"}, "breaker": {}},
+        {"scope": {"hardwareModel": "m"}, "breaker": {"count": 1}},
+        {"scope": {"cluster": "a"}, "breaker": {"count": 0}},
+        {"scope": {"cluster": "a"}, "breaker": {"windowSeconds": 1}},
+    ],
+    ids=str,
+)
+def test_a_policy_that_says_nothing_or_nonsense_of_a_breaker_is_refused(spec: Json) -> None:
+    with pytest.raises(ApiError) as refused:
+        create_object("safetypolicies", fresh("SafetyPolicy", "p", spec), write=WRITE)
+    assert refused.value.code == 422
