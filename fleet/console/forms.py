@@ -27,7 +27,6 @@ from fleet.console.acting import back, reason_of, refused, sentence_of, write_of
 from fleet.console.cluster_care import patched, paused_patch
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
-from fleet.safety import switch
 
 HOURS: Final = ("1", "4", "24", "168")
 MANY: Final = 20  # acts on more than these ask for their exact count
@@ -250,38 +249,3 @@ def machine_plan(request: HttpRequest, name: str) -> JsonResponse:
         status = error.code if error.code in (403, 404) else 200
         return JsonResponse({"plan": [], "why": f"{sentence_of(error)}."}, status=status)
     return JsonResponse({"plan": [_told(line) for line in write.warnings], "why": ""})
-
-
-@login_required
-@require_POST
-def safety_do(request: HttpRequest) -> HttpResponse:
-    """The kill switch and the release of a hold, from the page."""
-    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    verb = request.POST.get("verb", "")
-    try:
-        if verb == "release":
-            name = request.POST.get("hold", "")[:253]
-            delete_object("holds", name, write=write_of(actor))
-            return back("/safety", f"Hold {name} is released.")
-        return back("/safety", _switch(actor, verb, request.POST))
-    except ApiError as error:
-        return refused(request, actor, error, "/safety")
-
-
-def _switch(actor: Actor, verb: str, form: QueryDict) -> str:
-    if ("admin", "") not in actor.bindings:
-        raise ApiError(
-            403, "Forbidden", f"{actor.name} may not move the kill switch: it takes the role admin of the whole fleet"
-        )
-    try:
-        if verb == "stop":
-            switch.stop(actor.name, reason_of(form))
-        elif verb == "resume":
-            switch.resume(actor.name)
-        else:
-            raise bad_request("the kill switch knows stop and resume")
-    except switch.SwitchError as error:
-        raise ApiError(503, "ServiceUnavailable", str(error)) from error
-    with connection.cursor() as cursor:
-        audit.note(cursor, actor, verb, "KillSwitch", "fleet", {"why": form.get("reason", "")[:300]})
-    return "All changes are stopped." if verb == "stop" else "Changes are allowed again."

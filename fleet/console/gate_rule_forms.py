@@ -23,6 +23,7 @@ from fleet.api.storage import storage_for
 from fleet.console import queries, words
 from fleet.console.acting import back, plain, refused, sentence_of, write_of
 from fleet.console.gate_rules import RuleRow, foreseen, wanted_of
+from fleet.console.safety_forms import labels_of
 from fleet.control.kinds import API_VERSION, Json
 
 PLURAL: Final = "readinessrules"
@@ -49,19 +50,9 @@ def _target(form: QueryDict) -> Json:
     if which == "matchAll":
         return {"matchAll": True}
     if which == "selector":
-        return {"selector": {"matchLabels": _labels(form.get(LABELS, ""))}}
+        return {"selector": {"matchLabels": labels_of(form.get(LABELS, ""))}}
     names = form.get(CLUSTERS, "").replace(",", " ").split()
     return {"clusters": list(dict.fromkeys(names))}
-
-
-def _labels(text: str) -> Json:
-    out = {}
-    for part in text.replace(",", " ").split():
-        key, sign, value = part.partition("=")
-        if not sign or not key:
-            raise bad_request(f"“{part[:80]}” is no label of the form key=value")
-        out[key] = value
-    return out
 
 
 def _shape(form: QueryDict) -> Json:

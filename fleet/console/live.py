@@ -46,6 +46,8 @@ def build(actor: Actor, path: str) -> Page:
         return pages.machine(actor, query, *steps[1:])
     if steps[0] == "clusters" and len(steps) == 2:
         return pages.cluster(actor, query, steps[1])
+    if steps[0] == "safety" and len(steps) == 2:
+        return pages.safety(actor, query, steps[1])
     if steps[0] == "gates" and len(steps) == 2:
         return pages.gate_rule(actor, query, steps[1])
     if steps[0] == "clusters" and steps[2:] == ["nodes"]:

@@ -17,8 +17,8 @@ from fleet.console.gate_rules import gate_rule, gate_rules
 from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
-from fleet.console.page import Fragment, NotAllowed, Page
-from fleet.control.kinds import HOLD, MACHINE, PERMIT
+from fleet.console.page import NotAllowed, Page
+from fleet.console.safety_page import safety
 from machines.schema import package_version
 
 __all__ = [
@@ -53,29 +53,6 @@ def packages(actor: Actor, query: QueryDict) -> Page:
         shown.append({"name": name, "versions": versions, "total": sum(v["n"] for v in versions)})
     context = {"packages": shown, "counted_at": counted_at}
     return Page("console/packages.html", "Packages", context, (), frozenset(), "packages")
-
-
-def safety(actor: Actor, query: QueryDict) -> Page:
-    """Kill switch, holds, budgets, permits in use, what is refused."""
-    refused = queries.refusals(actor, 100)
-    context: dict[str, Any] = {
-        "holds": queries.holds(actor),
-        "permits": queries.open_permits(actor),
-        "budgets": queries.budgets(queries.scope_ids(actor)),
-        "refused": refused,
-        "waiting": sum(r.n for r in refused),
-        "switch": queries.guard(),
-    }
-    fragments = tuple(
-        Fragment(id_, f"console/{template}.html")
-        for id_, template in (
-            ("o-refused", "_overview_refused"),
-            ("s-permits", "_permits"),
-            ("s-holds", "_holds"),
-            ("c-budgets", "_budgets"),
-        )
-    )
-    return Page("console/safety.html", "Safety", context, fragments, frozenset({MACHINE, HOLD, PERMIT}), "safety")
 
 
 def _before(query: QueryDict) -> int:

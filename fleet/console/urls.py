@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from fleet.console import cluster_forms, forms, gate_rule_forms, pages
+from fleet.console import cluster_forms, forms, gate_rule_forms, pages, safety_forms
 from fleet.console.kit import kit
 from fleet.console.matching import matching_view
 from fleet.console.page import page_view
@@ -38,7 +38,9 @@ urlpatterns = [
     path("machines/<str:name>/<str:tab>", page_view(pages.machine), name="machine-tab"),
     path("packages", page_view(pages.packages), name="packages"),
     path("safety", page_view(pages.safety), name="safety"),
-    path("safety/do", forms.safety_do, name="safety-do"),
+    path("safety/do", safety_forms.safety_do, name="safety-do"),
+    path("safety/foresee", safety_forms.safety_foresee, name="safety-foresee"),
+    path("safety/<str:tab>", page_view(pages.safety), name="safety-tab"),
     path("events", page_view(pages.events), name="events"),
     path("audit", page_view(pages.audit), name="audit"),
     path("kit", page_view(kit), name="kit"),

@@ -111,6 +111,11 @@ _FREES: Final[dict[str, str]] = {
     "IdcBudget": "a machine of the idc is back",
     "RackBudget": "a machine of the rack is back",
     "ModelBudget": "a machine of that model is back",
+    "FleetBreaker": "a person resets the breaker of the fleet",
+    "ClusterBreaker": "the breaker of the cluster cools down, or is reset",
+    "IdcBreaker": "the breaker of the idc cools down, or is reset",
+    "RackBreaker": "the breaker of the rack cools down, or is reset",
+    "HalfOpen": "those that were let through end well",
     "SafetyUnavailable": "the safety ledger answers",
     "MachineUnknown": "the machine is declared again",
 }
@@ -124,6 +129,11 @@ REFUSED: Final[dict[str, str]] = {
     "IdcBudget": "Budget of the idc",
     "RackBudget": "Budget of the rack",
     "ModelBudget": "Budget of the hardware model",
+    "FleetBreaker": "Breaker of the fleet",
+    "ClusterBreaker": "Breaker of the cluster",
+    "IdcBreaker": "Breaker of the idc",
+    "RackBreaker": "Breaker of the rack",
+    "HalfOpen": "Half-open breaker",
     "SafetyUnavailable": "No answer from safety",
     "MachineUnknown": "Unknown to safety",
 }

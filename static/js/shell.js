@@ -20,6 +20,13 @@ function open(dialog, from) {
   for (const [key, value] of Object.entries(from?.dataset ?? {})) {
     if (key.startsWith("set")) dialog.querySelector(`[name=${key.slice(3).toLowerCase()}]`).value = value;
   }
+  // What has to be typed may be what was just filled in: data-must-of names that field, data-echo shows it.
+  for (const typed of dialog.querySelectorAll("[data-must-of]")) {
+    typed.dataset.must = dialog.querySelector(`[name=${typed.dataset.mustOf}]`).value;
+    typed.value = "";
+    $(typed.dataset.arms).disabled = true;
+  }
+  for (const echo of dialog.querySelectorAll("[data-echo]")) echo.textContent = dialog.querySelector(`[name=${echo.dataset.echo}]`).value;
   from?.closest("details")?.removeAttribute("open");
   dialog.dispatchEvent(new CustomEvent("fleet:open", { detail: from }));
   dialog.showModal();

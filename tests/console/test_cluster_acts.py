@@ -301,9 +301,9 @@ def test_what_would_make_it_wait_is_told_apart(local: Json, browser_of: Browser)
     hold = {"apiVersion": API_VERSION, "kind": "Hold", "metadata": {"name": "close"}, "spec": spec}
     create_object("holds", hold, write=WRITE)
     client = browser_of("admin")
-    client.post("/safety/do", {"verb": "stop", "reason": "bad kernel"})
+    client.post("/safety/do", {"verb": "stop", "reason": "bad kernel", "count": "3", "told": "3"})
     found = change(client, "k8s-1.37.2")
-    client.post("/safety/do", {"verb": "resume"})
+    client.post("/safety/do", {"verb": "resume", "count": "3", "told": "3"})
     assert found["may"]
     assert "would not begin yet: etcd is not known to be healthy: one member is lost." in found["html"]
     assert "would not begin yet: nothing new starts: Hold close: quarter close." in found["html"]

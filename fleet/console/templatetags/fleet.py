@@ -14,6 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from fleet.console import diffs, words
+from fleet.console.breakers import STATES as STATES_OF_BREAKERS
 from fleet.console.words import ANSWERS, NEGATIVE, PHASES, STATES, Part
 from fleet.control.kinds import API_VERSION
 from fleet.safety.schema import describe_target
@@ -104,6 +105,18 @@ def hold_target(hold: dict[str, Any]) -> SafeString:
     if "cluster" in target:
         return format_html('<a class="mono" href="/clusters/{0}">{0}</a>', target["cluster"])
     return format_html("{}", describe_target(target))
+
+
+@register.simple_tag
+def policy_scope(policy: dict[str, Any]) -> str:
+    """Where a policy holds."""
+    return describe_target(policy["spec"].get("scope", {}))
+
+
+@register.simple_tag
+def breaker_pill(state: str) -> SafeString:
+    """How a breaker stands."""
+    return pill(*STATES_OF_BREAKERS.get(state, ("unknown", state)))
 
 
 @register.simple_tag
