@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from fleet.api.actions import Write, create_object, patch_object
 from fleet.api.patches import merge_patch
 from fleet.api.rights import SYSTEM, Actor
-from fleet.api.storage import storage_for
+from fleet.api.storage import ListQuery, storage_for
 from fleet.console import event_search, queries, records
 from fleet.console.event_filters import EventFilter, Range, join, parse, read_range
 from fleet.console.event_pages import histogram
@@ -224,7 +224,7 @@ def story(small_fleet: list[str], browser_of: Browser) -> None:
     client.post("/machines/a1/do", {"verb": "hold", "reason": "forensics", "hours": "4"})
     olga = Actor("olga", bindings=(("operator", "a"),), address="10.1.1.7")
     patch_object("machines", "a1", lambda o: merge_patch(o, {"spec": {"rack": "r9"}}), write=Write(by=olga))
-    create_object("holds", {"apiVersion": API_VERSION, "kind": "Hold", "metadata": {"name": "other"}, "spec": {"target": {"machine": "a2"}, "reason": "x", "until": storage_for("holds").page(queries.ListQuery()).objects[0]["spec"]["until"]}}, write=Write(by=SYSTEM))  # fmt: skip
+    create_object("holds", {"apiVersion": API_VERSION, "kind": "Hold", "metadata": {"name": "other"}, "spec": {"target": {"machine": "a2"}, "reason": "x", "until": storage_for("holds").page(ListQuery()).objects[0]["spec"]["until"]}}, write=Write(by=SYSTEM))  # fmt: skip
 
 
 def test_one_page_tells_the_whole_story_of_a_machine(story: None, browser_of: Browser) -> None:
