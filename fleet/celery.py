@@ -25,7 +25,7 @@ app = Celery("fleet")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.broker_url = broker_url(settings.REDIS_URL)
 app.conf.task_default_queue = "fleet"
-app.autodiscover_tasks(["fleet.control", "fleet.events", "fleet.api", "clusters", "machines"])
+app.autodiscover_tasks(["fleet.control", "fleet.events", "fleet.api", "clusters", "machines", "recovery"])
 
 
 @app.on_after_finalize.connect  # type: ignore[untyped-decorator]

@@ -35,6 +35,7 @@ INSTALLED_APPS = [
     "fleet.api",
     "clusters",
     "machines",
+    "recovery",
     "simulator",
     "fleet.console",
 ]

@@ -13,6 +13,7 @@ from machines import decide, downloads, hot
 from machines.affect import affect
 from machines.catalog import Catalog
 from machines.conclude import Outcome
+from machines.evidence import evidence_of, keep_evidence
 from machines.hosts import Hosts, StepOrder, StepResult
 from machines.judge import TAKE_OVER
 from machines.operation_moves import Move
@@ -44,6 +45,7 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     await context.point(6)
     for each in working:
         guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
+    await keep_evidence(context.conn, evidence_of(passes))
     await settle_operations(context.conn, context.me, [s for p in passes if (s := _settling(p)) is not None])
     await downloads.give_back(context.conn, [p.row.id for p in passes if _downloaded(p)])
     well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]

@@ -73,6 +73,9 @@ async def _one(each: Pass, context: Context, now: datetime) -> Told:
     try:
         if move.effect.verb == "drain":
             return await _drain(each, move, operation, node, context, now)
+        if move.effect.verb == "isolate":
+            why = await _close(each, operation, node, context)
+            return Told("Waiting", *why, wait=5) if why else Told("Done", "Closed", "The node takes no new pods.")
         return await _delete(each, node, context)
     except (KubeError, KubeUnreachable) as error:
         return Told("Waiting", *trouble(error), wait=10)

@@ -10,12 +10,14 @@ from typing import Final
 
 from fleet.control.conditions import Condition, Status, find, is_true
 from fleet.control.work import backoff
-from machines import phases
+from machines import health, phases
 from machines.analyze import config_met, kernel_met, packages_met, removal_hash, unverifiable
 from machines.decommission import abandoned, untouched
 from machines.host_reasons import CONNECTION
 from machines.judge import Judgement, Memory
+from machines.models import OwnerClass
 from machines.operation_moves import PERMANENT, Move
+from machines.plan import RECOVER
 from machines.rows import NewEvent, OperationRow, Record, Row
 from machines.scheduled import Scheduled, masks
 from machines.scheduled import conditions as scheduling
@@ -62,8 +64,8 @@ def remember(judged: Judgement, outcome: Outcome) -> Memory:
         return replace(
             memory, stalled=("Cancelled", move.message), stalled_at=judged.chosen.hash
         )  # not to be opened again
-    if move is None or move.ended != "Failed":
-        return memory
+    if move is None or move.ended != "Failed" or move.status.get("why") == RECOVER:
+        return memory  # of a repair that failed recovery makes what is to be made of it
     failures = memory.failures + 1
     memory = replace(memory, failures=failures, failed=(move.reason, move.message))
     if move.reason in PERMANENT or failures >= FAILURES:
@@ -76,6 +78,7 @@ def conditions(row: Row, judged: Judgement, outcome: Outcome, memory: Memory) ->
     """The Machine-Operator's whole set."""
     out: list[Condition | None] = [_reachable(judged), *_set_conditions(row, judged), *_looks(judged)]
     out += [_preflight(judged), _drifted(judged), _held(judged), _removal(judged), _allowed(row, outcome)]
+    out += [_components(judged, outcome), *_pressures(row, judged), _faultless(row)]
     out += [_decommissioned(row, judged, outcome, memory)] if row.deleted_at is not None else []
     stalled = _stalled(judged, memory)
     work = _working(judged, outcome, memory)
@@ -157,6 +160,31 @@ def _healthy(judged: Judgement) -> Condition:
     if sick:
         return _condition("HostHealthy", False, "HealthCheckFailed", f"{sick[0].name}: {sick[0].seen}")
     return _condition("HostHealthy", True, "Healthy", "The host answers and its health checks hold.")
+
+
+def _components(judged: Judgement, outcome: Outcome) -> Condition:
+    """While an Operation works on the host nobody knows: it stops and starts units itself."""
+    if not judged.seen or judged.chosen.body is None:
+        return _condition("ComponentsHealthy", None, "NotSeen", "The host was not seen.")
+    if judged.why == "change":
+        return _condition("ComponentsHealthy", None, "Changing", "A new set is not reached yet.")
+    if not judged.trouble[0]:
+        return _condition("ComponentsHealthy", True, "Running", "What shall run does.")
+    operation = outcome.operation
+    if operation is not None and operation.started_at is not None and operation.owner_class != OwnerClass.REMEDIATION:
+        return _condition("ComponentsHealthy", None, "OperationOpen", f"{operation.name} works on the host.")
+    return _condition("ComponentsHealthy", False, *judged.trouble)
+
+
+def _pressures(row: Row, judged: Judgement) -> tuple[Condition, ...]:
+    return health.pressures(judged.facts, row.conditions) if judged.seen else health.unseen()
+
+
+def _faultless(row: Row) -> Condition:
+    fault = row.fault
+    if fault is None:
+        return _condition("Faultless", True, "NoFault", "No confirmed fault is open.")
+    return _condition("Faultless", False, fault.type, f"{fault.name} is {fault.phase}: {fault.message}"[:400])
 
 
 def _preflight(judged: Judgement) -> Condition:
@@ -302,7 +330,7 @@ def signs_of(row: Row, judged: Judgement, outcome: Outcome, memory: Memory, now:
         met=judged.met and judged.healthy and not open_,
         ever_met=memory.met != 0,
         begun=open_ and outcome.move is not None and "startTime" in outcome.move.status,
-        work=work if work in ("change", "repair") else "",
+        work="repair" if work == RECOVER else work if work in ("change", "repair") else "",
         calm_seconds=(now - row.phase_since).total_seconds(),
     )
 

@@ -28,6 +28,12 @@ TYPES: Final[dict[str, tuple[int, str, str]]] = {
     "ChangeAllowed": (19, "machine-operator", "The last permit asked for was granted."),
     "Schedulable": (20, "machine-operator", "The machine's node takes workloads."),
     "GatesHold": (21, "machine-operator", "Every readiness gate of the node holds."),
+    "ComponentsHealthy": (22, "machine-operator", "Every unit that shall run does, and what belongs to it is whole."),
+    "DiskSpaceLow": (23, "machine-operator", "The file system of /var is almost full."),
+    "MemoryLow": (24, "machine-operator", "The host has almost no memory left."),
+    "LoadHigh": (25, "machine-operator", "The load is far above what the processors can do."),
+    "FilesystemReadOnly": (26, "machine-operator", "The kernel made a file system read-only."),
+    "Faultless": (27, "machine-operator", "No confirmed fault of the machine is open."),
 }
 
 BIT: Final[dict[str, int]] = {name: bit for name, (bit, _, _) in TYPES.items()}

@@ -22,11 +22,13 @@ from machines.judge import Judgement
 from machines.models import OwnerClass
 from machines.operation_moves import Move, Scene, Told, current
 from machines.operation_rows import Opening
-from machines.plan import Plan, drain, reboot, restart
+from machines.plan import RECOVER, Plan, drain, reboot, repair, restart
 from machines.resolve import resolve
 from machines.rows import OperationRow, Row
 
 CONVERGING: Final = ("Reconcile", "Update")
+REPAIR: Final = "Repair"
+NOTHING: Final[Json] = {"packages": [], "files": [], "sysctls": {}, "modules": [], "bootParameters": []}
 
 
 def opening(row: Row, judged: Judgement) -> Opening | None:
@@ -70,6 +72,8 @@ def plan_of(operation: OperationRow, row: Row, judged: Judgement) -> Plan | None
         return drain()
     if verb == DECOMMISSION:
         return decommission_plan(row, judged.chosen)
+    if verb == REPAIR:
+        return repair(spec.get("steps", ()), judged.diffs, judged.chosen.body or NOTHING)
     return judged.plan
 
 
@@ -105,7 +109,7 @@ def _planned(operation: OperationRow, row: Row, judged: Judgement) -> OperationR
     if plan is None:
         return Move(status | {"message": "Nothing differs."}, "Succeeded", "NothingToDo", "Nothing differs.", wait=0)
     kept = {k: v for k, v in status.items() if k == "permit"}
-    why = (judged.why or "change") if converging else status.get("why", "person")
+    why = (judged.why or "change") if converging else status.get("why", _why(operation))
     wanted = plan.status(judged.chosen.hash, why)
     same = [(s["name"], s.get("items")) for s in status.get("steps", [])] == [
         (s["name"], s.get("items")) for s in wanted["steps"]
@@ -115,6 +119,10 @@ def _planned(operation: OperationRow, row: Row, judged: Judgement) -> OperationR
     return replace(operation, status=wanted | kept)
 
 
+def _why(operation: OperationRow) -> str:
+    return RECOVER if operation.spec["verb"] == REPAIR else "person"
+
+
 def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalog, now: datetime) -> Scene:
     """What the move is decided from."""
     idc = known.idcs.get(row.spec.get("idc", ""))
@@ -122,7 +130,7 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
     return Scene(
         uid=row.uid,
         facts=judged.facts,
-        body=judged.chosen.body or {"packages": [], "files": [], "sysctls": {}, "modules": [], "bootParameters": []},
+        body=judged.chosen.body or NOTHING,
         diffs=judged.diffs,
         now=now,
         want=judged.chosen.hash,

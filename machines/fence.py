@@ -17,6 +17,8 @@ SCRIPT: Final[str] = Path(__file__).with_name("fence.sh").read_text(encoding="ut
 SCRIPT_HASH: Final[str] = hashlib.sha256(SCRIPT.encode()).hexdigest()
 PLACE: Final[str] = "/usr/local/lib/fleet/fence"
 OUTPUT_LIMIT: Final[int] = 4096
+EVIDENCE_LIMIT: Final[int] = 65536  # of what a host shows of itself before it is changed
+EVIDENCE: Final = "collect-evidence"
 STATES: Final[frozenset[str]] = frozenset(get_args(StepState))
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -107,16 +109,16 @@ def parse_answer(ref: StepRef, lines: Iterable[str]) -> StepResult:
             name, _, text = value.partition(" ")
             facts[clean(name, 60)] = clean(text.strip())
         elif key == "output":
-            output = _log(value)
+            output = _log(value, EVIDENCE_LIMIT if EVIDENCE in ref.step else OUTPUT_LIMIT)
     if state not in STATES:
         return StepResult(ref, "Unknown", "Garbled", f"not an answer of the fence: {clean(state, 100)!r}")
     return StepResult(ref, state, reason, message, code, output, facts)  # type: ignore[arg-type]  # checked above
 
 
-def _log(encoded: str) -> str:
+def _log(encoded: str, limit: int) -> str:
     try:
-        raw = base64.b64decode(encoded.strip()[: OUTPUT_LIMIT * 2], validate=True)
+        raw = base64.b64decode(encoded.strip()[: limit * 2], validate=True)
     except (binascii.Error, ValueError):
         return ""
-    text = raw[-OUTPUT_LIMIT:].decode("utf-8", errors="replace")
-    return clean(text.replace("\r\n", "\n").replace("\r", "\n"), OUTPUT_LIMIT)
+    text = raw[-limit:].decode("utf-8", errors="replace")
+    return clean(text.replace("\r\n", "\n").replace("\r", "\n"), limit)

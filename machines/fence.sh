@@ -95,7 +95,8 @@ answer() {
         esac
     fi
     if [ -s "$dir/result" ]; then cat "$dir/result"; else say 'state Running'; fi
-    [ ! -s "$dir/log" ] || say "output $(tail -c 4096 "$dir/log" | base64 -w0)"
+    case $dir in *-collect-evidence-*) most=65536 ;; *) most=4096 ;; esac
+    [ ! -s "$dir/log" ] || say "output $(tail -c $most "$dir/log" | base64 -w0)"
 }
 
 interrupted() {

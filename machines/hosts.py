@@ -154,6 +154,9 @@ class Facts:
     memory_bytes: int = 0
     disk_free_bytes: int = 0  # of the filesystem of /var
     disk_total_bytes: int = 0
+    memory_available_bytes: int = 0  # 0 = not known
+    cpus: int = 0  # 0 = not known
+    read_only: tuple[str, ...] = ()  # mount points that shall be written to and cannot
     load1: float = 0.0
     clock_offset_seconds: float = 0.0  # host minus Fleet, half the round trip allowed for
     package_audit: str = ""  # text of `dpkg --audit`, empty = sound
@@ -209,7 +212,7 @@ class Action:
     """What one step does. `verb` picks the script; `args` are its plain values (see `machines.scripts`).
 
     verbs: stage-package, install-package, remove-package, write-files, remove-files, set-units, restart-units, set-sysctls,
-    load-modules, set-boot-parameters, reboot, health-check, configure-pending, forget-host
+    load-modules, set-boot-parameters, reboot, health-check, configure-pending, forget-host, collect-evidence, clean-disk
     """
 
     verb: str

@@ -19,6 +19,7 @@ from machines.gates import Memory, NodeRow
 from machines.rows import (
     Acceptance,
     Begin,
+    FaultRow,
     InventoryRow,
     NewEvent,
     OperationRow,
@@ -73,7 +74,7 @@ def _row(v: tuple[Any, ...], claim: Claim) -> Row:
         deleted_at=v[20], drift=v[21], accepted=_sets.get(v[4]), accepted_generation=v[22] or 0, layers=orjson.loads(v[23]) if v[23] else {},
         operation=_operation(orjson.loads(v[26])) if v[26] else None, inventory=_inventory(orjson.loads(v[27])) if v[27] else (),
         last_facts=facts, last_seen_at=v[25] if facts else None, node=_node(orjson.loads(v[28])) if v[28] else None,
-        scheduling=_memory(orjson.loads(v[29])) if v[29] else NOTHING,
+        scheduling=_memory(orjson.loads(v[29])) if v[29] else NOTHING, fault=FaultRow(*orjson.loads(v[30])) if v[30] else None,
     )  # fmt: skip
 
 

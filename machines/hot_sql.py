@@ -12,7 +12,8 @@ SELECT s.id, m.uid::text, s.name, s.generation, s.desired_hash, s.latest_hash, s
   s.open, s.paused, s.k_cond, s.m_cond, s.x_cond, s.notes::text, m.spec::text, m.labels::text, m.annotations::text, m.finalizers::text,
   m.deleted_at, s.drift, a.generation, a.layers::text, f.facts::text, f.at, o.doc, i.doc,
   CASE WHEN n.name IS NOT NULL THEN jsonb_build_array(n.name, n.uid, n.unschedulable, n.closed_by, n.taints, n.labels, n.boot_id, n.kubelet_version, n.rv)::text END,
-  CASE WHEN q.machine_id IS NOT NULL THEN jsonb_build_array(q.state, q.reason, q.message, extract(epoch FROM q.since), q.node_uid, q.cause, q.rv, q.opened, q.overruled, q.dressed)::text END
+  CASE WHEN q.machine_id IS NOT NULL THEN jsonb_build_array(q.state, q.reason, q.message, extract(epoch FROM q.since), q.node_uid, q.cause, q.rv, q.opened, q.overruled, q.dressed)::text END,
+  (SELECT jsonb_build_array(x.name, x.type, x.phase, x.message, x.mine)::text FROM machine_fault x WHERE x.machine_id = s.id LIMIT 1)
 FROM machine_state s JOIN machine m ON m.id = s.id LEFT JOIN accepted a ON a.machine_id = s.id LEFT JOIN machine_fact f ON f.machine_id = s.id
 LEFT JOIN node n ON n.machine_id = s.id LEFT JOIN scheduling q ON q.machine_id = s.id
 LEFT JOIN LATERAL (

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from fleet.control.conditions import find
 from fleet.control.kinds import Json
 from machines.accepting import Chosen, leftover
 from machines.analyze import Diff, Leftover, compare, diff_hash, removal_hash, unverifiable
 from machines.carriers import brake
 from machines.catalog import Catalog
 from machines.desired import by_name
+from machines.health import component_trouble
 from machines.hosts import Facts
 from machines.models import OwnerClass
 from machines.plan import Plan, converge
@@ -20,6 +22,7 @@ from machines.rows import Row
 
 MIN_FREE_BYTES: Final = 256 << 20
 MAX_CLOCK_SECONDS: Final = 30.0
+RECOVERY_FIRST_SECONDS: Final = 20.0
 FAMILIES: Final = ("debian", "rhel")
 # Vendors' words for "no serial number"; containers show none.
 PLACEHOLDERS: Final = frozenset(
@@ -98,6 +101,7 @@ class Judgement:
     blocked: tuple[str, str] = ("", "")
     halt: tuple[str, str] = ("", "")
     brake: tuple[str, str] = ("", "")  # why nobody but a person may begin the plan now
+    trouble: tuple[str, str] = ("", "")  # what of a host that was well does not run
     words_used: tuple[str, ...] = ()  # annotations to be taken away
 
     @property
@@ -203,8 +207,25 @@ def judge(row: Row, chosen: Chosen, facts: Facts, around: Around) -> Judgement:
     plan = converge(doable, chosen.body) if doable else None
     why = ("repair" if memory.met == chosen.hash else "change") if diffs else ""
     blocked = _blocked(row, chosen, memory, why) if plan else ("", "")
+    trouble = component_trouble(diffs) if why == "repair" else ("", "")
     braked = brake(row, plan.disruption, around.catalog) if plan else ("", "")
-    return Judgement(chosen, facts, memory, identity, fit, diffs, held, plan, why, blocked, halt, braked, tuple(used))
+    braked = braked if braked[0] else left_to_recovery(row, trouble, around.now)
+    return Judgement(
+        chosen, facts, memory, identity, fit, diffs, held, plan, why, blocked, halt, braked, trouble, tuple(used)
+    )
+
+
+def left_to_recovery(row: Row, trouble: tuple[str, str], now: datetime) -> tuple[str, str]:
+    """What fell over may get up by itself, and recovery comes first, under its breaker; later it is put right as any other difference."""
+    if not trouble[0]:
+        return "", ""
+    if row.fault is not None and row.fault.mine:
+        return "LeftToRecovery", f"Fault {row.fault.name} ({row.fault.type}): its remediation repairs this."
+    known = find(row.conditions, "ComponentsHealthy")
+    since = known.since if known is not None and known.status == "False" and known.since is not None else now
+    if (now - since).total_seconds() >= RECOVERY_FIRST_SECONDS:
+        return "", ""
+    return "LeftToRecovery", f"{trouble[1]} It may come back by itself, or recovery takes it over."
 
 
 def _sight(row: Row, chosen: Chosen, facts: Facts, memory: Memory) -> Memory:

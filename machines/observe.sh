@@ -47,7 +47,17 @@ section serial
 # A container sees the serial of the box around it.
 [ -e /run/systemd/container ] || [ -e /.dockerenv ] || first /sys/class/dmi/id/product_serial 256
 section memory
-grep -m1 MemTotal /proc/meminfo
+grep -E -m2 '^Mem(Total|Available):' /proc/meminfo
+section cpus
+nproc
+section read-only
+# What fstab does not say is read-only, of file systems that lie on disks.
+while read -r _ mount_point mount_type mount_options _; do
+    case $mount_type in ext2 | ext3 | ext4 | xfs | btrfs | f2fs) ;; *) continue ;; esac
+    case $mount_point in /proc/* | /sys/* | /dev/* | /run/* | /var/lib/kubelet/* | /var/lib/containerd/* | /snap/*) continue ;; esac
+    case ,$mount_options, in *,ro,*) ;; *) continue ;; esac
+    grep -Eqs "^[^#][^[:space:]]*[[:space:]]+$mount_point[[:space:]]+[^[:space:]]+[[:space:]]+([^[:space:]]*,)?ro(,|[[:space:]]|\$)" "$root/etc/fstab" || printf '%s\n' "$mount_point"
+done </proc/self/mounts | head -n 32
 section load
 first /proc/loadavg 100
 section disk

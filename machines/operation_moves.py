@@ -67,7 +67,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Something to be done to the machine's node through its API server, in this pass: drain or delete-node."""
+    """Something to be done to the machine's node through its API server, in this pass: isolate, drain or delete-node."""
 
     verb: str
     options: Json = field(default_factory=dict)

@@ -27,6 +27,8 @@ def own_step(
             )
         done(step, scene.now, "Fit", "The host is fit for the change.")
         return None
+    if step["verb"] == "isolate":
+        return _isolate(status, step, scene, inventory)
     if step["verb"] == "drain":
         return _drain(operation, status, step, scene, inventory)
     if step["verb"] == "wait-for-node":
@@ -59,6 +61,18 @@ def _drain(
     status.setdefault("startTime", time_text(scene.now))
     effect = Effect("drain", {"drain": operation.spec.get("drain")}, step.get("progress", {}))
     return Move(status | {"closesNode": True}, effect=effect, inventory=tuple(inventory))
+
+
+def _isolate(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    """The node takes no new pods; those that run there stay."""
+    if scene.node is None:
+        done(step, scene.now, "NotANode", "The machine is no node of a cluster: nobody sends it work through Fleet.")
+        return None
+    if scene.halt[0]:
+        return halted(status, step, scene, inventory)
+    step.setdefault("startTime", time_text(scene.now))
+    status.setdefault("startTime", time_text(scene.now))
+    return Move(status | {"closesNode": True}, effect=Effect("isolate"), inventory=tuple(inventory))
 
 
 def _wait_for_node(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:

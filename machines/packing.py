@@ -6,7 +6,7 @@ message stands in `notes` beside the row. Rows of the dictionary never change an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
@@ -166,3 +166,8 @@ def _unpacked(packed: int) -> Condition:
 def entry(packed: int) -> Entry:
     """The dictionary's row of one packed condition."""
     return _entries[packed >> 32]
+
+
+def numbers_where(wanted: Callable[[str, str, str], bool]) -> list[int]:
+    """Rows of the dictionary, as far as this process knows it, whose (type, status, reason) are wanted."""
+    return [number for (type_, status, reason), number in _ids.items() if wanted(type_, status, reason)]

@@ -17,7 +17,8 @@ from machines.desired import by_name
 from machines.hosts import Disruption
 
 # Steps that Fleet itself takes; nothing reaches the host.
-PSEUDO: Final = frozenset({"permit", "pre-check", "drain", "wait-for-node", "delete-node", "post-check"})
+PSEUDO: Final = frozenset({"permit", "pre-check", "isolate", "drain", "wait-for-node", "delete-node", "post-check"})
+RECOVER: Final = "recover"  # why there is an Operation: a fault is repaired
 FREE: Final = frozenset({"stage-package"})  # effects that need no permit
 
 
@@ -147,6 +148,68 @@ def restart(units: Sequence[str]) -> Plan:
 def reboot() -> Plan:
     """A person's reboot."""
     return Plan((*_brakes("Reboot"), Step("reboot")), "Reboot", ())
+
+
+def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json) -> Plan:
+    """A rung of a playbook. Evidence is collected after the node was closed and before anything on the host is changed."""
+    before: list[Step] = []
+    act: list[Step] = []
+    hardest: list[Disruption] = ["None"]
+    for step in wanted:
+        action = step["action"]
+        if action == "Isolate":
+            before.append(Step("isolate"))
+        elif action == "Drain":
+            before.append(Step("drain"))
+            hardest.append("Drain")
+        elif action == "CleanDisk":
+            act.append(Step("clean-disk", items=tuple(step.get("clean", ()))))
+        elif action == "Reboot":
+            act.append(Step("reboot"))
+            hardest.append("Reboot")
+        else:
+            act += _repairs(action, step, diffs, body)
+            hardest.append("Restart")
+    units = tuple(dict.fromkeys(i for s in act if s.verb in ("restart-units", "set-units") for i in s.items))
+    act = list(dict.fromkeys(act))
+    whole = (Step("pre-check"),) if any(s.verb == "install-package" for s in act) else ()
+    evidence = (Step("collect-evidence", items=units),)
+    return Plan((Step("permit"), *before, *evidence, *whole, *act, Step("post-check")), strongest(hardest), ())
+
+
+def _repairs(action: str, step: Json, diffs: Sequence[Diff], body: Json) -> list[Step]:
+    """Steps of one action that works on what the set says. What names nothing means what differs."""
+    sick = {d.package for d in diffs if d.kind in ("unit", "health")} | {d.name for d in diffs if d.kind == "package"}
+    entries = [p for p in body["packages"] if p["name"] in sick]
+    if action == "ReinstallPackage":
+        named = [p for p in body["packages"] if p["name"] == step["package"]] if step.get("package") else entries
+        return [s for p in named for s in _reinstall(p, body)]
+    units = [str(u) for u in step.get("units", ())]
+    out: list[Step] = []
+    if any(d.kind == "database" for d in diffs):
+        out.append(Step("configure-pending"))
+    if action == "RewriteConfiguration":
+        for entry in body["packages"]:
+            differing = tuple(d.name for d in diffs if d.kind == "file" and d.package == entry["name"])
+            out += [Step("write-files", entry["name"], differing)] if differing else []
+            units += [u["name"] for u in entry["units"] if differing and u["started"] and not u["masked"]]
+    for entry in entries:
+        off = tuple(u["name"] for u in entry["units"] if any(d.kind == "unit" and d.name == u["name"] for d in diffs))
+        out += [Step("set-units", entry["name"], off)] if off else []
+        units += [u["name"] for u in entry["units"] if u["started"] and not u["masked"] and u["name"] not in off]
+    restarted = tuple(dict.fromkeys(u for u in units if not any(s.verb == "set-units" and u in s.items for s in out)))
+    return [*out, Step("restart-units", "", restarted)] if restarted else out
+
+
+def _reinstall(entry: Json, body: Json) -> list[Step]:
+    name = entry["name"]
+    files = tuple(f["path"] for f in body["files"] if f["package"] == name)
+    units = tuple(u["name"] for u in entry["units"])
+    started = tuple(u["name"] for u in entry["units"] if u["started"] and not u["masked"])
+    steps = [Step("stage-package", name), Step("install-package", name)] if entry["artifacts"] else []
+    steps += [Step("write-files", name, files)] if files else []
+    steps += [Step("set-units", name, units)] if units else []
+    return steps + ([Step("restart-units", name, started)] if started else [])
 
 
 def drain() -> Plan:

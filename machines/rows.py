@@ -40,6 +40,17 @@ class OperationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultRow:
+    """The worst confirmed fault of a machine: whether recovery works on it, and what it is. `mine`: recovery repairs it, or will."""
+
+    name: str
+    type: str
+    phase: str
+    message: str
+    mine: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One claimed machine, everything a pass needs. JSON values may be shared between rows: never change them."""
 
@@ -74,6 +85,7 @@ class Row:
     last_seen_at: datetime | None
     node: NodeRow | None = None
     scheduling: Memory = Memory()
+    fault: FaultRow | None = None
 
 
 @dataclass(frozen=True, slots=True)

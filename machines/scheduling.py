@@ -53,11 +53,9 @@ def gates_of(row: Row, known: Catalog) -> tuple[Gate, ...]:
 
 
 def _of_fleet(cluster: Shared) -> tuple[Gate, ...]:
-    """What counts whenever a node is to open: it is Ready and, where Fleet runs its kubelet, as accepted."""
-    ready = Gate("NodeReady", mode=WHILE_CLOSED, source="Fleet")
-    return (
-        (ready, Gate("UpToDate", mode=WHILE_CLOSED, source="Fleet")) if provider_of(cluster.spec) in MADE else (ready,)
-    )
+    """What counts whenever a node is to open: it is Ready, has no fault and, where Fleet runs its kubelet, is as accepted."""
+    own = tuple(Gate(type_, mode=WHILE_CLOSED, source="Fleet") for type_ in ("NodeReady", "Faultless"))
+    return (*own, Gate("UpToDate", mode=WHILE_CLOSED, source="Fleet")) if provider_of(cluster.spec) in MADE else own
 
 
 def is_expected(row: Row, body: Json | None) -> bool:

@@ -282,7 +282,7 @@ MACHINE_CLASS_KIND = Kind(
 )
 
 VERBS = ("Reconcile", "Restart", "Reboot", "RunAgain", "Drain", "Cancel")
-OWN_VERBS = ("Update", "Decommission")  # of rollouts and deletions; nobody else asks for them
+OWN_VERBS = ("Update", "Decommission", "Repair")  # of rollouts, deletions and remediations; nobody else asks for them
 
 
 def _check_operation(new: Json, old: Json | None) -> Sequence[Problem]:
@@ -327,6 +327,16 @@ OPERATION_KIND = Kind(
             "reason": {"type": "string", "maxLength": 1024, "description": "Why, for whoever reads it later."},
             "owner": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who wants it."},
             "cancelledBy": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who cancelled it."},
+            "remediation": {
+                "type": "string",
+                "maxLength": 253,
+                "description": "Set by Fleet: the Remediation that it is a rung of.",
+            },
+            "steps": {
+                "type": "array",
+                "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                "description": "Set by Fleet: what a rung of a playbook does.",
+            },
             "again": {
                 "type": "object",
                 "description": "Set by Fleet: what RunAgain runs.",

@@ -14,6 +14,8 @@ SECONDS: Final[Mapping[str, int]] = {
     "install-package": 900,
     "remove-package": 600,
     "health-check": 60,
+    "collect-evidence": 60,
+    "clean-disk": 600,
     "reboot": 60,
 }
 

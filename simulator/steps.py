@@ -28,6 +28,8 @@ SECONDS: Final[dict[str, tuple[float, float]]] = {
     "forget-host": (0.1, 0.4),
     "join-node": (0.2, 0.8),
     "leave-node": (0.3, 1.0),
+    "collect-evidence": (0.3, 1.5),
+    "clean-disk": (1.0, 6.0),
 }
 PACKAGE_VERBS: Final = frozenset({"install-package", "remove-package", "configure-pending"})
 _LOCK_RETRY_SECONDS: Final = 3.0
@@ -357,6 +359,15 @@ def _leave_node(box: Box, order: Json, now: float) -> dict[str, str]:
     return {}
 
 
+def _collect_evidence(box: Box, order: Json, now: float) -> dict[str, str]:
+    return {}
+
+
+def _clean_disk(box: Box, order: Json, now: float) -> dict[str, str]:
+    freed = box.faults.pop("disk-full", None) is not None
+    return {"freedKiB": str(40 << 20 if freed else 0)}
+
+
 def _forget_host(box: Box, order: Json, now: float) -> dict[str, str]:
     box.forgotten = [box.incarnation, box.epoch]
     box.marker, box.epoch, box.incarnation = "", -1, 0
@@ -380,4 +391,6 @@ _EFFECTS: Final[dict[str, Callable[[Box, Json, float], dict[str, str]]]] = {
     "forget-host": _forget_host,
     JOIN: _join_node,
     "leave-node": _leave_node,
+    "collect-evidence": _collect_evidence,
+    "clean-disk": _clean_disk,
 }

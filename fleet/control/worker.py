@@ -230,18 +230,12 @@ async def sweep(conn: Connection, operator: Operator, *, full: bool = False) -> 
     if operator.sweep is None:
         return 0
     name = f"sweep-{operator.kind}"
-    after = await (
-        await conn.execute(
-            "INSERT INTO slot (name, slot) VALUES (%s, 0) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING pos",
-            [name],
-        )
-    ).fetchone()
-    assert after is not None
+    after = await slots.position(conn, name)
     until = await position.horizon(conn)
-    if full or operator.sweep_changes is None or not after[0] or until - after[0] > _BEHIND:
+    if full or operator.sweep_changes is None or not after or until - after > _BEHIND:
         made, reached = await operator.sweep(conn), until - 1
     else:
-        made, reached = await operator.sweep_changes(conn, after[0])
+        made, reached = await operator.sweep_changes(conn, after)
     await slots.advance(conn, name, reached)
     return made
 

@@ -53,8 +53,10 @@ class EventFilter:
     kind: int | None = None
     name: str = ""
     type: str = ""  # a prefix
+    types: tuple[str, ...] = ()  # any of these prefixes; none = all
     severity: int = 0  # at least
     cluster: int | None = None
+    clusters: tuple[int, ...] | None = None  # any of these; None = all
     sight: Sight | None = None
 
     def allows(self, row: EventRow) -> bool:
@@ -63,8 +65,10 @@ class EventFilter:
             row.severity >= self.severity
             and (self.kind is None or row.kind == self.kind)
             and row.type.startswith(self.type)
+            and (not self.types or row.type.startswith(self.types))
             and (not self.name or row.name == self.name)
             and (self.cluster is None or row.cluster_id == self.cluster)
+            and (self.clusters is None or row.cluster_id in self.clusters)
             and (self.sight is None or self.sight.allows(row))
         )
 
@@ -74,9 +78,10 @@ WITH h AS MATERIALIZED (SELECT fleet_horizon() AS horizon)
 SELECT h.horizon, e.pos, e.n, e.at, e.object_id, e.cluster_id, e.kind, e.severity, e.type, e.source, e.data FROM h LEFT JOIN LATERAL (
   SELECT * FROM event WHERE pos > %(after)s AND pos < h.horizon AND severity >= %(severity)s AND (%(kind)s::int IS NULL OR kind = %(kind)s)
     AND (%(type)s = '' OR starts_with(type, %(type)s)) AND (%(name)s = '' OR data ->> 'name' = %(name)s)
-    AND (%(cluster)s::int IS NULL OR cluster_id = %(cluster)s)
+    AND (%(types)s::text[] IS NULL OR EXISTS (SELECT FROM unnest(%(types)s::text[]) p WHERE starts_with(type, p)))
+    AND (%(cluster)s::int IS NULL OR cluster_id = %(cluster)s) AND (%(only)s::int[] IS NULL OR cluster_id = ANY (%(only)s))
     AND (%(clusters)s::int[] IS NULL OR cluster_id = ANY (%(clusters)s) OR (cluster_id = 0 AND kind = ANY (%(open)s::int[])))
-  ORDER BY pos, n FETCH FIRST %(limit)s ROWS WITH TIES) e ON true
+  ORDER BY pos FETCH FIRST %(limit)s ROWS WITH TIES) e ON true
 ORDER BY e.pos, e.n
 """
 
@@ -89,6 +94,7 @@ async def read_rows(
     values = {
         "after": after, "severity": wanted.severity, "kind": wanted.kind, "type": wanted.type, "name": wanted.name, "cluster": wanted.cluster,
         "clusters": list(sight.clusters) if sight else None, "open": list(sight.fleet_wide_kinds) if sight else [], "limit": limit,
+        "types": list(wanted.types) or None, "only": None if wanted.clusters is None else list(wanted.clusters),
     }  # fmt: skip
     cursor = await connection.execute(_READ, values)
     rows = await cursor.fetchall()

@@ -49,3 +49,32 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"Event {self.pk}"
+
+
+class DeadLetter(models.Model):
+    """An event that was set aside: no handler could take it (`consumer`), or it came in and fits nowhere (consumer empty)."""
+
+    id = models.BigAutoField(primary_key=True)
+    consumer = models.TextField()
+    state = models.SmallIntegerField(default=0)  # 0 waits for a person, 1 is to be tried again, 2 is being tried
+    reason = models.TextField()
+    message = models.TextField(default="")
+    attempts = models.IntegerField(default=1)
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField()
+    cluster_id = models.IntegerField(default=0)
+    kind = models.SmallIntegerField(default=0)
+    severity = models.SmallIntegerField(default=0)
+    type = models.TextField()
+    source = models.TextField(null=True)
+    source_id = models.TextField(null=True)
+    subject = models.TextField(default="")
+    data = models.JSONField(null=True)
+    publisher = models.TextField(default="")
+
+    class Meta:
+        managed = False
+        db_table = "dead_letter"
+
+    def __str__(self) -> str:
+        return f"DeadLetter {self.pk}"

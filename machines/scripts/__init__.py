@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from machines.hosts import Action
-from machines.scripts import files, nodes, packages, stage, system
+from machines.scripts import files, nodes, packages, recovery, stage, system
 
 VERBS: Final[Mapping[str, Callable[[Action], str]]] = {
     "stage-package": stage.stage_package,
@@ -29,6 +29,8 @@ VERBS: Final[Mapping[str, Callable[[Action], str]]] = {
     "forget-host": system.forget_host,
     "join-node": nodes.join_node,
     "leave-node": nodes.leave_node,
+    "collect-evidence": recovery.collect_evidence,
+    "clean-disk": recovery.clean_disk,
 }
 
 

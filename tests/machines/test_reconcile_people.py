@@ -176,6 +176,7 @@ async def test_a_change_that_a_person_cancelled_is_not_begun_again_until_one_ask
 async def test_a_persons_wish_comes_before_the_drift_that_fleet_repairs(loop: Loop) -> None:
     box = await running(loop)
     box.packages.pop("pouch")
+    await loop.step(25)  # what fell over is recovery's for a while
     await loop.step(0.1)
     name = await operation(loop, "Reboot")
     await loop.run(40)

@@ -1,0 +1,232 @@
+"""From what is seen of one machine to its faults. Pure: rules, evidence, the faults that are there and a clock in, moves out.
+
+Unknown is not unhealthy, and not well either: a fault is taken back only by evidence that says so. Hold times run from the
+moment at which Fleet itself first had the news, and begin anew after the view of the cluster was broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from recovery.rules import EVENT, Rule
+from recovery.types import CONFIRMED, NEEDS_PERSON, OPEN, RECOVERING, RESOLVED, SUSPECTED
+
+MOST_FLIPS: Final = 100
+MOST_EVIDENCE: Final = 20
+BLIND: Final = "ViewBroken"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One thing that is said of a machine. `source`: who says it; `since`: when Fleet first had it."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    source: str
+    since: datetime
+
+    def json(self) -> dict[str, str]:
+        """As it stands in `Fault.status.evidence[]`."""
+        return {
+            "type": self.type, "status": self.status, "reason": self.reason, "message": self.message[:400],
+            "source": self.source, "since": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One machine as it is seen now. `blind`: why nothing may be concluded about its cluster now ("" = nothing stands against it)."""
+
+    machine_id: int
+    name: str
+    cluster_id: int
+    cluster: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    evidence: tuple[Evidence, ...] = ()
+    blind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A live fault as stored."""
+
+    id: int
+    type: str
+    phase: str
+    rule: str
+    shadow: bool
+    severity: int
+    count: int
+    held_since: datetime
+    cleared_since: datetime | None
+    sources: tuple[str, ...] = ()
+    seen: tuple[tuple[str, str], ...] = ()  # (type, reason) of its evidence
+    flips: tuple[datetime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fault as it shall stand after this look. `id` 0 = a new one. `due_seconds` None = time alone changes nothing."""
+
+    machine_id: int
+    id: int
+    rule: Rule | None
+    type: str
+    phase: str
+    reason: str
+    message: str
+    evidence: tuple[Evidence, ...]
+    sources: tuple[str, ...]
+    count: int
+    held_since: datetime
+    cleared_since: datetime | None
+    flips: tuple[datetime, ...]
+    due_seconds: float | None
+
+
+def look(rules: Sequence[Rule], sight: Sight, known: Mapping[str, Known], now: datetime) -> list[Finding]:
+    """Every fault of one machine that is new or may have moved."""
+    matched: dict[str, tuple[Rule, tuple[Evidence, ...]]] = {}
+    by_name: dict[str, Rule] = {}
+    for rule in rules:
+        if not rule.covers(sight.cluster, sight.labels):
+            continue
+        by_name[rule.name] = rule
+        found = tuple(e for e in sight.evidence if any(m.says(e.type, e.status, e.reason) for m in rule.when))
+        if not found or any(m.says(e.type, e.status, e.reason) for m in rule.unless for e in sight.evidence):
+            continue
+        there = matched.get(rule.fault_type)
+        if there is None:
+            matched[rule.fault_type] = (rule, found)
+        elif (there[0].shadow, -there[0].severity) > (rule.shadow, -rule.severity):
+            matched[rule.fault_type] = (rule, _joined(found, there[1]) if not there[0].shadow else found)
+        elif not rule.shadow:  # a rule on trial lends no evidence to one that acts
+            matched[rule.fault_type] = (there[0], _joined(there[1], found))
+    out = [_present(rule, found, sight, known.get(type_), now) for type_, (rule, found) in matched.items()]
+    for type_, fault in known.items():
+        if type_ not in matched and fault.rule:  # what a person declared a person takes back
+            out.append(_absent(by_name.get(fault.rule), fault, sight, now))
+    return out
+
+
+def _joined(*groups: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    return tuple(dict.fromkeys(e for group in groups for e in group))
+
+
+def _present(rule: Rule, found: tuple[Evidence, ...], sight: Sight, fault: Known | None, now: datetime) -> Finding:
+    """Something speaks for the fault now."""
+    sources = tuple(sorted({e.source for e in found}))
+    first = min(e.since for e in found)
+    began = fault is None or fault.cleared_since is not None
+    flips = _recent((fault.flips if fault else ()) + ((now,) if began else ()), rule, now)
+    count = 1 if fault is None else fault.count + (fault.cleared_since is not None)
+    held = min(first, now) if fault is None else fault.held_since
+    if fault is not None and fault.cleared_since is not None and fault.phase in (OPEN, SUSPECTED):
+        held = now  # it was away: the hold time counts anew, unless it comes and goes all the time
+    if sight.blind and (fault is None or fault.phase in (OPEN, SUSPECTED, CONFIRMED)):
+        phase = OPEN if fault is None or fault.phase != OPEN else fault.phase
+        return _finding(rule, found, sight, fault, phase, BLIND, sight.blind, sources, count, now, None, flips, 10.0)
+    flapping = rule.flaps[0] > 0 and len(flips) >= rule.flaps[0]
+    rest = 0.0 if flapping else rule.hold_seconds - (now - held).total_seconds()
+    said = _sentence(found)
+    if fault is not None and fault.phase in (RECOVERING, NEEDS_PERSON):
+        return _finding(rule, found, sight, fault, fault.phase, "Seen", said, sources, count, held, None, flips, None)
+    if rest > 0 and not (fault is not None and fault.phase == CONFIRMED):
+        text = f"{said} It counts once it has held for {rule.hold_seconds} s."
+        return _finding(rule, found, sight, fault, OPEN, "Holding", text, sources, count, held, None, flips, rest)
+    if len(sources) < rule.sources:
+        text = f"{said} Only {', '.join(sources)} says so; {rule.sources} independent sources are asked for."
+        return _finding(
+            rule, found, sight, fault, SUSPECTED, "OneSource", text, sources, count, held, None, flips, 15.0
+        )
+    reason = "Flapping" if flapping else "Confirmed"
+    return _finding(rule, found, sight, fault, CONFIRMED, reason, said, sources, count, held, None, flips, None)
+
+
+def _absent(rule: Rule | None, fault: Known, sight: Sight, now: datetime) -> Finding:
+    """Nothing speaks for the fault now: it is over if that is known, and has been so for long enough."""
+    evidence = {e.type: e for e in sight.evidence}
+    unknown = [
+        t for t, _ in fault.seen if not t.startswith(EVENT) and (t not in evidence or evidence[t].status == "Unknown")
+    ]
+    common = (sight, fault)
+    if (unknown or sight.blind) and rule is not None:
+        why = sight.blind or f"Nobody knows now whether {', '.join(sorted(unknown))} still says so."
+        reason = BLIND if sight.blind else "Unknown"
+        phase = OPEN if sight.blind and fault.phase in (SUSPECTED, CONFIRMED) else fault.phase
+        held = now if sight.blind else fault.held_since
+        return _finding(
+            rule, (), *common, phase, reason, why, fault.sources, fault.count, held, None, fault.flips, 30.0
+        )
+    since = fault.cleared_since or now
+    patience = 0.0 if rule is None else float(rule.clear_seconds)
+    if rule is not None and rule.flaps[0] > 0 and len(_recent(fault.flips, rule, now)) >= rule.flaps[0]:
+        patience = float(rule.flaps[1])  # what comes and goes is over only after a long calm
+    rest = patience - (now - since).total_seconds()
+    if fault.phase == RECOVERING:  # its remediation watches over the rest
+        text = "It is not seen any more."
+        return _finding(
+            rule,
+            (),
+            *common,
+            RECOVERING,
+            "Cleared",
+            text,
+            fault.sources,
+            fault.count,
+            fault.held_since,
+            since,
+            fault.flips,
+            None,
+        )
+    if rest > 0:
+        text = f"It is not seen any more; it is over once that has lasted {patience:.0f} s."
+        return _finding(
+            rule,
+            (),
+            *common,
+            fault.phase,
+            "Clearing",
+            text,
+            fault.sources,
+            fault.count,
+            fault.held_since,
+            since,
+            fault.flips,
+            rest,
+        )
+    text = "The rule that found it is gone." if rule is None else "It went away by itself."
+    return _finding(rule, (), *common, RESOLVED, "RuleGone" if rule is None else "Cleared", text, fault.sources, fault.count, fault.held_since, since, fault.flips, None)  # fmt: skip
+
+
+def _finding(
+    rule: Rule | None, found: tuple[Evidence, ...], sight: Sight, fault: Known | None, phase: str, reason: str, message: str,
+    sources: tuple[str, ...], count: int, held: datetime, cleared: datetime | None, flips: tuple[datetime, ...], due: float | None,
+) -> Finding:  # fmt: skip
+    type_ = fault.type if fault is not None else rule.fault_type if rule is not None else ""
+    return Finding(
+        sight.machine_id, fault.id if fault else 0, rule, type_, phase, reason, message[:900], found[:MOST_EVIDENCE], sources, count,
+        held, cleared, flips, due,
+    )  # fmt: skip
+
+
+def _recent(flips: tuple[datetime, ...], rule: Rule, now: datetime) -> tuple[datetime, ...]:
+    """Beginnings within the rule's window, the newest of them."""
+    if not rule.flaps[0]:
+        return ()
+    start = now - timedelta(seconds=rule.flaps[1])
+    return tuple(f for f in flips if f >= start)[-MOST_FLIPS:]
+
+
+def _sentence(found: Sequence[Evidence]) -> str:
+    """What is said, in one line."""
+    parts = [
+        f"{e.type.removeprefix(EVENT)} is {e.status} ({e.reason}){': ' + e.message if e.message else '.'}"
+        for e in found[:3]
+    ]
+    return " ".join(p if p.endswith((".", "!")) else p + "." for p in parts)

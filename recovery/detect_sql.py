@@ -1,0 +1,86 @@
+"""SQL of detection: machines with something to say, their faults, and the one statement that writes what was found."""
+
+from __future__ import annotations
+
+from typing import Final, LiteralString
+
+# Machines of which something speaks for a fault, or that have a live one; with all that detection looks at.
+# `ids`: rows of the dictionary of conditions that a rule looks for.
+SIGHTS: Final[LiteralString] = """
+SELECT s.id, s.name, s.cluster_id, coalesce((SELECT c.name FROM clusters_cluster c WHERE c.id = s.cluster_id), ''), m.labels::text, s.k_cond, s.m_cond, s.x_cond, s.notes::text, e.doc, f.doc, s.rack_id
+FROM unnest(%(machines)s::bigint[]) AS a(id)
+CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = a.id OFFSET 0) s
+CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = a.id AND deleted_at IS NULL OFFSET 0) m
+LEFT JOIN LATERAL (
+  SELECT jsonb_agg(jsonb_build_array(v.type, v.status, v.reason, v.message, v.source, extract(epoch FROM v.since)) ORDER BY v.type, v.source)::text AS doc
+  FROM recovery_evidence v WHERE v.machine_id = a.id AND (v.until IS NULL OR v.until > now())) e ON true
+LEFT JOIN LATERAL (
+  SELECT jsonb_agg(jsonb_build_array(t.id, t.type, t.phase, t.rule, t.shadow, t.severity, t.count, extract(epoch FROM t.held_since), extract(epoch FROM t.cleared_since),
+    t.sources, t.evidence, t.flips))::text AS doc
+  FROM recovery_fault t WHERE t.machine_id = a.id AND t.phase <> 'Resolved') f ON true
+WHERE s.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired')
+  AND (e.doc IS NOT NULL OR f.doc IS NOT NULL OR EXISTS (SELECT FROM unnest(s.k_cond || s.m_cond || s.x_cond) v WHERE v >> 32 = ANY (%(ids)s::bigint[])))
+"""
+
+# Machines that changed since a position, and those whose fault waits for nothing but time.
+CHANGED: Final[LiteralString] = (
+    "SELECT DISTINCT object_id FROM change WHERE rv > %(after)s AND rv < %(until)s AND kind = 1 ORDER BY object_id"
+)
+DUE: Final[LiteralString] = (
+    "SELECT machine_id FROM recovery_fault WHERE due_at <= now() AND phase <> 'Confirmed' AND phase <> 'Resolved' OR due_at <= now() AND cleared_since IS NOT NULL AND phase <> 'Resolved' LIMIT 20000"
+)
+# All that may have something to say: for the first look of a new set of rules, and for what no message told.
+ALL: Final[LiteralString] = """
+SELECT s.id FROM machine_state s WHERE s.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired') AND s.id > %(after)s
+  AND EXISTS (SELECT FROM unnest(s.k_cond || s.m_cond || s.x_cond) v WHERE v >> 32 = ANY (%(ids)s::bigint[])) ORDER BY s.id LIMIT 20000
+"""
+
+# New faults and moves of known ones. Rows are locked in id order and looked at again; an illegal move is left out and said.
+WRITE: Final[LiteralString] = """
+WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(machine)s::bigint[], %(name)s::text[], %(cluster)s::int[], %(cluster_name)s::text[], %(type)s::text[], %(category)s::text[], %(severity)s::smallint[],
+    %(phase)s::text[], %(rule)s::text[], %(shadow)s::bool[], %(sources)s::text[], %(count)s::int[], %(held)s::timestamptz[], %(cleared)s::timestamptz[], %(due)s::float8[], %(evidence)s::text[],
+    %(flips)s::text[], %(reason)s::text[], %(message)s::text[], %(playbook)s::text[])
+    AS r(id, machine, name, cluster, cluster_name, type, category, severity, phase, rule, shadow, sources, count, held, cleared, due, evidence, flips, reason, message, playbook)),
+st AS MATERIALIZED (
+  SELECT r.*, f.rv AS old_rv, f.phase AS was, f.name AS fault, f.status AS old_status,
+    f.phase = r.phase OR f.phase || '>' || r.phase = ANY (%(legal)s::text[]) AS lawful,
+    (f.phase, f.sources, f.count, f.evidence, f.cleared_since IS NULL, f.status ->> 'reason') IS DISTINCT FROM
+      (r.phase, r.sources::jsonb, r.count, CASE WHEN r.evidence = '[]' THEN f.evidence ELSE r.evidence::jsonb END, r.cleared IS NULL, r.reason)
+      OR r.rule <> '' AND (f.rule, f.shadow, f.severity) IS DISTINCT FROM (r.rule, r.shadow, r.severity) AS changed
+  FROM r JOIN LATERAL (SELECT * FROM recovery_fault WHERE id = r.id AND phase <> 'Resolved' FOR NO KEY UPDATE) f ON true WHERE r.id <> 0 ORDER BY r.id),
+p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM r) + 4) AS base),
+n AS MATERIALIZED (SELECT st.*, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), old_rv + 1) AS rv FROM st WHERE lawful AND changed),
+calm AS (
+  UPDATE recovery_fault f SET due_at = CASE WHEN st.due IS NULL THEN NULL ELSE now() + st.due * interval '1 s' END, held_since = st.held, cleared_since = st.cleared, flips = st.flips::jsonb
+  FROM st WHERE f.id = st.id AND NOT (st.lawful AND st.changed)),
+up AS (
+  UPDATE recovery_fault f SET rv = n.rv, phase = n.phase, sources = n.sources::jsonb, count = n.count, held_since = n.held, cleared_since = n.cleared, flips = n.flips::jsonb,
+    rule = CASE WHEN n.rule = '' THEN f.rule ELSE n.rule END, shadow = CASE WHEN n.rule = '' THEN f.shadow ELSE n.shadow END, severity = CASE WHEN n.rule = '' THEN f.severity ELSE n.severity END,
+    evidence = CASE WHEN n.evidence = '[]' THEN f.evidence ELSE n.evidence::jsonb END, last_seen = CASE WHEN n.cleared IS NULL AND n.evidence <> '[]' THEN now() ELSE f.last_seen END,
+    confirmed_at = CASE WHEN n.phase = 'Confirmed' AND n.was <> 'Confirmed' THEN now() ELSE f.confirmed_at END, resolved_at = CASE WHEN n.phase = 'Resolved' THEN now() END,
+    due_at = CASE WHEN n.phase = 'Resolved' THEN NULL WHEN n.phase = 'Confirmed' AND n.cleared IS NULL THEN now() WHEN n.due IS NULL THEN NULL ELSE now() + n.due * interval '1 s' END,
+    status = CASE WHEN n.phase IN ('Recovering', 'NeedsPerson') THEN f.status || jsonb_build_object('seen', n.message) ELSE f.status || jsonb_build_object('reason', n.reason, 'message', n.message) END
+  FROM n WHERE f.id = n.id),
+fresh AS MATERIALIZED (
+  SELECT r.*, nextval('recovery_fault_id_seq') AS new_id, (SELECT base FROM p) + 4 * ((SELECT count(*) FROM n) + row_number() OVER (ORDER BY r.machine, r.type)) AS rv FROM r WHERE r.id = 0),
+ins AS (
+  INSERT INTO recovery_fault (id, uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at, machine_id, cluster_id, type, category, severity, phase, rule, shadow, sources, count,
+    first_seen, last_seen, held_since, cleared_since, confirmed_at, due_at, evidence, flips)
+  SELECT new_id, gen_random_uuid(), left(name, 180) || '-' || lower(type) || '-' || new_id, rv, 1, '{}', '{}', '[]', '[]',
+    jsonb_strip_nulls(jsonb_build_object('machine', name, 'clusterName', nullif(cluster_name, ''), 'type', type, 'category', category, 'severity', (ARRAY['normal', 'warning', 'error'])[severity + 1], 'rule', rule, 'playbook', nullif(playbook, ''))),
+    jsonb_build_object('reason', reason, 'message', message), date_trunc('second', now()), machine, cluster, type, category, severity, phase, rule, shadow, sources::jsonb, count,
+    now(), now(), held, NULL, CASE WHEN phase = 'Confirmed' THEN now() END, CASE WHEN phase = 'Confirmed' THEN now() WHEN due IS NULL THEN NULL ELSE now() + due * interval '1 s' END, evidence::jsonb, flips::jsonb
+  FROM fresh ON CONFLICT DO NOTHING RETURNING id, rv, machine_id, cluster_id, name, phase, type, severity, shadow, status ->> 'reason' AS reason, status ->> 'message' AS message, spec ->> 'machine' AS machine),
+told AS MATERIALIZED (
+  SELECT rv, id, cluster_id, machine_id, phase, name AS fault, type, severity, shadow, reason, message, machine, NULL::text AS was FROM ins
+  UNION ALL SELECT rv, id, cluster, machine, phase, fault, type, severity, shadow, reason, message, name, was FROM n),
+ch AS (
+  INSERT INTO change (rv, object_id, cluster_id, kind, op, old)
+  SELECT rv, id, cluster_id, 14, CASE WHEN was IS NULL THEN 1 ELSE 2 END, CASE WHEN was <> phase THEN jsonb_build_object('fields', jsonb_build_object('status.phase', was)) END FROM told),
+ev AS (
+  INSERT INTO event (pos, n, object_id, cluster_id, kind, severity, type, source, data)
+  SELECT rv, 0, machine_id, cluster_id, 1, CASE WHEN phase = 'Resolved' OR shadow THEN 0 ELSE severity END, 'dev.fleet.fault.' || lower(phase), '/faults',
+    jsonb_build_object('reason', type, 'message', message, 'name', machine, 'fault', fault, 'phase', phase) || CASE WHEN shadow THEN '{"shadow": true}'::jsonb ELSE '{}' END
+  FROM told WHERE (was IS NULL AND phase <> 'Open' OR was <> phase AND phase <> 'Open'))
+SELECT t.id, t.machine_id, t.phase, t.shadow, t.was IS DISTINCT FROM t.phase FROM told t UNION ALL SELECT -s.id, s.machine, s.phase, false, false FROM st s WHERE NOT s.lawful
+"""

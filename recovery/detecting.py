@@ -1,0 +1,167 @@
+"""Detection on the whole of a batch: what is seen of these machines, what it means (`recovery.detect`), and what is stored of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from fleet.control.db import Connection
+from machines import packing
+from machines.waking import wake
+from recovery import blindness, detect_sql
+from recovery.detect import Evidence, Finding, Known, Sight, look
+from recovery.phases import fault_moves
+from recovery.rules import Rule, rule_of
+from recovery.types import CONFIRMED, RESOLVED
+
+log = logging.getLogger("fleet.recovery")
+CHUNK: Final = 1_000
+NODE_READY: Final = "NodeReady"
+# Who speaks where a condition stands: the kubelet, another agent on the node, Fleet's own look at the host, a declared reporter.
+KUBELET, AGENT, FLEET, REPORTER = "kubelet", "node-agent", "fleet", "reporter"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a batch led to: faults that are confirmed now and may be repaired, and how many rows moved."""
+
+    confirmed: tuple[int, ...] = ()
+    moved: int = 0
+
+
+@dataclass(slots=True)
+class Ruleset:
+    """The rules as one batch uses them. `numbers`: rows of the dictionary of conditions that any of them looks for."""
+
+    rules: tuple[Rule, ...]
+    numbers: list[int] = field(default_factory=list)
+
+
+async def read_rules(conn: Connection) -> Ruleset:
+    """Rules that are in force or on trial. A broken one is left out and logged: it spoils no other."""
+    found = await (
+        await conn.execute("SELECT name, spec FROM recovery_faultrule WHERE deleted_at IS NULL ORDER BY name")
+    ).fetchall()
+    rules = []
+    for name, spec in found:
+        try:
+            rule = rule_of(name, orjson.loads(spec) if isinstance(spec, str | bytes) else spec)
+        except (KeyError, ValueError, TypeError):
+            log.exception("the fault rule %s cannot be read and finds nothing", name)
+            continue
+        if rule is not None:
+            rules.append(rule)
+    return Ruleset(tuple(rules))
+
+
+async def detect(
+    conn: Connection, machines: Iterable[int], rules: Ruleset | None = None, *, now: datetime | None = None
+) -> Found:
+    """Look at these machines and store what follows; chunks of a thousand, one writing statement each."""
+    rules = rules or await read_rules(conn)
+    await packing.refresh(conn)
+    rules.numbers = packing.numbers_where(
+        lambda t, s, r: any(m.says(t, s, r) for rule in rules.rules for m in rule.when)
+    )
+    ids = sorted(set(machines))
+    confirmed: list[int] = []
+    moved = 0
+    for at in range(0, len(ids), CHUNK):
+        part = await _chunk(conn, ids[at : at + CHUNK], rules, now or datetime.now(UTC))
+        confirmed += part.confirmed
+        moved += part.moved
+    return Found(tuple(confirmed), moved)
+
+
+async def _chunk(conn: Connection, ids: list[int], rules: Ruleset, now: datetime) -> Found:
+    cursor = await conn.execute(detect_sql.SIGHTS, {"machines": ids, "ids": rules.numbers}, prepare=True)
+    rows = await cursor.fetchall()
+    if not rows:
+        return Found()
+    if not packing.known(array for row in rows for array in row[5:8]):
+        await packing.refresh(conn)
+    blind = await blindness.read(conn, {row[2] for row in rows})
+    findings: list[tuple[Sight, Finding]] = []
+    for row in rows:
+        sight, known = _sight(row, blind)
+        try:
+            findings += [(sight, f) for f in look(rules.rules, sight, known, now)]
+        except Exception:
+            log.exception("machine %s: its faults could not be judged", sight.name)
+    return await _write(conn, findings)
+
+
+def _sight(row: Sequence[Any], blind: blindness.Blind) -> tuple[Sight, dict[str, Known]]:
+    id_, name, cluster_id, cluster, labels, k_cond, m_cond, x_cond, notes, evidence, faults, rack_id = row
+    said = orjson.loads(notes) if notes else None
+    found = [*_evidence(k_cond, said, AGENT), *_evidence(m_cond, said, FLEET), *_evidence(x_cond, said, REPORTER)]
+    for type_, status, reason, message, source, since in orjson.loads(evidence) if evidence else ():
+        found.append(Evidence(type_, status, reason, message, source, _time(since)))
+    known = {k.type: k for k in map(_known, orjson.loads(faults))} if faults else {}
+    return Sight(
+        id_, name, cluster_id, cluster, orjson.loads(labels), tuple(found), blind.why(cluster_id, rack_id)
+    ), known
+
+
+def _evidence(array: Sequence[int], notes: Mapping[str, str] | None, source: str) -> list[Evidence]:
+    return [
+        Evidence(
+            c.type,
+            c.status,
+            c.reason,
+            c.message,
+            KUBELET if c.type == NODE_READY else source,
+            c.since or datetime.now(UTC),
+        )
+        for c in packing.unpack([array], notes)
+    ]
+
+
+def _known(values: list[Any]) -> Known:
+    id_, type_, phase, rule, shadow, severity, count, held, cleared, sources, evidence, flips = values
+    return Known(
+        id_, type_, phase, rule, shadow, severity, count, _time(held), None if cleared is None else _time(cleared), tuple(sources),
+        tuple((e["type"], e["reason"]) for e in evidence), tuple(_time(f) for f in flips),
+    )  # fmt: skip
+
+
+def _time(seconds: Any) -> datetime:
+    return datetime.fromtimestamp(float(seconds), UTC)
+
+
+async def _write(conn: Connection, findings: Sequence[tuple[Sight, Finding]]) -> Found:
+    if not findings:
+        return Found()
+    ordered = sorted(findings, key=lambda pair: (pair[1].id, pair[1].machine_id, pair[1].type))
+    columns: dict[str, list[Any]] = {
+        "id": [f.id for _, f in ordered], "machine": [f.machine_id for _, f in ordered], "name": [s.name for s, _ in ordered],
+        "cluster": [s.cluster_id for s, _ in ordered], "cluster_name": [s.cluster for s, _ in ordered], "type": [f.type for _, f in ordered],
+        "category": [f.rule.category if f.rule else "" for _, f in ordered], "severity": [f.rule.severity if f.rule else 1 for _, f in ordered],
+        "phase": [f.phase for _, f in ordered], "rule": [f.rule.name if f.rule else "" for _, f in ordered],
+        "shadow": [bool(f.rule and f.rule.shadow) for _, f in ordered], "sources": [_dump(f.sources) for _, f in ordered],
+        "count": [f.count for _, f in ordered], "held": [f.held_since for _, f in ordered], "cleared": [f.cleared_since for _, f in ordered],
+        "due": [f.due_seconds for _, f in ordered], "evidence": [_dump([e.json() for e in f.evidence]) for _, f in ordered],
+        "flips": [_dump([x.timestamp() for x in f.flips]) for _, f in ordered], "reason": [f.reason for _, f in ordered],
+        "message": [f.message for _, f in ordered], "playbook": [f.rule.playbook if f.rule else "" for _, f in ordered],
+    }  # fmt: skip
+    values = columns | {"legal": list(fault_moves())}
+    rows = await (await conn.execute(detect_sql.WRITE, values, prepare=True)).fetchall()
+    wrong = [-row[0] for row in rows if row[0] < 0]
+    if wrong:
+        log.error("faults %s were to make a move that is not legal; they were left as they are", wrong[:10])
+    moved = [row for row in rows if row[0] > 0]
+    turned = {
+        machine for _, machine, phase, shadow, turn in moved if turn and not shadow and phase in (CONFIRMED, RESOLVED)
+    }
+    if turned:  # a machine's gates ask whether it has a fault
+        await wake(conn, turned)
+    return Found(tuple(id_ for id_, _, phase, shadow, _ in moved if phase == CONFIRMED and not shadow), len(moved))
+
+
+def _dump(value: Any) -> str:
+    return orjson.dumps(value).decode()

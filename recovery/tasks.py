@@ -1,0 +1,75 @@
+"""Recovery in the loop: detection of what changed, orders, remediations, and the figures of rules and playbooks."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from fleet.control import position, slots
+from fleet.control.db import Connection
+from fleet.control.kinds import REMEDIATION
+from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
+from machines import packing
+from recovery import detect_sql
+from recovery.builtins import install
+from recovery.detecting import Ruleset, detect, read_rules
+from recovery.figures import refresh_figures
+from recovery.orders import order
+from recovery.reconcile import reconcile_remediations
+from recovery.told import take_events
+
+log = logging.getLogger("fleet.recovery")
+DETECT_SECONDS: Final = 1.0
+WHOLE_SECONDS: Final = 60.0
+CURSOR: Final = "recovery-detect"
+_MOST: Final = 50_000  # machines looked at in one turn
+_FAR: Final = 1 << 36  # positions behind which looking at everything is cheaper
+
+
+async def find_faults(seat: Seat) -> int:
+    """What changed since the last turn, and faults for which the time has come; then the orders that follow."""
+    conn = seat.conn
+    rules = await read_rules(conn)
+    machines, until = await changed_machines(conn)
+    machines |= await take_events(conn, rules)
+    machines |= {row[0] for row in await (await conn.execute(detect_sql.DUE)).fetchall()}
+    found = await detect(conn, machines, rules) if machines else None
+    await slots.advance(conn, CURSOR, until)
+    await order(conn)
+    return found.moved if found else 0
+
+
+async def changed_machines(conn: Connection) -> tuple[set[int], int]:
+    """Machines that changed since the cursor, and where it goes once they were looked at. One that is far behind leaves the rest to the look at everything."""
+    until = await position.horizon(conn)
+    after = await slots.position(conn, CURSOR)
+    if not after or until - after > _FAR:
+        return set(), until - 1
+    found = await (await conn.execute(detect_sql.CHANGED, {"after": after, "until": until}, prepare=True)).fetchall()
+    return {row[0] for row in found[:_MOST]}, until - 1
+
+
+async def look_at_all(seat: Seat) -> int:
+    """Every machine of which something speaks for a fault: what no change told, a new rule, a turn that died."""
+    rules = await read_rules(seat.conn)
+    after = moved = 0
+    while True:
+        ids = await _some(seat.conn, rules, after)
+        if not ids:
+            return moved
+        moved += (await detect(seat.conn, ids, rules)).moved
+        after = ids[-1]
+
+
+async def _some(conn: Connection, rules: Ruleset, after: int) -> list[int]:
+    await packing.refresh(conn)
+    numbers = packing.numbers_where(lambda t, s, r: any(m.says(t, s, r) for rule in rules.rules for m in rule.when))
+    found = await conn.execute(detect_sql.ALL, {"after": after, "ids": numbers}, prepare=True)
+    return [row[0] for row in await found.fetchall()]
+
+
+register_operator(Operator(REMEDIATION, reconcile_remediations, batch=200))
+register_chore(Chore("detect-faults", DETECT_SECONDS, run=find_faults))
+register_chore(Chore("detect-all-faults", WHOLE_SECONDS, run=look_at_all))
+register_chore(Chore("recovery-built-ins", 30.0, run_sync=install))
+register_chore(Chore("recovery-figures", 30.0, run_sync=refresh_figures))

@@ -1,0 +1,26 @@
+"""Connections for tests of the recovery."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fleet.control import db
+from fleet.control.db import Connection
+
+
+@pytest.fixture
+async def conn(fleet_db: None) -> AsyncIterator[Connection]:
+    """One connection of the hot path on an empty database."""
+    connection = await db.connect()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def other(fleet_db: None) -> AsyncIterator[Connection]:
+    """A second one: another worker."""
+    connection = await db.connect()
+    yield connection
+    await connection.close()

@@ -1,0 +1,54 @@
+"""From a unit that fell over to a machine that is well again, with everything on the way."""
+
+from __future__ import annotations
+
+import pytest
+
+from fleet.control.db import Connection
+from tests.machines.world_of_one import running
+from tests.recovery.world import World, stopped
+
+
+@pytest.fixture
+def world(conn: Connection) -> World:
+    return World(conn)
+
+
+async def test_a_unit_that_fell_over_is_found_permitted_restarted_verified_and_told(world: World) -> None:
+    await world.playbook()
+    await world.rule()
+    await running(world)
+    stopped(await world.box())
+    await world.step()
+    assert await world.condition("ComponentsHealthy") == (
+        "False",
+        "UnitNotRunning",
+        "pouch.service does not run (failed).",
+    )
+    await world.detect()
+    fault = await world.fault()
+    assert fault["status"]["phase"] == "Confirmed"
+    assert fault["status"]["sources"] == ["fleet"]
+    ordered = await world.order()
+    assert len(ordered.machines) == 1
+    assert await world.permits() == 1
+    await world.turn(12)
+    fault, remediation = await world.fault(), await world.remediation()
+    assert (fault["status"]["phase"], remediation["status"]["phase"]) == ("Resolved", "Succeeded"), (fault, remediation)
+    assert (await world.box()).units["pouch.service"]["active"] == "active"
+    (operation,) = await world.operations()
+    assert [s["verb"] for s in operation["status"]["steps"]] == [
+        "permit",
+        "isolate",
+        "collect-evidence",
+        "set-units",
+        "post-check",
+    ]
+    assert operation["status"]["phase"] == "Succeeded"
+    await world.turn(3)
+    assert await world.permits() == 0
+    assert await world.condition("Faultless") == ("True", "NoFault", "No confirmed fault is open.")
+    assert await world.events("dev.fleet.fault.") == ["dev.fleet.fault.confirmed", "dev.fleet.fault.resolved"]
+    assert await world.events("dev.fleet.remediation.") == [
+        "dev.fleet.remediation.started", "dev.fleet.remediation.verifying", "dev.fleet.remediation.probation", "dev.fleet.remediation.succeeded",
+    ]  # fmt: skip
