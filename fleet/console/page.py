@@ -83,7 +83,7 @@ def page_view(builder: Builder) -> Callable[..., HttpResponse]:
     @login_required
     def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-        guard = queries.guard()  # before the page: its position must not be newer than what the page shows
+        guard = queries.guard(actor)  # before the page: its position must not be newer than what the page shows
         try:
             if not actor.bindings:
                 raise NotAllowed(
@@ -108,7 +108,7 @@ def respond(request: HttpRequest, actor: Actor, page: Page, guard: queries.Guard
         **shared_context(actor),
         "actor": actor,
         "page": page,
-        "guard": guard or queries.guard(),
+        "guard": guard or queries.guard(actor),
         "theme": theme if theme in ("light", "dark") else "",
         "toast": request.GET.get("did", "")[:200],
         "undo": request.GET.get("undo", "")[:20],

@@ -13,28 +13,20 @@ from fleet.api.storage import ListQuery, storage_for
 from fleet.console import queries, records
 from fleet.console.cluster_pages import cluster, clusters, nodes
 from fleet.console.event_pages import events
+from fleet.console.fault_pages import fault, faults, rule, rules
 from fleet.console.gate_rules import gate_rule, gate_rules
 from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
 from fleet.console.page import NotAllowed, Page
+from fleet.console.remediation_pages import playbook, playbooks, remediation, remediations
 from fleet.console.safety_page import safety
 from machines.schema import package_version
 
 __all__ = [
-    "audit",
-    "cluster",
-    "clusters",
-    "events",
-    "gate_rule",
-    "gate_rules",
-    "machine",
-    "machines",
-    "nodes",
-    "overview",
-    "packages",
-    "safety",
-]
+    "audit", "cluster", "clusters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks",
+    "remediation", "remediations", "rule", "rules", "safety",
+]  # fmt: skip
 
 
 def packages(actor: Actor, query: QueryDict) -> Page:

@@ -141,17 +141,6 @@ def layers(actor: Actor) -> list[dict[str, Any]]:
     )
 
 
-def stuck_clusters(actor: Actor, limit: int = 20) -> list[dict[str, Any]]:
-    """Clusters whose control plane needs a person, those first that have for the longest."""
-    where, parameters = scoped(actor, "k.id")
-    return rows(
-        f"""SELECT k.name, c ->> 'reason' AS reason, c ->> 'message' AS message, c ->> 'lastTransitionTime' AS since
-        FROM clusters_cluster k, jsonb_array_elements(CASE WHEN jsonb_typeof(k.status -> 'conditions') = 'array' THEN k.status -> 'conditions' ELSE '[]' END) c
-        WHERE c ->> 'type' = 'Stalled' AND c ->> 'status' = 'True' AND {where} ORDER BY since, k.name LIMIT %s""",
-        [*parameters, limit],
-    )
-
-
 def work_in_hand(actor: Actor) -> list[dict[str, Any]]:
     """Operations that run, by verb and by who wants them, with the ids of the newest; read from the index of started ones."""
     where, parameters = scoped(actor, "cluster_id")
@@ -309,6 +298,8 @@ class Guard:
     holds: int
     overdue: int = 0
     breakers: int = 0  # that are not closed
+    faults: int = 0  # that need a person, of those that the reader sees
+    escalated: int = 0  # of them those that a remediation gave up
     position: int = 0  # everything up to it is in what is read afterwards
 
     @property
@@ -325,11 +316,22 @@ class Guard:
         return " · ".join(said) or "No holds"
 
 
-def guard() -> Guard:
-    """One query."""
+def guard(actor: Actor | None = None) -> Guard:
+    """One query. Faults are counted as far as `actor` sees them; without one they are not counted."""
+    where = (
+        "false"
+        if actor is None
+        else "true"
+        if actor.clusters is None
+        else "f.cluster_id IN (SELECT id FROM clusters_cluster WHERE name = ANY (%s))"
+    )
+    params = [sorted(actor.clusters)] if actor is not None and actor.clusters is not None else []
     row = rows(
-        """SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by, h.holds, h.overdue, (SELECT count(*) FROM breaker WHERE state <> 'closed') AS breakers, fleet_horizon() - 1 AS position
-        FROM ledger, (SELECT count(*) AS holds, count(*) FILTER (WHERE status ->> 'phase' = 'Overdue') AS overdue FROM safety_hold WHERE deleted_at IS NULL) h WHERE id = 1"""
+        f"""SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by, h.holds, h.overdue, (SELECT count(*) FROM breaker WHERE state <> 'closed') AS breakers,
+          p.faults, p.escalated, fleet_horizon() - 1 AS position
+        FROM ledger, (SELECT count(*) AS holds, count(*) FILTER (WHERE status ->> 'phase' = 'Overdue') AS overdue FROM safety_hold WHERE deleted_at IS NULL) h,
+          (SELECT count(*) AS faults, count(*) FILTER (WHERE f.status ? 'remediation') AS escalated FROM recovery_fault f WHERE f.phase = 'NeedsPerson' AND NOT f.shadow AND {where}) p WHERE id = 1""",
+        params,
     )[0]
     return Guard(**row)
 

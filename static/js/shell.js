@@ -101,7 +101,7 @@ if (single) {
   single.addEventListener("change", () => localStorage.setItem("single-keys", single.checked ? "on" : "off"));
 }
 
-const PLACES = { o: "/", c: "/clusters", m: "/machines", p: "/packages", s: "/safety", e: "/events", a: "/audit" };
+const PLACES = { o: "/", c: "/clusters", m: "/machines", p: "/packages", x: "/faults", s: "/safety", e: "/events", a: "/audit" };
 let pending = "";
 
 function moveRow(step) {

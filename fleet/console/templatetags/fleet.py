@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString, mark_safe
 
 from fleet.console import diffs, words
 from fleet.console.breakers import STATES as STATES_OF_BREAKERS
+from fleet.console.repair import FAULT_WORDS, REMEDIATION_WORDS
 from fleet.console.words import ANSWERS, NEGATIVE, PHASES, STATES, Part
 from fleet.control.kinds import API_VERSION
 from fleet.safety.schema import describe_target
@@ -89,8 +90,17 @@ def rung_action(action: dict[str, Any], may_write: bool, may_approve: bool) -> S
             action["value"],
             text,
         )
+    if "href" in action:
+        return format_html('<a class="btn" href="{}">{}</a>', action["href"], action["text"])
     if not may_write:
         return mark_safe("")
+    if "open" in action:
+        return format_html(
+            '<button type="button" class="btn" data-open="{}" data-set-fault="{}">{}</button>',
+            action["open"],
+            action["set"],
+            action["text"],
+        )
     if action["verb"] == "cancel":
         return format_html('<button type="button" class="btn" data-open="#do-cancel">{}…</button>', action["text"])
     return format_html('<button class="btn" form="f-{}">{}</button>', action["verb"], action["text"])
@@ -105,6 +115,24 @@ def hold_target(hold: dict[str, Any]) -> SafeString:
     if "cluster" in target:
         return format_html('<a class="mono" href="/clusters/{0}">{0}</a>', target["cluster"])
     return format_html("{}", describe_target(target))
+
+
+@register.simple_tag
+def fault_pill(phase: str) -> SafeString:
+    """How far a fault is."""
+    return pill(*FAULT_WORDS.get(phase, ("unknown", phase)))
+
+
+@register.simple_tag
+def remediation_pill(phase: str) -> SafeString:
+    """How far a remediation is."""
+    return pill(*REMEDIATION_WORDS.get(phase, ("unknown", phase)))
+
+
+@register.simple_tag
+def seconds(value: Any) -> str:
+    """A number of seconds as people say it."""
+    return age_text(float(value)) if isinstance(value, int | float) else "–"
 
 
 @register.simple_tag
@@ -298,6 +326,20 @@ def patch_command(kind: str, name: str, state: str) -> dict[str, str]:
     """The line that pauses (`paused`) or resumes an object."""
     spec = {"spec": {"paused": True if state == "paused" else None}}
     return {"text": f"kubectl patch {kind} {name} --type merge -p '{json.dumps(spec)}'"}
+
+
+@register.inclusion_tag("console/_command.html")
+def mode_command(name: str) -> dict[str, str]:
+    """The line that changes the mode of a rule."""
+    return {
+        "text": f"kubectl patch faultrule {name} --type merge -p '{json.dumps({'spec': {'mode': '…'}}, ensure_ascii=False)}'"
+    }
+
+
+@register.inclusion_tag("console/_command.html")
+def cancel_command(name: str) -> dict[str, str]:
+    """The line that cancels a remediation."""
+    return {"text": f"kubectl patch remediation {name} --type merge -p '{json.dumps({'spec': {'cancelled': True}})}'"}
 
 
 @register.inclusion_tag("console/_command.html")
