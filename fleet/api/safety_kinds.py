@@ -10,7 +10,7 @@ import orjson
 from django.db import connection
 
 from fleet.api.rights import Actor
-from fleet.api.safety_status import refresh_holds, refresh_policies, refresh_statuses
+from fleet.api.safety_status import policy_now, refresh_holds, refresh_policies, refresh_statuses
 from fleet.api.storage import ListQuery, Page, Storage, Stored, format_time, register_storage
 from fleet.control.kinds import API_VERSION, MACHINE, Json, register
 from fleet.control.operators import Chore, register_chore
@@ -81,6 +81,10 @@ class SafetyPolicyStorage(Storage):
 
     def __init__(self) -> None:
         super().__init__(SAFETY_POLICY_KIND, SafetyPolicy)
+
+    def foresee(self, new: Json, old: Json | None) -> Sequence[str]:
+        """What it would mean now; the dry run has it stored until its end."""
+        return policy_now(new["metadata"]["name"])
 
     def after_commit(self, stored: Stored) -> None:
         """Show what it means in machines."""

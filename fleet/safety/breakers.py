@@ -11,6 +11,7 @@ Connection = AsyncConnection[Any]
 
 TURN_SECONDS: Final = 5.0
 _KEEP: Final = "1 day"  # longer than any window, and than the chart of the last hour
+_KEEP_RATES: Final = "2 days"
 
 
 async def strike(conn: Connection, failed: Sequence[tuple[int, str]]) -> int:
@@ -37,6 +38,10 @@ async def turn(conn: Connection) -> int:
     await conn.execute(
         "DELETE FROM breaker_strike WHERE id IN (SELECT id FROM breaker_strike WHERE at < now() - %s::interval ORDER BY at LIMIT 1000)",
         (_KEEP,),
+    )
+    await conn.execute(
+        "DELETE FROM verb_start WHERE ctid = ANY (ARRAY(SELECT ctid FROM verb_start WHERE at < now() - %s::interval LIMIT 1000))",
+        (_KEEP_RATES,),
     )
     row = await (await conn.execute("SELECT breaker_tick()")).fetchone()
     return int(row[0]) if row else 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
+from zoneinfo import available_timezones
 
 from fleet.control.kinds import SAFETY_POLICY, Column, Json, Kind, Problem
 from fleet.safety.schema import CONDITIONS, describe_target, one_of
 
-SAYS: Final = ("maxUnavailable", "breaker")
+SAYS: Final = ("maxUnavailable", "breaker", "rates", "windows", "domain", "minSchedulable")
+DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 BREAKER: Final[Json] = {
     "type": "object",
     "description": "When the breaker of a cluster, idc, rack or of the fleet opens. Without it: at 20 % of the machines in service, at least 2 and at most 50, within 10 minutes; the fleet's at 200 machines or 3 open clusters. Of several policies the strictest counts.",
@@ -18,6 +20,37 @@ BREAKER: Final[Json] = {
         "count": {"type": "integer", "minimum": 1, "maximum": 100000, "description": "At most so many, whatever percent says."},
         "windowSeconds": {"type": "integer", "minimum": 60, "maximum": 43200, "description": "Machines are counted so long, and an open breaker cools down so long after the last."},
         "disabled": {"type": "boolean", "description": "true: no breaker here. Only if every policy with a breaker for this scope says so."},
+    },
+}  # fmt: skip
+RATES: Final[Json] = {
+    "type": "array",
+    "maxItems": 20,
+    "description": "How often a verb may begin. Without a rate for it and that scope: Reboot 100, Reinstall 20, Wipe 10 a cluster within 10 minutes, and five times as many in the fleet.",
+    "items": {
+        "type": "object",
+        "required": ["verb", "count", "windowSeconds"],
+        "properties": {
+            "verb": {"type": "string", "minLength": 1, "maxLength": 63, "description": "Reboot, Drain, Reinstall ...; upper and lower case are one."},
+            "count": {"type": "integer", "minimum": 0, "maximum": 1000000},
+            "windowSeconds": {"type": "integer", "minimum": 1, "maximum": 86400},
+        },
+    },
+}  # fmt: skip
+WINDOWS: Final[Json] = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 20,
+    "description": "When planned changes may begin; outside of all of them none does. Repairs are not bound, and what began goes on.",
+    "items": {
+        "type": "object",
+        "required": ["start", "durationMinutes"],
+        "properties": {
+            "days": {"type": "array", "items": {"type": "string", "enum": list(DAYS)}, "x-kubernetes-list-type": "set", "description": "On which days it begins; without, on each."},
+            "start": {"type": "string", "maxLength": 5, "pattern": "([01][0-9]|2[0-3]):[0-5][0-9]", "x-fleet-pattern-means": "must be a time of day such as 22:30"},
+            "durationMinutes": {"type": "integer", "minimum": 1, "maximum": 1440},
+            "timeZone": {"type": "string", "maxLength": 64, "description": "As Europe/Berlin; without, UTC."},
+            "jitterMinutes": {"type": "integer", "minimum": 0, "maximum": 720, "description": "Each place begins up to so much later, always the same for it."},
+        },
     },
 }  # fmt: skip
 
@@ -39,6 +72,22 @@ def _check_policy(new: Json, old: Json | None) -> Sequence[Problem]:
         problems.append(
             Problem("spec.breaker", "a breaker is of a cluster, an idc, a rack or of everything", "FieldValueForbidden")
         )
+    if "domain" in spec and not {"cluster", "matchAll"} & set(spec["scope"]):
+        problems.append(
+            Problem("spec.domain", "is said of a cluster, or of everything by matchAll: true", "FieldValueForbidden")
+        )
+    for index, window in enumerate(spec.get("windows", [])):
+        problems += _check_window(f"spec.windows[{index}]", window)
+    return problems
+
+
+def _check_window(path: str, window: Json) -> Sequence[Problem]:
+    zone = window.get("timeZone", "UTC")
+    problems = []
+    if zone not in available_timezones():
+        problems.append(Problem(f"{path}.timeZone", f"{zone} is no time zone; write one such as Europe/Berlin"))
+    if window.get("jitterMinutes", 0) >= window["durationMinutes"]:
+        problems.append(Problem(f"{path}.jitterMinutes", "must be less than durationMinutes, or it may never be open"))
     return problems
 
 
@@ -90,6 +139,10 @@ SAFETY_POLICY_KIND = Kind(
                 },
             },
             "breaker": BREAKER,
+            "rates": RATES,
+            "windows": WINDOWS,
+            "domain": {"type": "string", "enum": ["rack", "idc", "none"], "description": "Planned changes of a cluster go on in one rack at a time, unless this says idc or none. For a cluster, or with matchAll for those without a word of their own."},
+            "minSchedulable": {"type": "integer", "minimum": 1, "maximum": 1000000, "description": "So many machines of the scope stay available, whatever the budget says and whoever asks."},
         },
     },
     status={

@@ -202,7 +202,7 @@ class Breakers(RuleBasedStateMachine):
     def ask(self, machines: list[int], owner: str, unplanned: bool) -> None:
         self.step()
         rows = self.conn.execute(
-            "SELECT reason FROM permit_batch('Reboot', %s, %s, '300 s', %s::bigint[])", (unplanned, owner, machines)
+            "SELECT reason FROM permit_batch('Restart', %s, %s, '300 s', %s::bigint[])", (unplanned, owner, machines)
         ).fetchall()
         self.model.turn()
         for machine, (reason,) in zip(machines, rows, strict=True):

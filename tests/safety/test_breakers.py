@@ -93,7 +93,7 @@ async def test_half_of_the_limit_counted_before_a_restart_counts_after_it(ledger
 
 
 async def test_planned_changes_that_end_well_never_open_it(ledger: Ledger) -> None:
-    ids = await ledger.cluster("a", 100)
+    ids = await ledger.cluster("a", 100, racks=1)
     await ledger.policy("wide", {"cluster": "a"}, percent=100)
     assert await ledger.granted(ids, unplanned=False) == 75
     assert await ledger.breaker() == "closed"

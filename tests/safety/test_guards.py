@@ -16,7 +16,7 @@ from tests.safety.conftest import Ledger
 from tests.simulator.conftest import connect, dsn
 
 HERE = Path(fleet.safety.migrations.__file__).parent
-SQL = (HERE / "breaker.sql").read_text() + (HERE / "permit_batch.sql").read_text()
+SQL = (HERE / "breaker.sql").read_text() + (HERE / "guards.sql").read_text() + (HERE / "permit_batch.sql").read_text()
 Probe = Callable[[Ledger], Awaitable[bool]]
 
 
@@ -80,7 +80,7 @@ async def policy_ignored(ledger: Ledger) -> bool:
 
 
 async def uncapped(ledger: Ledger) -> bool:
-    return await ledger.granted((await ledger.cluster("a", 21_000))[:700], unplanned=False) > 450
+    return await ledger.granted((await ledger.cluster("a", 21_000, racks=1))[:700], unplanned=False) > 450
 
 
 async def upgraded_for_nothing(ledger: Ledger) -> bool:
@@ -203,6 +203,47 @@ async def alone(ledger: Ledger) -> bool:
     ) != [("asked", "same")]
 
 
+async def outside(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100)
+    await ledger.rule("w", {"cluster": "a"}, windows=[{"start": "25:99", "durationMinutes": 1}])
+    return (await ledger.one(ids[0], unplanned=False)).ok
+
+
+async def two_racks(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000)
+    await ledger.one(ids[0], unplanned=False)
+    return (await ledger.one(ids[1], unplanned=False)).ok
+
+
+async def two_racks_at_once(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000)
+    return await ledger.granted(ids[:2], unplanned=False) > 1
+
+
+async def too_often(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000, racks=1)
+    await ledger.rule("r", {"cluster": "a"}, rates=[{"verb": "Drain", "count": 1, "windowSeconds": 60}])
+    await ledger.one(ids[0], "Drain")
+    return (await ledger.one(ids[1], "Drain")).ok
+
+
+async def too_often_at_once(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000, racks=1)
+    await ledger.rule("r", {"cluster": "a"}, rates=[{"verb": "Drain", "count": 1, "windowSeconds": 60}])
+    return await ledger.granted(ids[:2], "Drain") > 1
+
+
+async def wiped_too_often(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000, racks=1)
+    return await ledger.granted(ids[:20], "Wipe") > 10
+
+
+async def below_reserve(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100, racks=1)
+    await ledger.rule("keep", {"cluster": "a"}, minSchedulable=99)
+    return await ledger.granted(ids[:2]) > 1
+
+
 LOCK = "PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;  -- the one lock"
 LOOP = "FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP"
 GUARDS: dict[str, tuple[str, str, Probe]] = {
@@ -234,6 +275,16 @@ GUARDS: dict[str, tuple[str, str, Probe]] = {
     "three clusters": ("AND many >= 3 AND", "AND false AND", fleet_cooled),
     "a trial that failed": ("IF bad IS NOT NULL THEN", "IF false THEN", not_well_again),
     "two people": ("IF p_two AND b.asked_by = p_by THEN", "IF false THEN", alone),
+    "windows": ("IF FOUND THEN why := 'OutsideWindow'; ELSE", "IF false THEN ELSE", outside),
+    "a window that cannot be read": ("RETURN QUERY SELECT false, NULL::timestamptz", "RETURN QUERY SELECT true, NULL::timestamptz", outside),
+    "one domain at a time": ("THEN why := 'DomainBusy';", "THEN", two_racks),
+    "one domain in a batch": ("AND (x ->> 2)::int = 0 THEN", "AND false THEN", two_racks_at_once),
+    "rates": ("IF rrooms[s] <= 0 AND why IS NULL THEN", "IF false THEN", too_often),
+    "rates in a batch": ("rrooms[theirs[i]] := rrooms[theirs[i]] - 1;", "NULL;", too_often_at_once),
+    "acts are written down": ("AS a(id, verb, begun)\n  CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE a.begun", "AS a(id, verb, begun)\n  CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE false", too_often),
+    "built-in rates": ("AS d(verb, cluster, fleet) ON p.dim IN", "AS d(verb, cluster, fleet) ON false AND p.dim IN", wiped_too_often),
+    "the reserve": ("IF vrooms[s] < price AND why IS NULL THEN", "IF false THEN", below_reserve),
+    "the reserve in a batch": ("vrooms[kept[i]] := vrooms[kept[i]] - price;", "NULL;", below_reserve),
     "the lock": (LOCK, "--", raced),
     "counting after the lock": (LOCK, "--", counted_too_early),
 }  # fmt: skip

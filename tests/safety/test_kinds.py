@@ -313,3 +313,50 @@ def test_a_policy_that_says_nothing_or_nonsense_of_a_breaker_is_refused(spec: Js
     with pytest.raises(ApiError) as refused:
         create_object("safetypolicies", fresh("SafetyPolicy", "p", spec), write=WRITE)
     assert refused.value.code == 422
+
+
+def test_a_dry_run_of_a_policy_says_what_it_would_mean_now_and_stores_nothing(machines: list[int]) -> None:
+    run("UPDATE capacity SET down = true WHERE machine_id = %s", machines[0])
+    spec = {
+        "scope": {"cluster": "a"},
+        "maxUnavailable": {"percent": 70},
+        "breaker": {"count": 2},
+        "minSchedulable": 1,
+        "windows": [{"start": "00:00", "durationMinutes": 1440}],
+        "rates": [{"verb": "Drain", "count": 3, "windowSeconds": 60}],
+    }
+    write = Write(SYSTEM, dry_run=True)
+    create_object("safetypolicies", fresh("SafetyPolicy", "p", spec), write=write)
+    assert write.warnings == [
+        "Now 1 of 3 machines in cluster a are unavailable.",
+        "maxUnavailable: 2 may be; 1 more would be granted now, 1 of them to planned changes.",
+        "breaker: it would open at 2 machines, and 0 are counted now; it is closed.",
+        "minSchedulable: 1 more could go before 1 are left.",
+        "windows: one is open now.",
+        "rates: Drain: 0 begun of 3 within 60 s.",
+    ]
+    assert storage_for("safetypolicies").read("p") is None
+    nowhere = Write(SYSTEM, dry_run=True)
+    create_object("safetypolicies", policy({"cluster": "typo"}, {"count": 1}), write=nowhere)
+    assert nowhere.warnings == ["No machine in service belongs to its scope now: it would guard nothing."]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"windows": [{"start": "22:00", "durationMinutes": 60, "timeZone": "Mars/Olympus"}]}, "no time zone"),
+        ({"windows": [{"start": "24:00", "durationMinutes": 60}]}, "time of day"),
+        ({"windows": [{"start": "22:00", "durationMinutes": 60, "jitterMinutes": 60}]}, "may never be open"),
+        ({"windows": []}, "windows"),
+        ({"windows": [{"start": "22:00", "durationMinutes": 60, "days": ["Monday"]}]}, "days"),
+        ({"rates": [{"verb": "Reboot", "count": 1}]}, "windowSeconds"),
+        ({"domain": "row"}, "domain"),
+        ({"domain": "idc", "scope": {"rack": "i/r"}}, "is said of a cluster"),
+        ({"minSchedulable": 0}, "minSchedulable"),
+    ],
+    ids=str,
+)
+def test_a_policy_of_nonsense_is_refused_by_field(spec: Json, words: str) -> None:
+    with pytest.raises(ApiError, match=words) as refused:
+        create_object("safetypolicies", fresh("SafetyPolicy", "p", {"scope": {"cluster": "a"}} | spec), write=WRITE)
+    assert refused.value.code == 422

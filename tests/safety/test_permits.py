@@ -17,7 +17,7 @@ from tests.simulator.conftest import connect
 async def test_three_percent_of_a_cluster_may_be_unavailable_and_planned_changes_leave_a_quarter(
     ledger: Ledger,
 ) -> None:
-    ids = await ledger.cluster("a", 1000)
+    ids = await ledger.cluster("a", 1000, racks=1)
     assert await ledger.granted(ids[:100], unplanned=False) == 23  # 30 - 30 // 4
     assert await ledger.granted(ids[100:200]) == 7
     assert await ledger.unavailable() == 30
@@ -49,7 +49,7 @@ async def test_the_budget_is_met_exactly(
 
 
 async def test_at_most_six_hundred_of_a_huge_cluster(ledger: Ledger) -> None:
-    ids = await ledger.cluster("huge", 25_000)
+    ids = await ledger.cluster("huge", 25_000, racks=1)
     assert await ledger.granted(ids[:1500], unplanned=False) == 450  # a quarter is kept
     await ledger.no_breaker()
     assert await ledger.granted(ids[1500:]) == 150

@@ -21,7 +21,7 @@ BEGIN
   WITH r AS MATERIALIZED (SELECT * FROM breaker_rules()),
   w AS MATERIALIZED (
     SELECT a.dim, a.key, coalesce(k.state, 'closed') AS state, coalesce(k.allow, 0) AS allow, k.since, k.last_at, coalesce(k.counted_from, '-infinity') AS counted_from, coalesce(k.why, '') AS why,
-      CASE WHEN a.dim = 'fleet' THEN r.percent ELSE coalesce(r.percent, 20) END AS percent, coalesce(r.cap, CASE WHEN a.dim = 'fleet' THEN 200 ELSE 50 END) AS cap,
+      CASE WHEN a.dim = 'fleet' THEN r.percent ELSE coalesce(r.percent, 20) END AS percent, coalesce(r.cap, CASE WHEN a.dim IN ('fleet', 'idc') THEN 200 ELSE 50 END) AS cap,
       coalesce(r.seconds, 600) AS seconds, coalesce(r.off, false) AS off, coalesce(r.policy, '') AS policy
     FROM (SELECT DISTINCT u.dim, u.key FROM unnest(p_dims, p_keys) AS u(dim, key)) a
     LEFT JOIN r ON r.dim = a.dim AND r.key = a.key LEFT JOIN LATERAL (SELECT * FROM breaker b WHERE b.dim = a.dim AND b.key = a.key OFFSET 0) k ON true),

@@ -106,8 +106,10 @@ DECLARE
   halt record; r record; lim record; brk record; base bigint; moment timestamptz; guarded boolean; counting boolean; hard boolean; owned boolean; begins boolean; at int; places int[]; wide int;
   codes bigint[] := '{}'; states text[] := '{}'; rooms int[] := '{}'; mosts int[] := '{}'; hits int[] := '{}'; froms timestamptz[] := '{}'; stops text[] := '{}'; limits text[] := '{}'; trips text[] := '{}';
   bdims text[] := '{}'; bkeys int[] := '{}'; bnames text[] := '{}'; spans int[] := '{}'; starts boolean[] := '{}'; tried bigint[] := '{}'; tries int[] := '{}';
+  plans boolean; same boolean; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb;
+  rverbs text[] := '{}'; rdims text[] := '{}'; rkeys int[] := '{}'; rrooms int[] := '{}'; rsaid text[] := '{}'; vdims text[] := '{}'; vkeys int[] := '{}'; vrooms int[] := '{}'; vsaid text[] := '{}'; begun boolean[] := '{}';
   dims text[] := '{}'; keys int[] := '{}'; names text[] := '{}'; caps int[] := '{}'; planned int[] := '{}'; totals int[] := '{}'; used int[] := '{}'; policies text[] := '{}';
-  oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; why text; said text; price int; most int;
+  oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; theirs int[]; kept int[]; why text; said text; price int; most int;
 BEGIN
   PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;  -- the one lock. What was granted while we waited is seen by the statements below only.
   moment := clock_timestamp();
@@ -132,6 +134,19 @@ BEGIN
       stops := stops || breaker_sentence(brk.dim, brk.name, brk.state, brk.since, brk.last_at, brk.seconds, brk.why, brk.allow); limits := limits || breaker_limit(brk.most, brk.percent, brk.cap, brk.seconds);
     END LOOP;
   END IF;
+  IF guarded THEN
+    SELECT coalesce(bool_or(NOT u.planless), false) INTO plans FROM unnest(p_unplanned) AS u(planless);
+    IF plans THEN
+      FOR shut IN SELECT * FROM safety_windows(p_ids, moment) w WHERE NOT w.open LOOP shuts := shuts || jsonb_build_array(jsonb_build_array(shut.dim, shut.key, shut.message)); END LOOP;
+      FOR dom IN SELECT * FROM safety_domains(p_ids) LOOP doms := doms || jsonb_build_object(dom.key, jsonb_build_array(dom.level, coalesce(dom.busy[1], 0), cardinality(dom.busy), dom.message)); END LOOP;
+    END IF;
+    FOR lim IN SELECT * FROM safety_rates(p_ids, p_verbs, moment) LOOP
+      rverbs := rverbs || lim.verb; rdims := rdims || lim.dim; rkeys := rkeys || lim.key; rrooms := rrooms || greatest(0, lim.cap - lim.used); rsaid := rsaid || lim.message;
+    END LOOP;
+    FOR lim IN SELECT * FROM safety_reserves(p_ids) LOOP
+      vdims := vdims || lim.dim; vkeys := vkeys || lim.key; vrooms := vrooms || lim.room; vsaid := vsaid || lim.message;
+    END LOOP;
+  END IF;
   FOR r IN
     SELECT a.ord::int AS ord, a.id, a.verb, a.unplanned, a.owner, c.machine_id IS NOT NULL AS known, c.in_service, c.down, c.cluster_id, c.idc_id, c.model_id, c.rack_id,
       safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, p.unplanned AS open_unplanned, safety_class(p.verb) AS open_class, p.expires_at <= now() AS over, s.last AS struck, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
@@ -143,7 +158,8 @@ BEGIN
     LEFT JOIN LATERAL (SELECT max(k.at) AS last FROM breaker_strike k WHERE guarded AND k.machine_id = a.id) s ON true
     ORDER BY a.ord
   LOOP
-    why := NULL; said := ''; mine := '{}'; places := '{}'; begins := false; hard := r.class IN ('disruptive', 'destructive');
+    why := NULL; said := ''; mine := '{}'; places := '{}'; theirs := '{}'; kept := '{}'; begins := false; x := NULL; hard := r.class IN ('disruptive', 'destructive');
+    same := coalesce(r.open_draws AND r.open_owner = r.owner AND lower(r.open_verb) = lower(r.verb), false);
     owned := coalesce(r.open_draws AND r.open_owner = r.owner AND (r.class <> 'destructive' OR r.open_class = 'destructive'), false);
     price := CASE WHEN r.class IN ('disruptive', 'destructive') AND r.in_service AND NOT r.down AND NOT coalesce(r.open_draws, false) THEN 1 ELSE 0 END;
     IF halt.stopped THEN
@@ -167,6 +183,21 @@ BEGIN
           why := 'HalfOpen'; said := stops[at];
         END IF;
       END LOOP;
+      IF why IS NULL AND NOT r.unplanned THEN
+        SELECT w.v ->> 2 INTO said FROM jsonb_array_elements(shuts) AS w(v)
+        WHERE (w.v ->> 1)::int = (CASE w.v ->> 0 WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) LIMIT 1;
+        IF FOUND THEN why := 'OutsideWindow'; ELSE said := ''; END IF;
+        x := doms -> r.cluster_id::text; mydom := CASE x ->> 0 WHEN 'rack' THEN r.rack_id WHEN 'idc' THEN r.idc_id ELSE 0 END;
+        IF why IS NULL AND mydom <> 0 AND ((x ->> 2)::int > 1 OR (x ->> 2)::int = 1 AND (x ->> 1)::int <> mydom) THEN why := 'DomainBusy'; said := x ->> 3; END IF;
+      END IF;
+    END IF;
+    IF why IS NULL AND hard AND NOT same THEN
+      FOR s IN 1 .. cardinality(rverbs) LOOP
+        IF rverbs[s] = lower(r.verb) AND rkeys[s] = (CASE rdims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) THEN
+          theirs := theirs || s;
+          IF rrooms[s] <= 0 AND why IS NULL THEN why := 'Rate'; said := rsaid[s]; END IF;
+        END IF;
+      END LOOP;
     END IF;
     IF why IS NULL AND price > 0 THEN
       FOR s IN 1 .. cardinality(dims) LOOP
@@ -177,9 +208,22 @@ BEGIN
           END IF;
         END IF;
       END LOOP;
-      IF why IS NULL THEN FOR i IN 1 .. cardinality(mine) LOOP used[mine[i]] := used[mine[i]] + price; END LOOP; END IF;
+      FOR s IN 1 .. cardinality(vdims) LOOP
+        IF vkeys[s] = (CASE vdims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) THEN
+          kept := kept || s;
+          IF vrooms[s] < price AND why IS NULL THEN why := 'Reserve'; said := vsaid[s]; END IF;
+        END IF;
+      END LOOP;
+      IF why IS NULL THEN
+        FOR i IN 1 .. cardinality(mine) LOOP used[mine[i]] := used[mine[i]] + price; END LOOP;
+        FOR i IN 1 .. cardinality(kept) LOOP vrooms[kept[i]] := vrooms[kept[i]] - price; END LOOP;
+      END IF;
     END IF;
     IF why IS NULL THEN
+      FOR i IN 1 .. cardinality(theirs) LOOP rrooms[theirs[i]] := rrooms[theirs[i]] - 1; END LOOP;
+      IF x IS NOT NULL AND mydom <> 0 AND (x ->> 2)::int = 0 THEN  -- the first of its cluster says which domain has its turn
+        doms := jsonb_set(doms, ARRAY[r.cluster_id::text], jsonb_build_array(x ->> 0, mydom, 1, safety_domain_busy(r.cluster_id, x ->> 0, mydom)));
+      END IF;
       FOREACH at IN ARRAY places LOOP
         IF states[at] = 'half-open' THEN rooms[at] := rooms[at] - 1; tried := tried || r.id; tries := tries || at; END IF;
         IF begins AND (r.struck IS NULL OR r.struck < froms[at]) THEN
@@ -194,13 +238,13 @@ BEGIN
         END IF;
       END LOOP;
     END IF;
-    starts := starts || (why IS NULL AND begins); oks := oks || (why IS NULL); reasons := reasons || coalesce(why, ''); messages := messages || said; costs := costs || price;
+    starts := starts || (why IS NULL AND begins); begun := begun || (why IS NULL AND hard AND NOT same); oks := oks || (why IS NULL); reasons := reasons || coalesce(why, ''); messages := messages || said; costs := costs || price;
   END LOOP;
 
   base := fleet_pos(4 * cardinality(p_ids) + 4);
   WITH g AS MATERIALIZED (SELECT a.* FROM unnest(p_ids, p_verbs, p_unplanned, p_owners, p_ttls, oks, costs) WITH ORDINALITY AS a(id, verb, unplanned, owner, ttl, ok, cost, ord) WHERE a.ok),
   again AS (UPDATE permit p SET rv = greatest(base + 4 * g.ord, p.rv + 1), expires_at = now() + make_interval(secs => g.ttl), cost = greatest(p.cost, g.cost), unplanned = g.unplanned, owner = g.owner,
-      verb = CASE WHEN p.draws AND p.owner = g.owner AND (safety_class(g.verb) <> 'destructive' OR safety_class(p.verb) = 'destructive') THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
+      verb = CASE WHEN p.draws AND p.owner = g.owner AND array_position(ARRAY['relieving', 'reversible', 'disruptive', 'destructive'], safety_class(g.verb)) < array_position(ARRAY['relieving', 'reversible', 'disruptive', 'destructive'], safety_class(p.verb)) THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
     FROM g WHERE p.machine_id = g.id AND p.machine_id = ANY (p_ids) AND p.released_at IS NULL RETURNING p.id, p.rv, p.cluster_id, 2::smallint AS op),
   fresh AS (INSERT INTO permit (rv, machine_id, verb, unplanned, cost, draws, cluster_id, idc_id, model_id, rack_id, owner, expires_at)
     SELECT base + 4 * g.ord, g.id, g.verb, g.unplanned, g.cost, safety_class(g.verb) IN ('disruptive', 'destructive'), c.cluster_id, c.idc_id, c.model_id, c.rack_id, g.owner, now() + make_interval(secs => g.ttl)
@@ -210,6 +254,9 @@ BEGIN
   gone AS (DELETE FROM refusal f USING g WHERE f.machine_id = g.id AND f.machine_id = ANY (p_ids))
   INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, id, cluster_id, 10, op FROM again UNION ALL SELECT rv, id, cluster_id, 10, op FROM fresh;
 
+  INSERT INTO verb_start (verb, at, machine_id, cluster_id, idc_id, model_id, rack_id)
+  SELECT lower(a.verb), moment, a.id, c.cluster_id, c.idc_id, c.model_id, c.rack_id FROM unnest(p_ids, p_verbs, begun) AS a(id, verb, begun)
+  CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE a.begun;
   INSERT INTO breaker_strike (machine_id, cluster_id, idc_id, rack_id, at, failed, why)
   SELECT a.id, c.cluster_id, c.idc_id, c.rack_id, moment, false, left(a.verb || ' of ' || a.owner, 1000) FROM unnest(p_ids, p_verbs, p_owners, starts) AS a(id, verb, owner, begun)
   CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE a.begun;
