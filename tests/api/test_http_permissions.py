@@ -93,7 +93,7 @@ WRITERS: dict[str, tuple[Row, Row]] = {
     "machines": (OPERATORS_OF_A, READERS_OF_A),
     "operations": (OPERATORS_OF_A, READERS_OF_A),
     "holds": (OPERATORS_OF_A, READERS_OF_A),
-    "permits": (NOBODY, READERS_OF_A),
+    "permits": (OPERATORS_OF_A, READERS_OF_A),
     "clusters": (ADMINS_OF_A, READERS_OF_A),
     "credentials": (FLEET_ADMINS, WITH_A_ROLE),
     "safetypolicies": (FLEET_ADMINS, WITH_A_ROLE),
@@ -110,6 +110,7 @@ PLACED: dict[str, Json] = {
     "operations": {"machine": "a1", "verb": "Reconcile", "reason": "test"},
     "holds": {"target": {"cluster": "a"}, "reason": "test", "until": format_time(timezone.now() + timedelta(days=7))},
     "clusters": {"idc": "iad1"},
+    "permits": {"machine": "a1", "verb": "Reload"},
 }
 
 
@@ -169,7 +170,7 @@ def sample(kind: Kind) -> Json:
     obj = copy.deepcopy(kind.example)
     if kind.plural in PLACED:
         obj["spec"] = PLACED[kind.plural]
-    obj["metadata"] = {"name": "a" if kind.plural == "clusters" else f"{kind.singular}-1"}
+    obj["metadata"] = {"name": "a" if kind.plural == "clusters" else f"my-{kind.singular}"}
     return obj
 
 
