@@ -11,7 +11,7 @@ import psycopg
 import typer
 from typer.exceptions import TyperException
 
-from fleet.cli import look, people, restored, simulated, stopping
+from fleet.cli import look, people, restored, safety, simulated, stopping
 from fleet.cli.environment import CliError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (stopping, look, people, restored, simulated):
+for module in (stopping, look, safety, people, restored, simulated):
     module.add_to(app)
 
 

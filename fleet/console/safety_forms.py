@@ -7,9 +7,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 import orjson
-from django.conf import settings
 from django.contrib.auth.decorators import login_required
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.template.loader import render_to_string
 from django.utils import timezone
@@ -21,10 +20,10 @@ from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
+from fleet.api.safety_door import reset_breaker
 from fleet.api.storage import cluster_ids, format_time
 from fleet.console import queries, words
 from fleet.console.acting import back, plain, reason_of, refused, sentence_of, write_of
-from fleet.console.breakers import breakers
 from fleet.control.kinds import API_VERSION, Json
 from fleet.safety import switch
 from fleet.safety.schema import describe_target
@@ -129,29 +128,14 @@ def _move(actor: Actor, verb: str, form: QueryDict, act: Callable[[], object]) -
 
 def reset(actor: Actor, form: QueryDict) -> str:
     """A breaker one step on: from open to half-open, from half-open to closed."""
-    id_ = form.get("breaker", "")
-    found = next((b for b in breakers(actor) if b.id == id_), None)
-    if found is None:
-        raise ApiError(404, "NotFound", f"{actor.name} sees no breaker “{id_[:80]}”")
-    if not actor.may_approve(found.name if found.dim == "cluster" else None):
-        where = f"in cluster {found.name}" if found.dim == "cluster" else "of the whole fleet"
-        raise ApiError(403, "Forbidden", f"{actor.name} may not reset the breaker of {id_}: it takes the role approver {where}")  # fmt: skip
-    if form.get("confirm", "").strip() != id_:
-        raise bad_request(f"type {id_}, the breaker that would be reset")
-    why = reason_of(form)
+    place = form.get("breaker", "")[:600]
+    if form.get("confirm", "").strip() != place:
+        raise bad_request(f"type {place}, the breaker that would be reset")
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT breaker_reset(%s, %s, %s, %s)", [found.dim, found.key, actor.name, settings.FLEET_REQUIRE_APPROVAL])  # fmt: skip
-            state = str(cursor.fetchone()[0])
-            audit.note(cursor, actor, "reset", "Breaker", id_, {"why": why, "state": state})
+        answer = reset_breaker(place, actor)
     except OperationalError as error:
         raise ApiError(503, "ServiceUnavailable", f"the ledger is busy: {error}".strip()) from error
-    return {
-        "half-open": f"The breaker of {id_} is half-open: it lets one machine through.",
-        "closed": f"The breaker of {id_} is closed.",
-        "asked": f"A second person has to say the same of {id_} within an hour.",
-        "same": f"{actor.name} said so already: a second person has to say the same of {id_}.",
-    }.get(state, f"The breaker of {id_} is {state}.")
+    return f"{place}: {answer['message']}"
 
 
 VERBS: Final[dict[str, Callable[[Actor, QueryDict], str]]] = {f.__name__: f for f in (hold, extend, release, stop, resume, reset)}  # fmt: skip

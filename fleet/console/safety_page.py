@@ -8,23 +8,25 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import orjson
 from django.http import QueryDict
 from django.utils import timezone
 
 from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
 from fleet.console import queries, words
-from fleet.console.breakers import Breaker, breakers
+from fleet.console.breakers import Dial, breakers
 from fleet.console.page import Fragment, Missing, Page
 from fleet.console.words import Word
 from fleet.control.kinds import HOLD, MACHINE, PERMIT, SAFETY_POLICY, Json
 from fleet.safety.schema import parse_time
 
-TABS: Final = (("now", "Now"), ("policies", "Policies"), ("holds", "Holds"), ("permits", "Permits"), ("refusals", "Refusals"))  # fmt: skip
+TABS: Final = (("now", "Now"), ("policies", "Policies"), ("holds", "Holds"), ("windows", "Windows"), ("permits", "Permits"), ("refusals", "Refusals"))  # fmt: skip
 _FRAGMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "now": (("o-sentence", "_overview_sentence"), ("s-breakers", "_breakers"), ("o-refused", "_overview_refused"), ("c-budgets", "_budgets"), ("s-holds", "_holds")),
     "policies": (("s-policies", "_policies"),),
     "holds": (("s-holds", "_holds"),),
+    "windows": (("s-windows", "_windows"),),
     "permits": (("s-permit-counts", "_permit_counts"), ("s-permits", "_permits")),
     "refusals": (("s-refusals", "_refusals"),),
 }  # fmt: skip
@@ -68,6 +70,8 @@ def safety(actor: Actor, query: QueryDict, tab: str = "now") -> Page:
         context |= _now(actor, holds, context["switch"])
     elif tab == "permits":
         context |= {"permits": queries.open_permits(actor), "counts": _permit_counts(actor)}
+    elif tab == "windows":
+        context["windows"] = windows()
     elif tab == "refusals":
         context |= _refusals(actor, query)
     elif tab == "policies":
@@ -103,7 +107,7 @@ def _now(actor: Actor, holds: Sequence[Json], switch: queries.Guard) -> dict[str
     }
 
 
-def sentence(switch: queries.Guard, found: Sequence[Breaker], holds: Sequence[Json], waiting: int) -> list[Word]:
+def sentence(switch: queries.Guard, found: Sequence[Dial], holds: Sequence[Json], waiting: int) -> list[Word]:
     """What keeps changes from starting, the hardest first."""
     if switch.stopped:
         why = switch.why.rstrip(".")
@@ -131,6 +135,30 @@ def _hold(obj: Json) -> Json:
     until = parse_time(obj["spec"]["until"])
     over = until is not None and until <= timezone.now()
     return {**obj, "over": over, "until": until}
+
+
+_WINDOWS: Final = """
+SELECT s.policy, s.dim, coalesce(pl.name, '') AS place, w.open, w.next, (s.spec -> 'windows')::text AS windows FROM safety_scopes() s
+LEFT JOIN safety_place pl ON pl.dim = s.dim AND pl.key = s.key CROSS JOIN LATERAL safety_window(s.spec -> 'windows', now(), s.dim || s.key) w
+WHERE s.spec ? 'windows' ORDER BY w.open DESC, w.next NULLS LAST, s.policy
+"""
+
+
+def windows() -> list[dict[str, Any]]:
+    """Maintenance windows of policies: whether one is open, when the next opens, and how each is written."""
+    found = queries.rows(_WINDOWS)
+    for row in found:
+        row["windows"] = [window_words(w) for w in orjson.loads(row["windows"])]
+    return found
+
+
+def window_words(window: Json) -> str:
+    """ "Mon, Tue 22:30–04:30 Europe/Berlin, up to 20 min later"."""
+    hours, minutes = (int(part) for part in window["start"].split(":"))
+    end = (hours * 60 + minutes + int(window["durationMinutes"])) % 1440
+    days = ", ".join(window.get("days", [])) or "every day"
+    later = f", up to {window['jitterMinutes']} min later" if window.get("jitterMinutes") else ""
+    return f"{days} {window['start']}–{end // 60:02}:{end % 60:02} {window.get('timeZone', 'UTC')}{later}"
 
 
 def _permit_counts(actor: Actor) -> list[dict[str, Any]]:

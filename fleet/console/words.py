@@ -116,6 +116,10 @@ _FREES: Final[dict[str, str]] = {
     "IdcBreaker": "the breaker of the idc cools down, or is reset",
     "RackBreaker": "the breaker of the rack cools down, or is reset",
     "HalfOpen": "those that were let through end well",
+    "OutsideWindow": "the next maintenance window opens",
+    "DomainBusy": "the rack or idc that changes now is done",
+    "Rate": "fewer of that verb began lately",
+    "Reserve": "enough machines stay available",
     "SafetyUnavailable": "the safety ledger answers",
     "MachineUnknown": "the machine is declared again",
 }
@@ -134,6 +138,10 @@ REFUSED: Final[dict[str, str]] = {
     "IdcBreaker": "Breaker of the idc",
     "RackBreaker": "Breaker of the rack",
     "HalfOpen": "Half-open breaker",
+    "OutsideWindow": "Outside of its window",
+    "DomainBusy": "One rack at a time",
+    "Rate": "Rate of the verb",
+    "Reserve": "Reserve",
     "SafetyUnavailable": "No answer from safety",
     "MachineUnknown": "Unknown to safety",
 }

@@ -131,7 +131,13 @@ function tick() {
     const text = ago(Date.now() / 1000 - Number(time.dataset.at));
     if (time.textContent !== text) time.textContent = text;
   }
+  for (const time of document.querySelectorAll("time[data-local]")) {
+    const text = LOCAL.format(new Date(time.dataset.local * 1000));
+    if (time.textContent !== text) time.textContent = text;
+  }
 }
+
+const LOCAL = new Intl.DateTimeFormat("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit" });
 
 function ago(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;

@@ -43,6 +43,8 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-live": ("GET", "/livez", ANYBODY),
     "api-ready": ("GET", "/readyz", ANYBODY),
     "api-docs": ("GET", "/api/docs", LOGIN),
+    "api-safety": ("GET", "/api/safety", WITH_A_ROLE),
+    "api-breaker-reset": ("POST", "/api/safety/breakers/cluster/a/reset", only("approver", "admin-a", "admin", ok=409)),
     "api-core": ("GET", "/api", KNOWN),
     "api-groups": ("GET", "/apis", KNOWN),
     "api-core-v1": ("GET", "/api/v1", KNOWN),
@@ -131,7 +133,7 @@ WRITERS: dict[str, tuple[Row, Row]] = {
     "operations": (OPERATORS_OF_A, READERS_OF_A),
     "holds": (OPERATORS_OF_A, READERS_OF_A),
     "subscriptions": (ADMINS_OF_A, READERS_OF_A),
-    "permits": (NOBODY, READERS_OF_A),
+    "permits": (OPERATORS_OF_A, READERS_OF_A),
     "clusters": (ADMINS_OF_A, READERS_OF_A),
     "credentials": (FLEET_ADMINS, WITH_A_ROLE),
     "safetypolicies": (FLEET_ADMINS, WITH_A_ROLE),
@@ -154,6 +156,7 @@ PLACED: dict[str, Json] = {
         "secret": f"whsec_{'A' * 44}",
         "filter": {"matchAll": True},
     },
+    "permits": {"machine": "a1", "verb": "Reload"},
 }
 
 
@@ -213,7 +216,7 @@ def sample(kind: Kind) -> Json:
     obj = copy.deepcopy(kind.example)
     if kind.plural in PLACED:
         obj["spec"] = PLACED[kind.plural]
-    obj["metadata"] = {"name": "a" if kind.plural == "clusters" else f"{kind.singular}-1"}
+    obj["metadata"] = {"name": "a" if kind.plural == "clusters" else f"my-{kind.singular}"}
     return obj
 
 

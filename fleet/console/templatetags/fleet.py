@@ -228,6 +228,20 @@ def until(value: Any) -> str:
 
 
 @register.simple_tag
+def local(value: Any) -> SafeString:
+    """A moment that the page tells in the reader's own zone; UTC until a script has done so."""
+    found = _moment(value)
+    if found is None:
+        return mark_safe("")
+    return format_html(
+        '<time data-local="{}" datetime="{}">{}</time>',
+        int(found.timestamp()),
+        found.isoformat(),
+        found.strftime("%a %H:%M UTC"),
+    )
+
+
+@register.simple_tag
 def took(start: Any, end: Any) -> str:
     """How long a step took, or when it was decided."""
     begun, ended = _moment(start), _moment(end)
