@@ -43,9 +43,10 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     await affect(working, known, context, now)
     await _send(working, context)
     await context.point(6)
+    evidence = evidence_of(passes)  # before answers are taken: a move that took one has it no more
     for each in working:
         guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
-    await keep_evidence(context.conn, evidence_of(passes))
+    await keep_evidence(context.conn, evidence)
     await settle_operations(context.conn, context.me, [s for p in passes if (s := _settling(p)) is not None])
     await downloads.give_back(context.conn, [p.row.id for p in passes if _downloaded(p)])
     well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]
