@@ -184,7 +184,7 @@ def _one_machine(machine_id: int) -> None:
             phase="Running",
             started_at=timezone.now(),
         )
-        _tell(state, "Running", "Updating")
+        tell(state, "Running", "Updating")
     with transaction.atomic():
         state = MachineState.objects.select_for_update().get(pk=machine_id)
         state.run()
@@ -192,10 +192,10 @@ def _one_machine(machine_id: int) -> None:
         state.save(update_fields=["phase", "observed_hash"])
         operation.phase, operation.ended_at = "Succeeded", timezone.now()
         operation.save()
-        _tell(state, "Updating", "Running")
+        tell(state, "Updating", "Running")
 
 
-def _tell(state: Any, source: str, target: str) -> None:
+def tell(state: Any, source: str, target: str) -> None:
     from django.db import connection
 
     from fleet.events.publish import note_change, publish

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,11 +19,10 @@ from urllib.parse import urlencode
 
 import aiohttp
 import orjson
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
-from fleet.control.addresses import Network, literal_refusal, refusal
+from fleet.control.addresses import Network, literal_refusal
 from fleet.control.endpoint import Endpoint
+from fleet.control.guarded import GuardedResolver
 from fleet.control.kinds import Json
 
 MANAGER: Final = "fleet"  # field manager of server-side apply
@@ -54,28 +52,6 @@ class KubeError(Exception):
 
 class KubeUnreachable(Exception):
     """No whole answer: refused address, no connection, time-out, a stream cut off. Nothing is known of the effect of a write."""
-
-
-class _Guarded(AbstractResolver):
-    """Names resolve as usual, then each address must be one that Fleet may connect to: at connect, so that DNS cannot change its mind."""
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        self._inner = ThreadedResolver()
-        self._networks = networks
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Addresses of a name, all of them allowed; OSError says which is not."""
-        found = await self._inner.resolve(host, port, family)
-        for each in found:
-            why = refusal(each["host"], self._networks)
-            if why:
-                raise OSError(None, why)
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
 
 
 def tls(endpoint: Endpoint) -> ssl.SSLContext:
@@ -138,7 +114,7 @@ class Kube:
                 ssl=context if context is not None else True,
                 limit=0,
                 keepalive_timeout=60,
-                resolver=_Guarded(self._networks),
+                resolver=GuardedResolver(self._networks),
             )
             self._session = aiohttp.ClientSession(
                 connector=connector, headers=self._headers, auto_decompress=True, trust_env=False, read_bufsize=1 << 18

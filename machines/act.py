@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from fleet.safety import permits
+from fleet.safety.breakers import strike
 from machines import decide, downloads, hot
 from machines.affect import affect
 from machines.catalog import Catalog
@@ -24,6 +25,7 @@ from machines.rows import Begin
 
 log = logging.getLogger(__name__)
 PERMIT_SECONDS = 900
+WORSE = frozenset({"StillDiffers", "HealthCheckFailed", "NodeNotBack", "NeverRebooted", "WrongKernel", "RolledBack"})
 STOPPED = ("NotBegun", "The kill switch is on, or another worker took over: nothing was begun.")
 
 
@@ -48,6 +50,7 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
         guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
     await keep_evidence(context.conn, evidence)
     await settle_operations(context.conn, context.me, [s for p in passes if (s := _settling(p)) is not None])
+    await strike(context.conn, _struck(passes))
     await downloads.give_back(context.conn, [p.row.id for p in passes if _downloaded(p)])
     well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]
     await give_back(context.conn, well)
@@ -62,6 +65,16 @@ def _goes_on(each: Pass) -> bool:
     """A power cycle needs no word of the host. Where another host answers in its place nothing is done."""
     judged, operation = each.judged, each.outcome.operation
     return judged is not None and operation is not None and not judged.facts.seen and blind(operation)
+
+
+def _struck(passes: list[Pass]) -> list[tuple[int, str]]:
+    """Machines that a change left worse than it found them: breakers count them."""
+    out = []
+    for each in passes:
+        move = each.outcome.move
+        if each.error is None and move is not None and move.ended == "Failed" and move.reason in WORSE:
+            out.append((each.row.id, move.message[:400]))
+    return out
 
 
 def _end_unseen(each: Pass, now: datetime) -> None:

@@ -220,7 +220,10 @@ def left_to_recovery(row: Row, trouble: tuple[str, str], now: datetime) -> tuple
     if not trouble[0]:
         return "", ""
     if row.fault is not None and row.fault.mine:
-        return "LeftToRecovery", f"Fault {row.fault.name} ({row.fault.type}): its remediation repairs this."
+        return (
+            "LeftToRecovery",
+            f"Fault {row.fault.name} ({row.fault.type}) is {row.fault.phase}: recovery repairs this, or a person.",
+        )
     known = find(row.conditions, "ComponentsHealthy")
     since = known.since if known is not None and known.status == "False" and known.since is not None else now
     if (now - since).total_seconds() >= RECOVERY_FIRST_SECONDS:

@@ -9,6 +9,7 @@ from typing import Final
 from fleet.control.kinds import Json
 from machines.analyze import runs_kernel
 from machines.desired import by_name, package_of
+from machines.fence import EVIDENCE
 from machines.hosts import StepRef, StepResult, pick_artifact
 from machines.operation_moves import (
     InventoryChange,
@@ -109,11 +110,15 @@ def _poll(
 
 def take(status: Json, step: Json, result: StepResult, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
     """What the answer about a step means; None = go on with the next. Changes `step` and `status` in place."""
+    gone = result.state in ("Running", "Unknown") and _overdue(step, scene.now)
+    if step["verb"] == EVIDENCE and (gone or result.state in ("Failed", "Interrupted")):
+        done(step, scene.now, "NotCollected", result.message or "The host did not tell.")
+        return None  # a repair does not wait for what a sick host does not tell
     if result.state == "Succeeded":
         done(step, scene.now, message=result.message)
         inventory += _inventory(step, status, scene, result)
         return None
-    if result.state in ("Running", "Unknown") and _overdue(step, scene.now):
+    if gone:
         return fail(
             status, step, "StepTimeout", f"No end was seen for {waited(step, scene.now):.0f} s.", scene, inventory
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Set
 from typing import Final, LiteralString
 
 from fleet.control import work
@@ -10,6 +11,9 @@ from fleet.control.db import Connection
 from fleet.control.kinds import MACHINE
 from fleet.events.publish import CHANNEL
 
+log = logging.getLogger(__name__)
+Listener = Callable[[Connection, Set[int]], Awaitable[None]]
+_listeners: list[Listener] = []
 _NOTIFY: Final[LiteralString] = f"NOTIFY {CHANNEL}"
 
 
@@ -24,3 +28,22 @@ async def wake(conn: Connection, machines: Iterable[int]) -> None:
     if ids:
         await work.wake_async(conn, MACHINE, ids)
         await hint(conn)
+
+
+def listen(listener: Listener) -> None:
+    """Apps above hear at once of machines whose conditions moved, in the process that wrote them. What they miss their own looks find."""
+    if listener not in _listeners:
+        _listeners.append(listener)
+
+
+async def tell(conn: Connection, machines: Set[int]) -> None:
+    """Conditions of these machines moved. A listener that stumbles holds nobody up."""
+    if not machines:
+        return
+    for listener in _listeners:
+        try:
+            await listener(conn, machines)
+        except Exception:
+            if conn.closed:
+                raise
+            log.exception("a listener stumbled over the news of %d machines", len(machines))

@@ -118,7 +118,7 @@ def _repairing(case: Case, now: datetime) -> Step:
     if operation.phase == "Succeeded":
         text = f"{_name(case)} is done; whether it helped is seen next."
         return Step(VERIFYING, case.rung, status | _words("RungDone", text), 1.0, told=("RungDone", text))
-    if operation.phase == "Cancelled":
+    if operation.phase == "Cancelled" or (operation.cancelled_by and operation.cancelled_by != BY_RECOVERY):
         if operation.cancelled_by == BY_RECOVERY:
             return Step(
                 PROBATION, case.rung, status | _words("NotNeeded", "The fault went away before anything was done."), 1.0

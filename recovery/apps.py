@@ -1,6 +1,21 @@
 """Django's entry for `recovery`."""
 
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
 from django.apps import AppConfig
+
+if TYPE_CHECKING:
+    from fleet.control.db import Connection
+
+
+async def _hear(conn: Connection, machines: Set[int]) -> None:
+    """Loaded with the first news only: most processes never have any."""
+    from recovery.reacting import react
+
+    await react(conn, machines)
 
 
 class RecoveryConfig(AppConfig):
@@ -14,7 +29,10 @@ class RecoveryConfig(AppConfig):
         """Models are loaded: kinds and storages can be known."""
         from fleet.api.storage import register_storage
         from fleet.control.kinds import register
+        from machines.waking import listen
         from recovery.storages import storages
+
+        listen(_hear)
 
         for storage in storages():
             register(storage.kind)

@@ -16,6 +16,8 @@ from recovery.types import CONFIRMED, NEEDS_PERSON, OPEN, RECOVERING, RESOLVED, 
 
 MOST_FLIPS: Final = 100
 MOST_EVIDENCE: Final = 20
+# Fleet's look at a host and its probes go over the same network: together they are one source.
+OWN_EYES: Final = {"prober": "fleet"}
 BLIND: Final = "ViewBroken"
 
 
@@ -100,6 +102,9 @@ def look(rules: Sequence[Rule], sight: Sight, known: Mapping[str, Known], now: d
         found = tuple(e for e in sight.evidence if any(m.says(e.type, e.status, e.reason) for m in rule.when))
         if not found or any(m.says(e.type, e.status, e.reason) for m in rule.unless for e in sight.evidence):
             continue
+        found += tuple(
+            e for e in sight.evidence if e not in found and any(m.says(e.type, e.status, e.reason) for m in rule.also)
+        )
         there = matched.get(rule.fault_type)
         if there is None:
             matched[rule.fault_type] = (rule, found)
@@ -120,7 +125,7 @@ def _joined(*groups: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
 
 def _present(rule: Rule, found: tuple[Evidence, ...], sight: Sight, fault: Known | None, now: datetime) -> Finding:
     """Something speaks for the fault now."""
-    sources = tuple(sorted({e.source for e in found}))
+    sources = tuple(sorted({OWN_EYES.get(e.source, e.source) for e in found}))
     first = min(e.since for e in found)
     began = fault is None or fault.cleared_since is not None
     flips = _recent((fault.flips if fault else ()) + ((now,) if began else ()), rule, now)

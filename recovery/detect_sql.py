@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-# Machines of which something speaks for a fault, or that have a live one; with all that detection looks at.
+# By key, and never joined: of tables that a storm has just filled the planner knows nothing.
+FAULTS: Final[LiteralString] = """
+SELECT machine_id, id, type, phase, rule, shadow, severity, count, held_since, cleared_since, sources, evidence, flips FROM recovery_fault
+WHERE machine_id = ANY (%s::bigint[]) AND phase IN ('Open', 'Suspected', 'Confirmed', 'Recovering', 'NeedsPerson')
+"""
+EVIDENCE: Final[LiteralString] = """
+SELECT machine_id, type, status, reason, message, source, since FROM recovery_evidence WHERE machine_id = ANY (%s::bigint[]) AND (until IS NULL OR until > now()) ORDER BY machine_id, type, source
+"""
+# Machines of which a condition speaks for a fault, and those that are named; with all that detection looks at.
 # `ids`: rows of the dictionary of conditions that a rule looks for.
 SIGHTS: Final[LiteralString] = """
-SELECT s.id, s.name, s.cluster_id, coalesce((SELECT c.name FROM clusters_cluster c WHERE c.id = s.cluster_id), ''), m.labels::text, s.k_cond, s.m_cond, s.x_cond, s.notes::text, e.doc, f.doc, s.rack_id
+SELECT s.id, s.name, s.cluster_id, s.rack_id, m.labels::text, s.k_cond, s.m_cond, s.x_cond, s.notes::text
 FROM unnest(%(machines)s::bigint[]) AS a(id)
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = a.id OFFSET 0) s
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = a.id AND deleted_at IS NULL OFFSET 0) m
-LEFT JOIN LATERAL (
-  SELECT jsonb_agg(jsonb_build_array(v.type, v.status, v.reason, v.message, v.source, extract(epoch FROM v.since)) ORDER BY v.type, v.source)::text AS doc
-  FROM recovery_evidence v WHERE v.machine_id = a.id AND (v.until IS NULL OR v.until > now())) e ON true
-LEFT JOIN LATERAL (
-  SELECT jsonb_agg(jsonb_build_array(t.id, t.type, t.phase, t.rule, t.shadow, t.severity, t.count, extract(epoch FROM t.held_since), extract(epoch FROM t.cleared_since),
-    t.sources, t.evidence, t.flips))::text AS doc
-  FROM recovery_fault t WHERE t.machine_id = a.id AND t.phase <> 'Resolved') f ON true
 WHERE s.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired')
-  AND (e.doc IS NOT NULL OR f.doc IS NOT NULL OR EXISTS (SELECT FROM unnest(s.k_cond || s.m_cond || s.x_cond) v WHERE v >> 32 = ANY (%(ids)s::bigint[])))
+  AND (a.id = ANY (%(named)s::bigint[]) OR EXISTS (SELECT FROM unnest(s.k_cond || s.m_cond || s.x_cond) v WHERE v >> 32 = ANY (%(ids)s::bigint[])))
 """
+CLUSTERS: Final[LiteralString] = "SELECT id::int, name FROM clusters_cluster WHERE id = ANY (%s::bigint[])"
 
 # Machines that changed since a position, and those whose fault waits for nothing but time.
 CHANGED: Final[LiteralString] = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, LiteralString, TypeVar
 
 import orjson
 
+from fleet.control.arrays import flags, numbers, texts
 from fleet.control.db import Connection
 from machines import packing
 from machines.waking import wake
@@ -20,6 +21,7 @@ from recovery.rules import Rule, rule_of
 from recovery.types import CONFIRMED, RESOLVED
 
 log = logging.getLogger("fleet.recovery")
+T = TypeVar("T")
 CHUNK: Final = 1_000
 NODE_READY: Final = "NodeReady"
 # Who speaks where a condition stands: the kubelet, another agent on the node, Fleet's own look at the host, a declared reporter.
@@ -79,33 +81,53 @@ async def detect(
 
 
 async def _chunk(conn: Connection, ids: list[int], rules: Ruleset, now: datetime) -> Found:
-    cursor = await conn.execute(detect_sql.SIGHTS, {"machines": ids, "ids": rules.numbers}, prepare=True)
+    known = await _by_machine(conn, detect_sql.FAULTS, ids, _known)
+    said = await _by_machine(conn, detect_sql.EVIDENCE, ids, lambda v: Evidence(*v))
+    cursor = conn.cursor(binary=True)
+    values = {"machines": numbers(ids), "named": numbers({*known, *said}), "ids": numbers(rules.numbers)}
+    await cursor.execute(detect_sql.SIGHTS, values, prepare=True)
     rows = await cursor.fetchall()
     if not rows:
         return Found()
     if not packing.known(array for row in rows for array in row[5:8]):
         await packing.refresh(conn)
-    blind = await blindness.read(conn, {row[2] for row in rows})
+    clusters = {row[2] for row in rows}
+    names: dict[int, str] = dict(
+        await (await conn.execute(detect_sql.CLUSTERS, [sorted(clusters)], prepare=True)).fetchall()
+    )
+    blind = await blindness.read(conn, clusters)
     findings: list[tuple[Sight, Finding]] = []
     for row in rows:
-        sight, known = _sight(row, blind)
+        sight = _sight(row, names, said.get(row[0], ()), blind)
         try:
-            findings += [(sight, f) for f in look(rules.rules, sight, known, now)]
+            findings += [(sight, f) for f in look(rules.rules, sight, {k.type: k for k in known.get(row[0], ())}, now)]
         except Exception:
             log.exception("machine %s: its faults could not be judged", sight.name)
     return await _write(conn, findings)
 
 
-def _sight(row: Sequence[Any], blind: blindness.Blind) -> tuple[Sight, dict[str, Known]]:
-    id_, name, cluster_id, cluster, labels, k_cond, m_cond, x_cond, notes, evidence, faults, rack_id = row
-    said = orjson.loads(notes) if notes else None
-    found = [*_evidence(k_cond, said, AGENT), *_evidence(m_cond, said, FLEET), *_evidence(x_cond, said, REPORTER)]
-    for type_, status, reason, message, source, since in orjson.loads(evidence) if evidence else ():
-        found.append(Evidence(type_, status, reason, message, source, _time(since)))
-    known = {k.type: k for k in map(_known, orjson.loads(faults))} if faults else {}
+async def _by_machine(
+    conn: Connection, sql: LiteralString, ids: Sequence[int], make: Callable[[Sequence[Any]], T]
+) -> dict[int, list[T]]:
+    """Rows of these machines, by machine."""
+    out: dict[int, list[T]] = {}
+    for machine, *values in await (await conn.execute(sql, [numbers(ids)], prepare=True)).fetchall():
+        out.setdefault(machine, []).append(make(values))
+    return out
+
+
+def _sight(row: Sequence[Any], names: Mapping[int, str], said: Sequence[Evidence], blind: blindness.Blind) -> Sight:
+    id_, name, cluster_id, rack_id, labels, k_cond, m_cond, x_cond, notes = row
+    told = orjson.loads(notes) if notes else None
+    found = (
+        *_evidence(k_cond, told, AGENT),
+        *_evidence(m_cond, told, FLEET),
+        *_evidence(x_cond, told, REPORTER),
+        *said,
+    )
     return Sight(
-        id_, name, cluster_id, cluster, orjson.loads(labels), tuple(found), blind.why(cluster_id, rack_id)
-    ), known
+        id_, name, cluster_id, names.get(cluster_id, ""), orjson.loads(labels), found, blind.why(cluster_id, rack_id)
+    )
 
 
 def _evidence(array: Sequence[int], notes: Mapping[str, str] | None, source: str) -> list[Evidence]:
@@ -122,32 +144,28 @@ def _evidence(array: Sequence[int], notes: Mapping[str, str] | None, source: str
     ]
 
 
-def _known(values: list[Any]) -> Known:
+def _known(values: Sequence[Any]) -> Known:
     id_, type_, phase, rule, shadow, severity, count, held, cleared, sources, evidence, flips = values
     return Known(
-        id_, type_, phase, rule, shadow, severity, count, _time(held), None if cleared is None else _time(cleared), tuple(sources),
-        tuple((e["type"], e["reason"]) for e in evidence), tuple(_time(f) for f in flips),
+        id_, type_, phase, rule, shadow, severity, count, held, cleared, tuple(sources), tuple((e["type"], e["reason"]) for e in evidence),
+        tuple(datetime.fromtimestamp(float(f), UTC) for f in flips),
     )  # fmt: skip
-
-
-def _time(seconds: Any) -> datetime:
-    return datetime.fromtimestamp(float(seconds), UTC)
 
 
 async def _write(conn: Connection, findings: Sequence[tuple[Sight, Finding]]) -> Found:
     if not findings:
         return Found()
     ordered = sorted(findings, key=lambda pair: (pair[1].id, pair[1].machine_id, pair[1].type))
-    columns: dict[str, list[Any]] = {
-        "id": [f.id for _, f in ordered], "machine": [f.machine_id for _, f in ordered], "name": [s.name for s, _ in ordered],
-        "cluster": [s.cluster_id for s, _ in ordered], "cluster_name": [s.cluster for s, _ in ordered], "type": [f.type for _, f in ordered],
-        "category": [f.rule.category if f.rule else "" for _, f in ordered], "severity": [f.rule.severity if f.rule else 1 for _, f in ordered],
-        "phase": [f.phase for _, f in ordered], "rule": [f.rule.name if f.rule else "" for _, f in ordered],
-        "shadow": [bool(f.rule and f.rule.shadow) for _, f in ordered], "sources": [_dump(f.sources) for _, f in ordered],
-        "count": [f.count for _, f in ordered], "held": [f.held_since for _, f in ordered], "cleared": [f.cleared_since for _, f in ordered],
-        "due": [f.due_seconds for _, f in ordered], "evidence": [_dump([e.json() for e in f.evidence]) for _, f in ordered],
-        "flips": [_dump([x.timestamp() for x in f.flips]) for _, f in ordered], "reason": [f.reason for _, f in ordered],
-        "message": [f.message for _, f in ordered], "playbook": [f.rule.playbook if f.rule else "" for _, f in ordered],
+    columns: dict[str, Any] = {
+        "id": numbers(f.id for _, f in ordered), "machine": numbers(f.machine_id for _, f in ordered), "name": texts(s.name for s, _ in ordered),
+        "cluster": numbers(s.cluster_id for s, _ in ordered), "cluster_name": texts(s.cluster for s, _ in ordered), "type": texts(f.type for _, f in ordered),
+        "category": texts(f.rule.category if f.rule else "" for _, f in ordered), "severity": numbers(f.rule.severity if f.rule else 1 for _, f in ordered),
+        "phase": texts(f.phase for _, f in ordered), "rule": texts(f.rule.name if f.rule else "" for _, f in ordered),
+        "shadow": flags(bool(f.rule and f.rule.shadow) for _, f in ordered), "sources": texts(_dump(f.sources) for _, f in ordered),
+        "count": numbers(f.count for _, f in ordered), "held": [f.held_since for _, f in ordered], "cleared": [f.cleared_since for _, f in ordered],
+        "due": [f.due_seconds for _, f in ordered], "evidence": texts(_dump([e.json() for e in f.evidence]) for _, f in ordered),
+        "flips": texts(_dump([x.timestamp() for x in f.flips]) for _, f in ordered), "reason": texts(f.reason for _, f in ordered),
+        "message": texts(f.message for _, f in ordered), "playbook": texts(f.rule.playbook if f.rule else "" for _, f in ordered),
     }  # fmt: skip
     values = columns | {"legal": list(fault_moves())}
     rows = await (await conn.execute(detect_sql.WRITE, values, prepare=True)).fetchall()

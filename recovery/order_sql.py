@@ -15,8 +15,14 @@ FROM recovery_fault f
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id OFFSET 0) s
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = f.machine_id AND deleted_at IS NULL OFFSET 0) m
 LEFT JOIN LATERAL (SELECT * FROM scheduling WHERE machine_id = f.machine_id OFFSET 0) q ON true
-WHERE f.phase = 'Confirmed' AND NOT f.shadow AND f.cleared_since IS NULL AND f.due_at <= now()
+WHERE f.phase = 'Confirmed' AND NOT f.shadow AND f.cleared_since IS NULL AND f.due_at <= now() AND f.cluster_id <> ALL (%(tripped)s::int[])
 ORDER BY f.severity DESC, f.confirmed_at, f.id LIMIT %(limit)s
+"""
+
+# Whom an open breaker covers: nobody is asked for them one by one.
+TRIPPED: Final[LiteralString] = """
+SELECT id, cluster_id FROM recovery_fault WHERE phase = 'Confirmed' AND NOT shadow AND cleared_since IS NULL AND due_at <= now() AND (%(all)s OR cluster_id = ANY (%(tripped)s::int[]))
+ORDER BY severity DESC, confirmed_at, id LIMIT %(limit)s
 """
 
 # A remediation and the Operation of its first rung, in one commit, where the fault is still confirmed and not taken back at that moment.

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from fleet.control.arrays import flags, numbers, texts
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.safety import permits
@@ -107,13 +108,17 @@ def standing(each: Candidate, ladder: Ladder | None, blind: str) -> Refusal | No
 
 
 async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
-    """Begin the repair of confirmed faults whose turn it is, as far as the ledger grants it."""
-    found = await (await conn.execute(order_sql.CANDIDATES, {"limit": limit}, prepare=True)).fetchall()
+    """Begin the repair of confirmed faults whose turn it is, as far as the ledger grants it. Whom an open breaker covers is passed over."""
+    tripped = await _tripped(conn)
+    if ("fleet", 0) in tripped:
+        return Ordered()
+    values = {"limit": limit, "tripped": [key for _, key in tripped]}
+    found = await (await conn.execute(order_sql.CANDIDATES, values, prepare=True)).fetchall()
     candidates = [_candidate(row) for row in found]
     if not candidates:
         return Ordered()
     ladders = await read_ladders(conn, {c.playbook for c in candidates})
-    blind = await blindness.read(conn, {c.cluster_id for c in candidates})
+    blind = await blindness.look(conn, {c.cluster_id for c in candidates})
     refusals: list[Refusal] = []
     asking: dict[int, Candidate] = {}  # the worst fault of each machine: they come in that order
     for each in candidates:
@@ -157,6 +162,29 @@ async def read_ladders(conn: Connection, names: set[str]) -> dict[str, tuple[Lad
         spec = orjson.loads(spec) if isinstance(spec, str | bytes) else spec
         out[name] = (ladder_of(name, spec), spec)
     return out
+
+
+async def _tripped(conn: Connection) -> dict[tuple[str, int], str]:
+    """Open breakers of clusters and of the fleet: whom they cover the ledger need not be asked for one by one."""
+    found = await conn.execute("SELECT dim, key, why FROM breaker WHERE state = 'open' AND dim IN ('cluster', 'fleet')")
+    return {(dim, key): why for dim, key, why in await found.fetchall()}
+
+
+async def refuse_tripped(conn: Connection, *, limit: int = LIMIT) -> int:
+    """Tell the faults under an open breaker why they wait; how many were told. Apart from orders: those of others wait for no storm."""
+    tripped = await _tripped(conn)
+    if not tripped:
+        return 0
+    fleet = tripped.get(("fleet", 0))
+    values = {"all": fleet is not None, "tripped": [key for dim, key in tripped if dim == "cluster"], "limit": limit}
+    rows = await (await conn.execute(order_sql.TRIPPED, values, prepare=True)).fetchall()
+    refusals = []
+    for fault, cluster in rows:
+        reason, why = ("FleetBreaker", fleet) if fleet is not None else ("ClusterBreaker", tripped["cluster", cluster])
+        place = "The fleet's breaker" if fleet is not None else "The cluster's breaker"
+        refusals.append(Refusal(fault, reason, f"{place} is open: {why}", wait=30.0))
+    await _refuse(conn, refusals)
+    return len(refusals)
 
 
 async def _begin(
@@ -203,9 +231,9 @@ async def _refuse(conn: Connection, refusals: Sequence[Refusal]) -> None:
     if not refusals:
         return
     ordered = sorted(refusals, key=lambda r: r.fault)
-    values: dict[str, list[Any]] = {
-        "fault": [r.fault for r in ordered], "reason": [r.reason for r in ordered], "message": [r.message[:900] for r in ordered],
-        "person": [r.person for r in ordered], "wait": [r.wait for r in ordered],
+    values: dict[str, Any] = {
+        "fault": numbers(r.fault for r in ordered), "reason": texts(r.reason for r in ordered), "message": texts(r.message[:900] for r in ordered),
+        "person": flags(r.person for r in ordered), "wait": [r.wait for r in ordered],
     }  # fmt: skip
     await conn.execute(order_sql.REFUSE, values, prepare=True)
 

@@ -21,7 +21,7 @@ from fleet.control.networks import allowed_networks
 from fleet.control.operators import Chore, Seat, register_chore
 from machines.bmc import Bmc, BmcError, Bmcs, Health
 from machines.controllers import SIMULATED, BmcLogins, kept_bmcs, read_bmc_logins
-from recovery.detecting import FLEET, detect
+from recovery.detecting import detect
 
 log = logging.getLogger("fleet.recovery")
 PROBER: Final = "prober"
@@ -43,7 +43,7 @@ SELECT DISTINCT ON (v.until, s.id) s.id, m.spec ->> 'ip', coalesce((m.spec #>> '
 FROM recovery_fault f
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id AND NOT simulated OFFSET 0) s
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = f.machine_id AND deleted_at IS NULL OFFSET 0) m
-LEFT JOIN recovery_evidence v ON v.machine_id = f.machine_id AND v.type = 'Probe/ssh' AND v.source = %(source)s
+LEFT JOIN recovery_evidence v ON v.machine_id = f.machine_id AND v.type = 'Probe/ssh' AND v.source = 'prober'
 WHERE f.phase IN ('Open', 'Suspected', 'Confirmed') AND m.spec ->> 'ip' <> '' ORDER BY v.until NULLS FIRST, s.id LIMIT 500
 """
 _WITH_BMC: Final[LiteralString] = """
@@ -98,21 +98,18 @@ class Said:
 
 
 async def probe_ports(rows: Sequence[Sequence[Any]]) -> list[Said]:
-    """Whether sshd greets and the kubelet shakes hands; a kernel that only completes connections is no answer.
-
-    Fleet's word about sshd is the same eye as its look by SSH: together they are one source.
-    """
+    """Whether sshd greets and the kubelet shakes hands; a kernel that only completes connections is no answer."""
     networks, turns = allowed_networks(), asyncio.Semaphore(AT_ONCE)
 
-    async def one(machine: int, address: str, port: int, type_: str, source: str, ask: Asking) -> Said | None:
+    async def one(machine: int, address: str, port: int, type_: str, ask: Asking) -> Said | None:
         if refusal(address, networks) is not None:
             return None
         async with turns:
             reason, message = await _asked(address, port, ask)
-        return Said(machine, type_, source, "False" if reason else "True", reason or "Answers", message)
+        return Said(machine, type_, PROBER, "False" if reason else "True", reason or "Answers", message)
 
-    asked = [one(id_, ip, port, "Probe/ssh", FLEET, _greets) for id_, ip, port, _ in rows]
-    asked += [one(id_, ip, KUBELET_PORT, "Probe/kubelet", PROBER, _shakes) for id_, ip, _, is_node in rows if is_node]
+    asked = [one(id_, ip, port, "Probe/ssh", _greets) for id_, ip, port, _ in rows]
+    asked += [one(id_, ip, KUBELET_PORT, "Probe/kubelet", _shakes) for id_, ip, _, is_node in rows if is_node]
     return [s for s in await asyncio.gather(*asked) if s is not None]
 
 
@@ -204,7 +201,7 @@ async def write(conn: Connection, said: Iterable[Said], *, now: datetime | None 
 
 async def ports_due(conn: Connection) -> list[tuple[Any, ...]]:
     """(machine, address, port of sshd, is a node) of those with a fault that is not believed or not repaired yet."""
-    return list(await (await conn.execute(_PORTS, {"source": FLEET}, prepare=True)).fetchall())
+    return list(await (await conn.execute(_PORTS, prepare=True)).fetchall())
 
 
 async def bmcs_due(conn: Connection, *, live: bool) -> list[tuple[Any, ...]]:

@@ -63,7 +63,7 @@ async def reconcile_remediations(seat: Seat, claims: list[Claim]) -> None:
 async def load(conn: Connection, claims: Mapping[int, Claim], now: datetime) -> list[Work]:
     """The claimed remediations that are open, each with its next move."""
     rows = await (await conn.execute(order_sql.LOAD, [sorted(claims)], prepare=True)).fetchall()
-    blind = await blindness.read(conn, {row[10] for row in rows}) if rows else blindness.Blind()
+    blind = await blindness.look(conn, {row[10] for row in rows}) if rows else blindness.Blind()
     works = []
     for row in rows:
         try:

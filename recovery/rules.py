@@ -46,6 +46,7 @@ class Rule:
     category: str
     severity: int
     when: tuple[Match, ...]
+    also: tuple[Match, ...] = ()  # speaks for the fault too, and does not make one by itself
     unless: tuple[Match, ...] = ()
     hold_seconds: int = HOLD_SECONDS
     clear_seconds: int = CLEAR_SECONDS
@@ -77,7 +78,8 @@ def rule_of(name: str, spec: Json) -> Rule | None:
     return Rule(
         name=name, fault_type=spec["faultType"], category=spec.get("category") or (known.category if known else "Component"),
         severity=SEVERITIES.index(severity) if severity else (known.severity if known else 1),
-        when=tuple(match_of(m) for m in spec["when"]), unless=tuple(match_of(m) for m in spec.get("unless", ())),
+        when=tuple(match_of(m) for m in spec["when"]), also=tuple(match_of(m) for m in spec.get("also", ())),
+        unless=tuple(match_of(m) for m in spec.get("unless", ())),
         hold_seconds=spec.get("holdSeconds", HOLD_SECONDS), clear_seconds=spec.get("clearSeconds", CLEAR_SECONDS),
         sources=spec.get("sources", 1), flaps=(flaps.get("count", 0), flaps.get("withinSeconds", 0)),
         playbook=spec.get("playbook") or (known.playbook if known else ""), shadow=mode == SHADOW,
@@ -96,9 +98,9 @@ def match_of(spec: Json) -> Match:
 
 def condition_types(rules: Iterable[Rule]) -> frozenset[str]:
     """Types of conditions that any of them looks at."""
-    return frozenset(m.type for rule in rules for m in (*rule.when, *rule.unless) if not m.is_event)
+    return frozenset(m.type for rule in rules for m in (*rule.when, *rule.also, *rule.unless) if not m.is_event)
 
 
 def event_matches(rules: Iterable[Rule]) -> tuple[Match, ...]:
     """Matches of events of all of them."""
-    return tuple({m for rule in rules for m in rule.when if m.is_event})
+    return tuple({m for rule in rules for m in (*rule.when, *rule.also) if m.is_event})

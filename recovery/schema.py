@@ -197,7 +197,7 @@ def _check_rule(new: Json, old: Json | None) -> Sequence[Problem]:
                 "FieldValueRequired",
             )
         )
-    for part in ("when", "unless"):
+    for part in ("when", "also", "unless"):
         for index, match in enumerate(spec.get(part, ())):
             if ("condition" in match) == ("event" in match):
                 problems.append(
@@ -237,6 +237,7 @@ FAULT_RULE_KIND = Kind(
             "category": {"type": "string", "enum": list(CATEGORIES)},
             "severity": {"type": "string", "enum": list(SEVERITIES)},
             "when": {"type": "array", "items": _MATCH, "maxItems": 32, "description": "Any of these speaks for the fault; each says who its source is."},
+            "also": {"type": "array", "items": _MATCH, "maxItems": 32, "description": "Speaks for the fault too, as a source of its own, where something of `when` is seen; by itself it makes none."},
             "unless": {"type": "array", "items": _MATCH, "maxItems": 32, "description": "With any of these the rule says nothing: it is another fault's."},
             "holdSeconds": {**_SECONDS, "description": "How long it must be seen before it counts; 30 by default."},
             "clearSeconds": {**_SECONDS, "description": "How long it must not be seen before it is over; 30 by default."},

@@ -14,7 +14,7 @@ from recovery import detect_sql, probing
 from recovery.builtins import install
 from recovery.detecting import Ruleset, detect, read_rules
 from recovery.figures import refresh_figures
-from recovery.orders import order
+from recovery.orders import order, refuse_tripped
 from recovery.reconcile import reconcile_remediations
 from recovery.told import take_events
 
@@ -36,6 +36,7 @@ async def find_faults(seat: Seat) -> int:
     found = await detect(conn, machines, rules) if machines else None
     await slots.advance(conn, CURSOR, until)
     await order(conn)
+    await refuse_tripped(conn)
     return found.moved if found else 0
 
 

@@ -98,8 +98,8 @@ def _insert(storage: Storage, obj: Json, write: Write) -> Json:
                 cursor, stored.rv, write.by, "create", storage.kind, None, stored.obj, storage.cluster_name(stored.obj)
             )
         if write.dry_run:
-            transaction.set_rollback(True)
             write.warnings += storage.foresee(stored.obj, None)
+            transaction.set_rollback(True)
             shown = copy.deepcopy(stored.obj)
             shown["metadata"].pop("resourceVersion", None)
             return redact(storage.kind, shown)
@@ -176,8 +176,8 @@ def _replace(storage: Storage, stored: Stored, wished: Json, write: Write, verb:
             storage.remove(after)
             storage.after_remove(cursor, after)
     if write.dry_run:
-        transaction.set_rollback(True)
         write.warnings += storage.foresee(after.obj, old)
+        transaction.set_rollback(True)
         # Nothing was written, so the version is the old one: `kubectl diff` shows it otherwise.
         version = {"resourceVersion": old["metadata"]["resourceVersion"]}
         return redact(kind, {**after.obj, "metadata": {**after.obj["metadata"], **version}})

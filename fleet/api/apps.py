@@ -16,8 +16,10 @@ class ApiConfig(AppConfig):
         from fleet.api.kinds import CREDENTIAL_KIND
         from fleet.api.safety_kinds import register_safety_kinds
         from fleet.api.storage import register_storage
+        from fleet.api.subscription_kinds import register_subscriptions
         from fleet.control.kinds import register
 
         register(CREDENTIAL_KIND)
         register_storage(CredentialStorage())
         register_safety_kinds()
+        register_subscriptions()

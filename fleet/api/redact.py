@@ -11,18 +11,20 @@ from fleet.control.kinds import Json, Kind
 
 
 def _blank(obj: Json, path: str) -> None:
-    """Empty the values of the map at `path`; what should be a map and is none (in an annotation) goes as a whole."""
+    """Empty the text, or the values of the map, at `path`; what should be either and is neither (in an annotation) goes as a whole."""
     *above, last = path.split(".")
     parent: object = obj
     for part in above:
         parent = parent.get(part) if isinstance(parent, dict) else None
     if isinstance(parent, dict) and last in parent:
         values = parent[last]
-        parent[last] = dict.fromkeys(values, "") if isinstance(values, dict) else None
+        parent[last] = (
+            dict.fromkeys(values, "") if isinstance(values, dict) else "" if isinstance(values, str) else None
+        )
 
 
 def redact(kind: Kind, obj: Json) -> Json:
-    """A copy in which each value of a write-only map is the empty string, also inside last-applied."""
+    """A copy in which each write-only text, and each value of a write-only map, is the empty string, also inside last-applied."""
     if not kind.write_only:
         return obj
     out = copy.deepcopy(obj)

@@ -61,6 +61,12 @@ class Actor:
         """Confirm removals, accept diffs, abandon, release."""
         return self.is_system or bool(self.roles_in(cluster) & {"approver", "admin"})
 
+    @property
+    def publishes_for(self) -> frozenset[str] | None:
+        """Names of the clusters that this actor may publish events for: operators and admins; None = the whole fleet."""
+        scopes = frozenset(scope for role, scope in self.bindings if role in ("operator", "admin"))
+        return None if self.is_system or EVERYWHERE in scopes else scopes
+
 
 SYSTEM = Actor("system:fleet", is_system=True)
 ANONYMOUS = Actor("system:anonymous")

@@ -1,4 +1,4 @@
-"""Storages of Hold, SafetyPolicy and Permit, and the statuses that follow from the ledger and the clock."""
+"""Storages of Hold, SafetyPolicy and Permit, and what is done for them from time to time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import orjson
 from django.db import connection
 
 from fleet.api.rights import Actor
-from fleet.api.storage import ListQuery, Page, Storage, Stored, format_time, register_storage, storage_for
-from fleet.control.conditions import Condition
+from fleet.api.safety_status import policy_now, refresh_holds, refresh_policies, refresh_statuses
+from fleet.api.storage import ListQuery, Page, Storage, Stored, format_time, register_storage
 from fleet.control.kinds import API_VERSION, MACHINE, Json, register
 from fleet.control.operators import Chore, register_chore
 from fleet.control.work import wake
+from fleet.safety.breakers import TURN_SECONDS, turn
 from fleet.safety.models import Hold, SafetyPolicy
 from fleet.safety.permits import tidy
-from fleet.safety.schema import HOLD_KIND, PERMIT_KIND, SAFETY_POLICY_KIND, describe_target
+from fleet.safety.schema import HOLD_KIND, PERMIT_KIND
+from fleet.safety.schema_policy import SAFETY_POLICY_KIND
 
 _REFRESH_SECONDS: Final = 15.0
 _TIDY_SECONDS: Final = 60.0
@@ -59,6 +61,10 @@ class HoldStorage(Storage):
         wake(MACHINE, _covered(stored.obj["spec"]["target"]))
 
 
+def _dump(value: Json) -> str:
+    return orjson.dumps(value).decode()
+
+
 def _covered(target: Json) -> list[int]:
     """Ids of the machines that a target means, at most as many as are woken at once."""
     if set(target) == {"machine"}:  # by the index of names: many are held one by one
@@ -75,6 +81,10 @@ class SafetyPolicyStorage(Storage):
 
     def __init__(self) -> None:
         super().__init__(SAFETY_POLICY_KIND, SafetyPolicy)
+
+    def foresee(self, new: Json, old: Json | None) -> Sequence[str]:
+        """What it would mean now; the dry run has it stored until its end."""
+        return policy_now(new["metadata"]["name"])
 
     def after_commit(self, stored: Stored) -> None:
         """Show what it means in machines."""
@@ -174,103 +184,10 @@ def _permit_json(row: tuple[Any, ...]) -> Json:
     }  # fmt: skip
 
 
-def _dump(value: Json) -> str:
-    return orjson.dumps(value).decode()
-
-
-def refresh_holds(ids: Sequence[int] | None = None) -> list[int]:
-    """Status of these holds (None: all) from what they match and the clock; ids that changed."""
-    wanted = None if ids is None else list(ids)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            # a target that is one machine by the index of names: there may be hundreds, and a scan of the fleet for each
-            """SELECT h.id, h.generation, h.status, h.spec, CASE WHEN (h.spec -> 'target') - 'machine'::text = '{}'
-                THEN (SELECT count(*) FROM safety_target t WHERE t.name = h.spec #>> '{target,machine}')
-                ELSE (SELECT count(*) FROM safety_target t WHERE safety_matches(h.spec -> 'target', t.name, t.cluster, t.labels)) END,
-              CASE WHEN pg_input_is_valid(h.spec ->> 'until', 'timestamptz') THEN (h.spec ->> 'until')::timestamptz <= now() ELSE false END
-            FROM safety_hold h WHERE %s::bigint[] IS NULL OR h.id = ANY (%s)""",
-            [wanted, wanted],
-        )
-        rows = cursor.fetchall()
-    statuses: dict[int, Json] = {}
-    for id_, generation, status, spec, machines, over in rows:
-        spec, status = _parsed(spec), _parsed(status)
-        what = describe_target(spec.get("target", {}))
-        if over:
-            fact = Condition(
-                "Effective", "False", "Ended", f"Its time ended at {spec['until']}; remove it or make another."
-            )
-        elif not machines:
-            fact = Condition("Effective", "False", "MatchesNothing", f"There is no machine that is {what}.")
-        else:
-            fact = Condition(
-                "Effective", "True", "InForce", f"Covers {machines} machine{'s' if machines != 1 else ''}."
-            )
-        phase = "Overdue" if over else "Effective" if machines else "NoMatch"
-        statuses[id_] = {
-            "phase": phase,
-            "machines": machines,
-            "overdue": over,
-            "conditions": [_kept(fact, status, generation)],
-        }
-    return storage_for("holds").write_status(statuses) if statuses else []
-
-
-def refresh_policies(ids: Sequence[int] | None = None) -> list[int]:
-    """Status of these policies (None: all): their limit in machines, and how far it is used; ids that changed."""
-    wanted = None if ids is None else list(ids)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT p.id, p.generation, p.status, p.spec, u.total, u.gone, b.max_count, b.max_percent FROM safety_safetypolicy p
-            LEFT JOIN safety_budgets() b ON b.policy = p.name LEFT JOIN LATERAL safety_usage(b.dim, ARRAY[b.key]) u ON b.key IS NOT NULL
-            WHERE %s::bigint[] IS NULL OR p.id = ANY (%s)""",
-            [wanted, wanted],
-        )
-        rows = cursor.fetchall()
-    statuses: dict[int, Json] = {}
-    for id_, generation, status, spec, total, gone, count, percent in rows:
-        what = describe_target(_parsed(spec).get("scope", {}))
-        total, gone = total or 0, gone or 0
-        limit = (
-            0 if count == 0 or percent == 0 else max(1, min(int(count or 1), int(total * float(percent or 0) / 100)))
-        )
-        if total:
-            fact = Condition(
-                "Effective", "True", "InForce", f"{gone} of {total} machines are unavailable; {limit} may be."
-            )
-        else:
-            fact = Condition("Effective", "False", "MatchesNothing", f"No machine in service belongs to {what}.")
-        statuses[id_] = {
-            "limit": limit,
-            "total": total,
-            "unavailable": gone,
-            "conditions": [_kept(fact, _parsed(status), generation)],
-        }
-    return storage_for("safetypolicies").write_status(statuses) if statuses else []
-
-
-def _parsed(value: Any) -> Json:
-    found: Json = orjson.loads(value) if isinstance(value, str | bytes) else value
-    return found
-
-
-def _kept(fact: Condition, status: Json, generation: int) -> Json:
-    """The condition as stored: its time moves only when its status does."""
-    old = next((c for c in status.get("conditions", []) if c["type"] == fact.type), None)
-    out = fact.json(generation)
-    same = old is not None and old["status"] == fact.status
-    out["lastTransitionTime"] = old["lastTransitionTime"] if same and old else format_time(datetime.now(UTC))
-    return out
-
-
-def refresh_statuses() -> int:
-    """All statuses that move with the clock and the ledger; how many changed."""
-    return len(refresh_holds()) + len(refresh_policies())
-
-
 def register_safety_kinds() -> None:
     """Called when the models are loaded."""
     register_chore(Chore("safety-status", _REFRESH_SECONDS, run_sync=refresh_statuses))
+    register_chore(Chore("breakers", TURN_SECONDS, run=lambda seat: turn(seat.conn)))
     register_chore(Chore("tidy-permits", _TIDY_SECONDS, run=lambda seat: tidy(seat.conn)))
     for kind in (HOLD_KIND, SAFETY_POLICY_KIND, PERMIT_KIND):
         register(kind)

@@ -15,10 +15,11 @@ from django.shortcuts import render
 from django.urls import path, re_path
 from django.views.decorators.csrf import csrf_exempt
 
-from fleet.api import discovery, errors, negotiation, openapi, reviews, subresources
+from fleet.api import discovery, errors, event_center, negotiation, openapi, reviews, subresources
 from fleet.api.answers import guarded, respond, squeeze
 from fleet.api.authentication import request_actor
 from fleet.api.core_events import events_view
+from fleet.api.event_doors import door, publish, read_alerts, read_cloud_events, read_redfish
 from fleet.api.event_watch import event_watch_view
 from fleet.api.views import group_view, page_not_found, wants_watch
 from fleet.control.kinds import GROUP, VERSION, Json, kinds
@@ -132,6 +133,24 @@ async def _events(request: HttpRequest) -> HttpResponseBase:
     return await sync_to_async(guarded(events_view), thread_sensitive=False)(request)
 
 
+@csrf_exempt
+async def _center(request: HttpRequest) -> HttpResponseBase:
+    """GET looks for events, POST publishes some."""
+    if request.method in ("GET", "HEAD"):
+        return await sync_to_async(guarded(event_center.search_view), thread_sensitive=False)(request)
+    return await publish(request, read_cloud_events)
+
+
+def _looking(view: View) -> Callable[..., Any]:
+    """A view of the Event Center that only reads."""
+
+    def inner(request: HttpRequest) -> HttpResponseBase:
+        _readable(request)
+        return view(request)
+
+    return threaded(inner)
+
+
 def _nothing(request: HttpRequest, **kwargs: Any) -> HttpResponse:
     return page_not_found()
 
@@ -163,6 +182,13 @@ urlpatterns = [
     re_path(r"^apis/?$", threaded(lambda request: _discovery(request, core=False)), name="api-groups"),
     re_path(r"^api/v1/?$", document(discovery.core_resources), name="api-core-v1"),
     re_path(r"^api/v1/(?:namespaces/[^/]+/)?events/?$", _events, name="api-events"),
+    path("api/events", _center, name="api-event-center"),
+    path("api/events/alertmanager", door(read_alerts), name="api-event-alertmanager"),
+    path("api/events/redfish", door(read_redfish), name="api-event-redfish"),
+    path("api/events/consumers", _looking(event_center.consumers_view), name="api-event-consumers"),
+    path("api/events/dead-letters", _looking(event_center.letters_view), name="api-dead-letters"),
+    path("api/events/dead-letters/retry", threaded(event_center.retry_view), name="api-dead-letters-retry"),
+    path("api/events/dead-letters/discard", threaded(event_center.discard_view), name="api-dead-letters-discard"),
     path("openapi/v3", threaded(_openapi_root), name="openapi-root"),
     path(f"openapi/v3/apis/{GROUP}/{VERSION}", threaded(_openapi), name="openapi"),
     *_reviews,

@@ -69,7 +69,7 @@ class Kind:
     writers: Who = "admin"
     read_only: bool = False  # served, never written by clients (Permit)
     immutable: bool = False  # spec cannot change after create
-    write_only: tuple[str, ...] = ()  # "spec.data": maps whose values are never shown
+    write_only: tuple[str, ...] = ()  # "spec.data", "spec.secret": maps and texts whose values are never shown
     validate: Callable[[Json, Json | None], Sequence[Problem]] = no_problems
     warn: Callable[[Json], Sequence[str]] = lambda obj: ()  # sentences for Warning headers
     example: Json = field(default_factory=dict)  # a manifest for the OpenAPI page and docs/kinds

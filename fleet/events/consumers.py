@@ -7,12 +7,15 @@ counts), and the others go on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 import orjson
 
 from fleet.control.db import Connection
+from fleet.control.position import KEEP
 from fleet.events.log import EventFilter, EventRow, read_rows, row_of
 
 MOST_FAILURES: Final = 3  # of one event in a row; then it is set aside
@@ -38,7 +41,7 @@ RETURNING d.pos, d.n, d.at, d.object_id, d.cluster_id, d.kind, d.severity, d.typ
 
 _ADVANCE = """
 WITH done AS (DELETE FROM dead_letter WHERE consumer = %(name)s AND state = 2)
-UPDATE event_consumer SET pos = %(pos)s, moved_at = now(), failures = 0, failing_pos = 0, failing_n = 0 WHERE name = %(name)s AND pos < %(pos)s
+UPDATE event_consumer SET pos = %(pos)s, moved_at = now(), failures = CASE WHEN failing_pos > %(pos)s THEN failures ELSE 0 END WHERE name = %(name)s AND pos < %(pos)s
 """
 
 _SET_ASIDE = """
@@ -52,7 +55,13 @@ UPDATE event_consumer SET failures = CASE WHEN (failing_pos, failing_n) = (%(pos
 WHERE name = %(name)s RETURNING failures
 """
 
-_LAG = """
+# Cursors that stand where retention will cut within a day: what they have not read is counted while it is there.
+_RISK = """
+WITH h AS MATERIALIZED (SELECT (SELECT max(pos) FROM position_mark WHERE at <= now() - %(age)s::interval) AS edge)
+UPDATE event_consumer c SET at_risk = (SELECT count(*) FROM event WHERE pos > c.pos AND pos <= h.edge) FROM h WHERE c.pos < h.edge
+"""
+
+LAG: Final = """
 WITH h AS MATERIALIZED (SELECT fleet_horizon() AS horizon)
 SELECT c.name, c.pos, coalesce(extract(epoch FROM now() - e.at), 0)::float8, c.moved_at, c.gaps, c.gap_from, c.gap_to, c.lost, c.failures,
   (SELECT count(*) FROM dead_letter d WHERE d.consumer = c.name)
@@ -79,12 +88,17 @@ class Lag:
     dead_letters: int
 
 
-async def read(conn: Connection, name: str, wanted: EventFilter, limit: int = 1000) -> tuple[list[EventRow], int]:
-    """Events after the stored cursor, in order, and the position they reach to, which is for `advance`.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What `read` found, apart: dead letters to be tried `again`, new `rows`, and the position `reached`."""
 
-    A new consumer begins at the present horizon. Dead letters that somebody wants to be tried again come first, with
-    the positions that they had. All events of one position come together, so there may be a few more than `limit`.
-    """
+    again: list[EventRow]
+    rows: list[EventRow]
+    reached: int
+
+
+async def read_apart(conn: Connection, name: str, wanted: EventFilter, limit: int = 1000) -> Batch:
+    """As `read`, for who may stop half-way: `advance` also ends all of `again`."""
     found = await (await conn.execute(_FIND, {"name": name}, prepare=True)).fetchone()
     if found is None:
         found = await (await conn.execute(_BEGIN, {"name": name})).fetchone()
@@ -95,7 +109,17 @@ async def read(conn: Connection, name: str, wanted: EventFilter, limit: int = 10
         position = floor
     again = await (await conn.execute(_RETRIES, {"name": name, "limit": limit}, prepare=True)).fetchall()
     rows, reached = await read_rows(conn, position, wanted, limit)
-    return [*sorted((row_of(r) for r in again), key=lambda r: (r.pos, r.n)), *rows], reached
+    return Batch(sorted((row_of(r) for r in again), key=lambda r: (r.pos, r.n)), rows, reached)
+
+
+async def read(conn: Connection, name: str, wanted: EventFilter, limit: int = 1000) -> tuple[list[EventRow], int]:
+    """Events after the stored cursor, in order, and the position they reach to, which is for `advance`.
+
+    A new consumer begins at the present horizon. Dead letters that somebody wants to be tried again come first, with
+    the positions that they had. All events of one position come together, so there may be a few more than `limit`.
+    """
+    batch = await read_apart(conn, name, wanted, limit)
+    return [*batch.again, *batch.rows], batch.reached
 
 
 async def advance(conn: Connection, name: str, position: int) -> None:
@@ -113,22 +137,44 @@ async def dead_letter(conn: Connection, consumer: str, row: EventRow, reason: st
     await conn.execute(_SET_ASIDE, values)
 
 
-async def stumbled(conn: Connection, consumer: str, row: EventRow, error: BaseException) -> bool:
-    """A handler broke over an event: True when it was set aside, as it broke the third time in a row; else it is to be tried again."""
+async def stumbled(
+    conn: Connection,
+    consumer: str,
+    row: EventRow,
+    error: BaseException | str,
+    *,
+    most: int = MOST_FAILURES,
+    reason: str = "HandlerFailed",
+) -> bool:
+    """An event could not be handled: True when it was set aside, as it failed `most` times in a row; else it is to be tried again."""
     found = await (await conn.execute(_COUNT, {"name": consumer, "pos": row.pos, "n": row.n})).fetchone()
-    if found is None or int(found[0]) < MOST_FAILURES:
+    if found is None or int(found[0]) < most:
         return False
-    await dead_letter(conn, consumer, row, "HandlerFailed", f"{type(error).__name__}: {error}")
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    await dead_letter(conn, consumer, row, reason, text)
     return True
 
 
 async def lag(conn: Connection) -> list[Lag]:
     """All consumers, by name."""
-    rows = await (await conn.execute(_LAG)).fetchall()
-    return [
-        Lag(r[0], int(r[1]), max(0.0, float(r[2])), r[3], int(r[4]), (int(r[5]), int(r[6])) if r[5] is not None else None, int(r[7]), int(r[8]), int(r[9]))
-        for r in rows
-    ]  # fmt: skip
+    return [lag_of(row) for row in await (await conn.execute(LAG)).fetchall()]
+
+
+def lag_of(row: Sequence[Any]) -> Lag:
+    """From a row of `LAG`."""
+    name, position, seconds, moved_at, gaps, begin, end, lost, failures, letters = row
+    gap = (int(begin), int(end)) if begin is not None else None
+    return Lag(name, int(position), max(0.0, float(seconds)), moved_at, gaps, gap, int(lost), failures, int(letters))
+
+
+async def lag_of_one(conn: Connection, name: str) -> Lag | None:
+    """One consumer; None when it never read."""
+    return next((each for each in await lag(conn) if each.name == name), None)
+
+
+async def count_at_risk(conn: Connection) -> int:
+    """Count what retention would take from slow consumers, so that a gap can say how much was lost; how many are that slow."""
+    return (await conn.execute(_RISK, {"age": KEEP["event"] - timedelta(days=1)})).rowcount
 
 
 async def forget(conn: Connection, name: str) -> None:

@@ -1,11 +1,14 @@
 """The append-only log: changes of objects (the watch) and events (what happened), at one position in commit order.
 
-Both tables are partitioned by position and written by SQL in the transaction of the change; these models only read.
+Both tables are partitioned by position and written by SQL in the transaction of the change; these models only read. Beside them what was set
+aside, and who is told by webhook.
 """
 
 from __future__ import annotations
 
 from django.db import models
+
+from fleet.control.models import KubeObject
 
 
 class Change(models.Model):
@@ -78,3 +81,10 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return f"DeadLetter {self.pk}"
+
+
+class Subscription(KubeObject):
+    """Whom to tell of which events by webhook. `sealed` is a libsodium sealed box with the signing secret, `fingerprint` its keyed HMAC."""
+
+    sealed = models.BinaryField(default=b"")
+    fingerprint = models.CharField(max_length=64, default="")

@@ -1,4 +1,4 @@
-"""The kinds of risk prevention: Hold, SafetyPolicy and Permit."""
+"""The kinds of risk prevention: Hold and Permit, and what they share with SafetyPolicy (`fleet.safety.schema_policy`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from fleet.control.kinds import HOLD, PERMIT, SAFETY_POLICY, Column, Json, Kind, Problem
+from fleet.control.kinds import HOLD, PERMIT, Column, Json, Kind, Problem
 
 LONGEST_HOLD: Final = timedelta(days=30)
 BY_LABELS: Final[Json] = {
@@ -29,7 +29,7 @@ _TIME: Final[Json] = {
     "pattern": TIME_PATTERN,
     "x-fleet-pattern-means": "must be a time such as 2026-01-31T18:00:00Z",
 }
-_CONDITIONS: Final[Json] = {
+CONDITIONS: Final[Json] = {
     "type": "array",
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["type"],
@@ -57,7 +57,9 @@ def parse_time(text: str) -> datetime | None:
         return None
 
 
-def _text(*path: str) -> Any:
+def text_of(*path: str) -> Any:
+    """A column that shows the text at that path."""
+
     def value(obj: Json, now: datetime) -> str:
         found: Any = obj
         for part in path:
@@ -168,16 +170,16 @@ HOLD_KIND = Kind(
             "phase": {"type": "string", "enum": ["Effective", "NoMatch", "Overdue"], "description": "Overdue: its time is over, it holds nothing any more and should be removed."},
             "machines": {"type": "integer", "description": "How many machines it covers."},
             "overdue": {"type": "boolean"},
-            "conditions": _CONDITIONS,
+            "conditions": CONDITIONS,
         },
     },
     columns=(
         Column("Target", lambda o, now: describe_target(o["spec"].get("target", {})), description="What is held."),
-        Column("State", _text("status", "phase"), description="Effective, NoMatch or Overdue."),
+        Column("State", text_of("status", "phase"), description="Effective, NoMatch or Overdue."),
         Column("Machines", lambda o, now: o.get("status", {}).get("machines"), type="integer", description="How many machines it covers."),
-        Column("Owner", _text("spec", "owner"), description="Who to ask."),
-        Column("Until", _text("spec", "until"), description="When it ends."),
-        Column("Reason", _text("spec", "reason"), description="Why.", priority=1),
+        Column("Owner", text_of("spec", "owner"), description="Who to ask."),
+        Column("Until", text_of("spec", "until"), description="When it ends."),
+        Column("Reason", text_of("spec", "reason"), description="Why.", priority=1),
     ),
     selectable=("spec.owner", "spec.target.cluster", "spec.target.machine", "status.phase"),
     cluster_field="spec.target.cluster",
@@ -196,87 +198,6 @@ HOLD_KIND = Kind(
     },
 )  # fmt: skip
 
-
-def _check_policy(new: Json, old: Json | None) -> Sequence[Problem]:
-    spec = new["spec"]
-    problems = one_of(spec["scope"], "spec.scope", ("cluster", "idc", "rack", "hardwareModel", "matchAll"))
-    if not spec["maxUnavailable"]:
-        problems.append(
-            Problem("spec.maxUnavailable", "say count, percent or both; the smaller counts", "FieldValueRequired")
-        )
-    return problems
-
-
-def _warn_policy(obj: Json) -> Sequence[str]:
-    zero = [key for key, value in obj["spec"].get("maxUnavailable", {}).items() if value == 0]
-    return [
-        f"spec.maxUnavailable.{key}: 0 means that no change that takes a machine away is ever allowed here"
-        for key in zero
-    ]
-
-
-def _limit(obj: Json, now: datetime) -> str:
-    limits = obj["spec"].get("maxUnavailable", {})
-    parts = [f"{limits['percent']:g} %"] if "percent" in limits else []
-    return " and ".join([*parts, str(limits["count"])] if "count" in limits else parts)
-
-
-SAFETY_POLICY_KIND = Kind(
-    kind="SafetyPolicy",
-    plural="safetypolicies",
-    singular="safetypolicy",
-    number=SAFETY_POLICY,
-    description="How many machines of a scope may be unavailable at a time. Without one: 3 % of a cluster, at most 600, at least 1.",
-    spec={
-        "type": "object",
-        "description": "A scope and its budget. Of several policies for one scope the strictest counts.",
-        "required": ["scope", "maxUnavailable"],
-        "properties": {
-            "scope": {
-                "type": "object",
-                "description": "Exactly one of these.",
-                "properties": {
-                    "cluster": {"type": "string", "minLength": 1, "maxLength": 253},
-                    "idc": {"type": "string", "minLength": 1, "maxLength": 253},
-                    "rack": {"type": "string", "minLength": 1, "maxLength": 253, "description": "As idc/rack: racks of two idcs may share a name."},
-                    "hardwareModel": {"type": "string", "minLength": 1, "maxLength": 253},
-                    "matchAll": {"type": "boolean", "description": "true: the whole fleet as one."},
-                },
-            },
-            "maxUnavailable": {
-                "type": "object",
-                "description": "The smaller of the two; at least 1 unless one is 0, which means none.",
-                "properties": {
-                    "count": {"type": "integer", "minimum": 0, "maximum": 1000000},
-                    "percent": {"type": "number", "minimum": 0, "maximum": 100},
-                },
-            },
-        },
-    },
-    status={
-        "type": "object",
-        "properties": {
-            "limit": {"type": "integer", "description": "How many machines that is now."},
-            "total": {"type": "integer", "description": "Machines in service in its scope."},
-            "unavailable": {"type": "integer", "description": "How many of them are unavailable now."},
-            "conditions": _CONDITIONS,
-        },
-    },
-    columns=(
-        Column("Scope", lambda o, now: describe_target(o["spec"].get("scope", {})), description="Where it holds."),
-        Column("Max Unavailable", _limit, description="Percent and count."),
-        Column("Limit", lambda o, now: o.get("status", {}).get("limit"), type="integer", description="In machines, now."),
-        Column("Unavailable", lambda o, now: o.get("status", {}).get("unavailable"), type="integer", description="Used now."),
-    ),
-    validate=_check_policy,
-    warn=_warn_policy,
-    example={
-        "apiVersion": "fleet.dev/v1",
-        "kind": "SafetyPolicy",
-        "metadata": {"name": "payments"},
-        "spec": {"scope": {"cluster": "payments"}, "maxUnavailable": {"percent": 1, "count": 20}},
-    },
-)  # fmt: skip
 
 PERMIT_KIND = Kind(
     kind="Permit",
@@ -306,11 +227,11 @@ PERMIT_KIND = Kind(
         },
     },
     columns=(
-        Column("Machine", _text("spec", "machine"), description="Name of the machine."),
-        Column("Verb", _text("spec", "verb"), description="What it allows."),
-        Column("State", _text("status", "phase"), description="Granted, Expired or Released."),
+        Column("Machine", text_of("spec", "machine"), description="Name of the machine."),
+        Column("Verb", text_of("spec", "verb"), description="What it allows."),
+        Column("State", text_of("status", "phase"), description="Granted, Expired or Released."),
         Column("Cost", lambda o, now: o.get("status", {}).get("cost"), type="integer", description="Taken from the budget."),
-        Column("Owner", _text("spec", "owner"), description="Who asked.", priority=1),
+        Column("Owner", text_of("spec", "owner"), description="Who asked.", priority=1),
     ),
     selectable=("spec.machine", "spec.clusterName", "spec.verb", "spec.owner", "status.phase"),
     cluster_field="spec.clusterName",

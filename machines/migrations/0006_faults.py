@@ -14,6 +14,6 @@ CREATE INDEX machine_evidence_at ON machine_evidence (at);
 
 
 class Migration(migrations.Migration):
-    dependencies = [("machines", "0004_safety_target_by_key")]
+    dependencies = [("machines", "0005_event_target")]
 
     operations = [migrations.RunSQL(SQL, "DROP TABLE machine_evidence; DROP VIEW machine_fault;")]

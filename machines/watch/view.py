@@ -11,7 +11,7 @@ from typing import Final
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from machines import packing
-from machines.waking import wake
+from machines.waking import tell, wake
 from machines.watch import ingest
 from machines.watch.absence import Absences, Verdict
 from machines.watch.cache import CONDITIONS, FIELDS, SAME, NodeCache
@@ -218,6 +218,7 @@ class View:
         for machine, array in packed.items():
             cache.written(names[machine], machine, array)
         await wake(conn, moved | changed)
+        await tell(conn, changed)
 
     def _conditions(self, node: Node) -> list[Condition]:
         """Equal sets of thousands of nodes are one object."""

@@ -14,7 +14,8 @@ CREATE TABLE recovery_builtin (name text COLLATE "C" PRIMARY KEY, at timestamptz
 CREATE INDEX fault_turn ON recovery_fault (severity DESC, confirmed_at, id) WHERE phase = 'Confirmed' AND NOT shadow;
 -- The worst confirmed fault of a machine: it keeps a closed node closed, and leaves what it is about to recovery.
 CREATE OR REPLACE VIEW machine_fault AS
-SELECT DISTINCT ON (f.machine_id) f.machine_id, f.name::text COLLATE "default" AS name, f.type::text COLLATE "default" AS type, f.phase::text COLLATE "default" AS phase, coalesce(f.status ->> 'message', '') AS message, f.phase <> 'NeedsPerson' AND f.cleared_since IS NULL AS mine
+SELECT DISTINCT ON (f.machine_id) f.machine_id, f.name::text COLLATE "default" AS name, f.type::text COLLATE "default" AS type, f.phase::text COLLATE "default" AS phase, coalesce(f.status ->> 'message', '') AS message,
+  bool_or(f.category = 'Component' AND f.cleared_since IS NULL) OVER (PARTITION BY f.machine_id) AS mine
 FROM recovery_fault f WHERE f.phase IN ('Confirmed', 'Recovering', 'NeedsPerson') AND NOT f.shadow ORDER BY f.machine_id, f.severity DESC, f.id;
 """
 UNDO = """

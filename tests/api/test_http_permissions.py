@@ -47,6 +47,13 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-groups": ("GET", "/apis", KNOWN),
     "api-core-v1": ("GET", "/api/v1", KNOWN),
     "api-events": ("GET", "/api/v1/events", WITH_A_ROLE),
+    "api-event-center": ("POST", "/api/events", only("oper-a", "admin-a", "admin", ok=202)),
+    "api-event-alertmanager": ("POST", "/api/events/alertmanager", only("oper-a", "admin-a", "admin", ok=202)),
+    "api-event-redfish": ("POST", "/api/events/redfish?machine=a1", only("oper-a", "admin-a", "admin", ok=202)),
+    "api-event-consumers": ("GET", "/api/events/consumers", WITH_A_ROLE),
+    "api-dead-letters": ("GET", "/api/events/dead-letters", WITH_A_ROLE),
+    "api-dead-letters-retry": ("POST", "/api/events/dead-letters/retry", OPERATORS),
+    "api-dead-letters-discard": ("POST", "/api/events/dead-letters/discard", OPERATORS),
     "openapi-root": ("GET", "/openapi/v3", KNOWN),
     "openapi": ("GET", "/openapi/v3/apis/fleet.dev/v1", KNOWN),
     "api-selfsubjectreviews": ("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", only(*EVERYBODY[1:], ok=201)),
@@ -86,11 +93,22 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "admin:": ("GET", "/admin/", LOGIN),
 }  # fmt: skip
 
+# What is sent to an address that wants something.
+_ALERT = {"status": "firing", "labels": {"machine": "a1"}, "fingerprint": "f1", "startsAt": "2026-01-31T18:00:00Z"}
+BODIES: dict[str, Any] = {
+    "api-event-center": {"specversion": "1.0", "id": "1", "source": "/test", "type": "com.example.test", "subject": "a1"},
+    "api-event-alertmanager": {"version": "4", "alerts": [_ALERT]},
+    "api-event-redfish": {"Events": [{"MessageId": "Platform.1.0.PowerLost"}]},
+    "api-dead-letters-retry": {"ids": [1]},
+    "api-dead-letters-discard": {"ids": [1]},
+}  # fmt: skip
+
 # Who may write objects of a kind that lie in cluster a, and who may read one of them.
 WRITERS: dict[str, tuple[Row, Row]] = {
     "machines": (OPERATORS_OF_A, READERS_OF_A),
     "operations": (OPERATORS_OF_A, READERS_OF_A),
     "holds": (OPERATORS_OF_A, READERS_OF_A),
+    "subscriptions": (ADMINS_OF_A, READERS_OF_A),
     "permits": (NOBODY, READERS_OF_A),
     "clusters": (ADMINS_OF_A, READERS_OF_A),
     "credentials": (FLEET_ADMINS, WITH_A_ROLE),
@@ -108,6 +126,12 @@ PLACED: dict[str, Json] = {
     "operations": {"machine": "a1", "verb": "Reconcile", "reason": "test"},
     "holds": {"target": {"cluster": "a"}, "reason": "test", "until": format_time(timezone.now() + timedelta(days=7))},
     "clusters": {"idc": "iad1"},
+    "subscriptions": {
+        "clusterName": "a",
+        "url": "https://10.1.1.1/",
+        "secret": f"whsec_{'A' * 44}",
+        "filter": {"matchAll": True},
+    },
 }
 
 
@@ -158,7 +182,7 @@ def test_an_address_answers_everybody_by_its_row(
     name: str, server: Server, crowd: dict[str, dict[str, str]], small_fleet: list[str]
 ) -> None:
     method, path, row = ADDRESSES[name]
-    body: Any = {} if method == "POST" and path.startswith("/apis") else None
+    body: Any = BODIES.get(name, {} if method == "POST" and path.startswith("/apis") else None)
     assert {who: found(server, crowd[who], method, path, body) for who in EVERYBODY} == row
 
 

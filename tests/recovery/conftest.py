@@ -8,6 +8,14 @@ import pytest
 
 from fleet.control import db
 from fleet.control.db import Connection
+from recovery import blindness, reacting
+
+
+@pytest.fixture(autouse=True)
+def fresh_sight() -> None:
+    """What a process remembers for a second outlives no test."""
+    blindness._kept.clear()
+    reacting._rules = None
 
 
 @pytest.fixture

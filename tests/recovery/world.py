@@ -13,7 +13,7 @@ from fleet.control.kinds import API_VERSION, MACHINE, REMEDIATION, Json
 from fleet.control.operators import Seat
 from fleet.control.threads import in_thread
 from recovery.detecting import detect
-from recovery.orders import Ordered, order
+from recovery.orders import Ordered, order, refuse_tripped
 from recovery.reconcile import reconcile_remediations
 from simulator.box import Box
 from tests.machines.loop import ME, Loop
@@ -62,7 +62,9 @@ class World(Loop):
     async def order(self) -> Ordered:
         """Everything that waits for its turn has it."""
         await self.conn.execute("UPDATE recovery_fault SET due_at = now() WHERE phase = 'Confirmed'")
-        return await order(self.conn)
+        ordered = await order(self.conn)
+        await refuse_tripped(self.conn)
+        return ordered
 
     async def repair(self) -> None:
         """One pass over all remediations."""
@@ -70,10 +72,10 @@ class World(Loop):
         claims = await work.claim(self.conn, REMEDIATION, ME)
         await reconcile_remediations(Seat(self.conn, ME), claims)
 
-    async def turn(self, times: int = 1) -> None:
+    async def turn(self, times: int = 1, seconds: float = 5.0) -> None:
         """Machines, detection, orders, remediations: what the loop does by itself."""
         for _ in range(times):
-            await self.step()
+            await self.step(seconds)
             await self.detect()
             await self.order()
             await self.repair()

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final, LiteralString
 
 import psycopg
 import pytest_asyncio
 
-from fleet.safety.permits import Answer, Ask, permits
+from fleet.safety.permits import Answer, Ask, permits, release
 from tests.simulator.conftest import connect
 
 Conn = psycopg.AsyncConnection[Any]
+LATER: Final[LiteralString] = """WITH s AS (SELECT %s::interval AS by),
+a AS (UPDATE breaker_strike SET at = at - s.by FROM s),
+b AS (UPDATE breaker SET since = since - s.by, last_at = last_at - s.by, counted_from = counted_from - s.by, asked_at = asked_at - s.by FROM s)
+UPDATE permit SET granted_at = granted_at - s.by, expires_at = expires_at - s.by, released_at = released_at - s.by FROM s"""
 
 
 @dataclass
@@ -59,6 +64,33 @@ class Ledger:
 
     async def policy(self, name: str, scope: dict[str, Any], **limits: float) -> None:
         await self._object("safety_safetypolicy", name, {"scope": scope, "maxUnavailable": limits})
+
+    async def rule(self, name: str, scope: dict[str, Any], **spec: Any) -> None:
+        """A policy that says something else than a budget."""
+        await self._object("safety_safetypolicy", name, {"scope": scope, **spec})
+
+    async def no_breaker(self) -> None:
+        """Switch breakers off for every cluster and the fleet, for tests of other guards."""
+        for (name,) in await self.sql("SELECT name FROM clusters_cluster"):
+            await self.rule(f"off-{name}", {"cluster": name}, breaker={"disabled": True})
+        await self.rule("off", {"matchAll": True}, breaker={"disabled": True})
+        await self.sql("UPDATE capacity SET rack_id = 0, idc_id = 0")
+
+    async def breaker(self, dim: str = "cluster", key: int = 1) -> str:
+        """The state of a breaker as stored; closed when it never opened."""
+        rows = await self.sql("SELECT state FROM breaker WHERE dim = %s AND key = %s", dim, key)
+        return str(rows[0][0]) if rows else "closed"
+
+    async def later(self, **span: float) -> None:
+        """Time goes by: whatever the breakers measure lies that much further back."""
+        await self.sql(LATER, timedelta(**span))
+
+    async def give_back(self, *machines: int) -> None:
+        """Their permits are released: they were seen well."""
+        found = await self.sql(
+            "SELECT id FROM permit WHERE machine_id = ANY (%s) AND released_at IS NULL", list(machines)
+        )
+        await release(self.conn, [row[0] for row in found])
 
     async def _object(self, table: str, name: str, spec: dict[str, Any]) -> None:
         await self.sql(

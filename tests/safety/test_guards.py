@@ -11,10 +11,12 @@ import pytest
 
 import fleet.safety.migrations
 from fleet.safety import switch
+from fleet.safety.breakers import strike, trip, turn
 from tests.safety.conftest import Ledger
 from tests.simulator.conftest import connect, dsn
 
-SQL = (Path(fleet.safety.migrations.__file__).parent / "permit_batch.sql").read_text()
+HERE = Path(fleet.safety.migrations.__file__).parent
+SQL = (HERE / "breaker.sql").read_text() + (HERE / "guards.sql").read_text() + (HERE / "permit_batch.sql").read_text()
 Probe = Callable[[Ledger], Awaitable[bool]]
 
 
@@ -78,7 +80,7 @@ async def policy_ignored(ledger: Ledger) -> bool:
 
 
 async def uncapped(ledger: Ledger) -> bool:
-    return await ledger.granted((await ledger.cluster("a", 21_000))[:700]) > 600
+    return await ledger.granted((await ledger.cluster("a", 21_000, racks=1))[:700], unplanned=False) > 450
 
 
 async def upgraded_for_nothing(ledger: Ledger) -> bool:
@@ -111,7 +113,138 @@ async def counted_too_early(ledger: Ledger) -> bool:
     return await raced(ledger)
 
 
-LOCK = "PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;"
+async def storm(ledger: Ledger, machines: int = 100) -> list[int]:
+    """A cluster without racks where a storm of repairs has been asked for, as far as it went."""
+    ids = await ledger.cluster("a", machines)
+    await ledger.sql("UPDATE capacity SET rack_id = 0")
+    await ledger.policy("wide", {"cluster": "a"}, percent=100)
+    await ledger.ask(ids)
+    return ids
+
+
+async def started(ledger: Ledger) -> int:
+    return int((await ledger.sql("SELECT count(*) FROM permit"))[0][0])
+
+
+async def too_many_in_a_batch(ledger: Ledger) -> bool:
+    await storm(ledger)
+    return await started(ledger) > 20
+
+
+async def planned_meanwhile(ledger: Ledger) -> bool:
+    ids = await storm(ledger)
+    return (await ledger.one(ids[99], unplanned=False)).ok
+
+
+async def too_many_one_by_one(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 10)
+    await ledger.sql("UPDATE capacity SET rack_id = 0, down = true")
+    return sum([(await ledger.one(i)).ok for i in ids]) > 2
+
+
+async def wiped_under_a_reboot(ledger: Ledger) -> bool:
+    ids = await storm(ledger)
+    return (await ledger.one(ids[0], "Wipe")).ok
+
+
+async def failed_for_nothing(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 10)
+    await strike(ledger.conn, [(i, "x") for i in ids[:2]])
+    return (await ledger.one(ids[5], unplanned=False)).ok
+
+
+async def two_at_once(ledger: Ledger) -> bool:
+    ids = await storm(ledger)
+    await ledger.later(minutes=10)
+    return await ledger.granted(ids[30:], owner="late") > 1
+
+
+async def two_in_turn(ledger: Ledger) -> bool:
+    ids = await storm(ledger)
+    await ledger.later(minutes=10)
+    return sum([(await ledger.one(i, owner="late")).ok for i in ids[30:32]]) > 1
+
+
+async def cool_too_soon(ledger: Ledger) -> bool:
+    ids = await storm(ledger)
+    await ledger.later(minutes=9)
+    return (await ledger.one(ids[99], owner="late")).ok
+
+
+async def fleet_cooled(ledger: Ledger) -> bool:
+    for name in "abc":
+        await trip(ledger.conn, "cluster", (await storm_of(ledger, name)), "x")
+    ids = await ledger.cluster("d", 10)
+    await ledger.later(days=1)
+    return (await ledger.one(ids[0])).ok
+
+
+async def storm_of(ledger: Ledger, name: str) -> int:
+    ids = await ledger.cluster(name, 10)
+    return int((await ledger.sql("SELECT cluster_id FROM capacity WHERE machine_id = %s", ids[0]))[0][0])
+
+
+async def not_well_again(ledger: Ledger) -> bool:
+    ids = await storm(ledger)
+    await ledger.later(minutes=10)
+    await ledger.one(ids[50], owner="late")
+    await ledger.sql("UPDATE capacity SET down = true WHERE machine_id = %s", ids[50])
+    await ledger.later(minutes=12)
+    await turn(ledger.conn)
+    await ledger.sql("UPDATE capacity SET down = false")
+    await ledger.give_back(ids[50])
+    return (await ledger.one(ids[51], owner="late")).ok
+
+
+async def alone(ledger: Ledger) -> bool:
+    await storm(ledger)
+    return await ledger.sql(
+        "SELECT breaker_reset('cluster', 1, 'olga', true), breaker_reset('cluster', 1, 'olga', true)"
+    ) != [("asked", "same")]
+
+
+async def outside(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100)
+    await ledger.rule("w", {"cluster": "a"}, windows=[{"start": "25:99", "durationMinutes": 1}])
+    return (await ledger.one(ids[0], unplanned=False)).ok
+
+
+async def two_racks(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000)
+    await ledger.one(ids[0], unplanned=False)
+    return (await ledger.one(ids[1], unplanned=False)).ok
+
+
+async def two_racks_at_once(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000)
+    return await ledger.granted(ids[:2], unplanned=False) > 1
+
+
+async def too_often(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000, racks=1)
+    await ledger.rule("r", {"cluster": "a"}, rates=[{"verb": "Drain", "count": 1, "windowSeconds": 60}])
+    await ledger.one(ids[0], "Drain")
+    return (await ledger.one(ids[1], "Drain")).ok
+
+
+async def too_often_at_once(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000, racks=1)
+    await ledger.rule("r", {"cluster": "a"}, rates=[{"verb": "Drain", "count": 1, "windowSeconds": 60}])
+    return await ledger.granted(ids[:2], "Drain") > 1
+
+
+async def wiped_too_often(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 1000, racks=1)
+    return await ledger.granted(ids[:20], "Wipe") > 10
+
+
+async def below_reserve(ledger: Ledger) -> bool:
+    ids = await ledger.cluster("a", 100, racks=1)
+    await ledger.rule("keep", {"cluster": "a"}, minSchedulable=99)
+    return await ledger.granted(ids[:2]) > 1
+
+
+LOCK = "PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;  -- the one lock"
 LOOP = "FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP"
 GUARDS: dict[str, tuple[str, str, Probe]] = {
     "kill switch": ("IF halt.stopped THEN", "IF false THEN", stopped),
@@ -128,8 +261,32 @@ GUARDS: dict[str, tuple[str, str, Probe]] = {
     "six hundred at most": ("coalesce(b.max_count, 600)", "coalesce(b.max_count, 100000)", uncapped),
     "paying for a stronger verb": ("AND NOT coalesce(r.open_draws, false)", "AND r.open_id IS NULL", upgraded_for_nothing),
     "unknown verbs draw": ("ELSE 'disruptive' END", "ELSE 'reversible' END", not_drawing),
-    "the lock": (LOCK, "", raced),
-    "counting after the lock": (LOCK, "", counted_too_early),
+    "the breaker within a batch": ("IF hits[at] >= mosts[at] THEN", "IF false THEN", too_many_in_a_batch),
+    "the breaker over batches": ("IF trips[at] <> '' THEN", "IF false THEN", planned_meanwhile),
+    "starts are written down": ("WHERE a.begun;", "WHERE false;", too_many_one_by_one),
+    "an open breaker": ("IF why IS NULL AND states[at] = 'open' THEN", "IF false THEN", too_many_in_a_batch),
+    "an open breaker binds plans": ("ELSIF hard AND NOT owned THEN", "ELSIF hard AND NOT owned AND r.unplanned THEN", planned_meanwhile),
+    "nothing worse under a permit": ("AND (r.class <> 'destructive' OR r.open_class = 'destructive')", "", wiped_under_a_reboot),
+    "failed changes count": ("IF again OR b.state = 'open' OR b.hit >= b.most THEN", "IF false THEN", failed_for_nothing),
+    "one at a time in a batch": ("THEN rooms[at] := rooms[at] - 1;", "THEN", two_at_once),
+    "one at a time": ("FROM unnest(tried, tries) AS a(id, place)", "FROM unnest('{}'::bigint[], '{}'::int[]) AS a(id, place)", two_in_turn),
+    "the cool-down": ("b.last_at + make_interval(secs => b.seconds) <= p_now", "true", cool_too_soon),
+    "people free the fleet": ("IF b.dim <> 'fleet' AND b.last_at", "IF b.last_at", fleet_cooled),
+    "three clusters": ("AND many >= 3 AND", "AND false AND", fleet_cooled),
+    "a trial that failed": ("IF bad IS NOT NULL THEN", "IF false THEN", not_well_again),
+    "two people": ("IF p_two AND b.asked_by = p_by THEN", "IF false THEN", alone),
+    "windows": ("IF FOUND THEN why := 'OutsideWindow'; ELSE", "IF false THEN ELSE", outside),
+    "a window that cannot be read": ("RETURN QUERY SELECT false, NULL::timestamptz", "RETURN QUERY SELECT true, NULL::timestamptz", outside),
+    "one domain at a time": ("THEN why := 'DomainBusy';", "THEN", two_racks),
+    "one domain in a batch": ("AND (x ->> 2)::int = 0 THEN", "AND false THEN", two_racks_at_once),
+    "rates": ("IF rrooms[s] <= 0 AND why IS NULL THEN", "IF false THEN", too_often),
+    "rates in a batch": ("rrooms[theirs[i]] := rrooms[theirs[i]] - 1;", "NULL;", too_often_at_once),
+    "acts are written down": ("AS a(id, verb, begun)\n  CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE a.begun", "AS a(id, verb, begun)\n  CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE false", too_often),
+    "built-in rates": ("AS d(verb, cluster, fleet) ON p.dim IN", "AS d(verb, cluster, fleet) ON false AND p.dim IN", wiped_too_often),
+    "the reserve": ("IF vrooms[s] < price AND why IS NULL THEN", "IF false THEN", below_reserve),
+    "the reserve in a batch": ("vrooms[kept[i]] := vrooms[kept[i]] - price;", "NULL;", below_reserve),
+    "the lock": (LOCK, "--", raced),
+    "counting after the lock": (LOCK, "--", counted_too_early),
 }  # fmt: skip
 
 
@@ -137,7 +294,7 @@ def moved_lock() -> str:
     """The limits read before the lock is taken: what data.md saw grant 40 on a cap of 10."""
     before, after = SQL.split(LOCK)
     counting, _, rest = after.partition("  FOR r IN\n")
-    return before + counting + "  " + LOCK + "\n  FOR r IN\n" + rest
+    return before + "--" + counting + "  " + LOCK + "\n  FOR r IN\n" + rest
 
 
 def put(text: str) -> None:

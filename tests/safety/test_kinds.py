@@ -12,12 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from fleet.api.actions import Write, change_object, create_object, delete_object
 from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM, Actor
-from fleet.api.safety_kinds import refresh_holds, refresh_policies
+from fleet.api.safety_status import refresh_holds, refresh_policies
 from fleet.api.schema import prune, validate
 from fleet.api.selectors import FieldSelector
 from fleet.api.storage import ListQuery, storage_for
 from fleet.control.kinds import API_VERSION
-from fleet.safety.schema import HOLD_KIND, PERMIT_KIND, SAFETY_POLICY_KIND
+from fleet.safety.schema import HOLD_KIND, PERMIT_KIND
+from fleet.safety.schema_policy import SAFETY_POLICY_KIND
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.usefixtures("fleet_db")
@@ -266,3 +267,96 @@ def test_examples_are_right_and_columns_bear_a_bare_object(kind: Any) -> None:
     assert prune(kind, example)[1] == []
     assert validate(kind, example) == []
     assert all(isinstance(column.value({"spec": {}}, datetime.now(UTC)), str | int | None) for column in kind.columns)
+
+
+def test_a_policy_shows_its_breaker_and_says_loudly_that_it_is_off(machines: list[int]) -> None:
+    create_object(
+        "safetypolicies", fresh("SafetyPolicy", "b", {"scope": {"cluster": "a"}, "breaker": {"count": 2}}), write=WRITE
+    )
+    shown = storage_for("safetypolicies").read("b")
+    assert shown is not None
+    assert shown.obj["status"]["breaker"] == {"state": "closed", "threshold": 2, "count": 0}
+    run("SELECT * FROM permit_batch('Reboot', true, 'op', '1 hour', %s)", machines[:1])
+    run("SELECT breaker_trip('cluster', 7, 'Pods cannot be created.')")
+    refresh_policies()
+    shown = storage_for("safetypolicies").read("b")
+    assert shown is not None
+    assert shown.obj["status"]["breaker"] | {"since": ""} == {
+        "state": "open", "threshold": 2, "count": 1, "since": "", "message": "Pods cannot be created.",
+    }  # fmt: skip
+    write = Write(SYSTEM)
+    create_object(
+        "safetypolicies",
+        fresh("SafetyPolicy", "off", {"scope": {"matchAll": True}, "breaker": {"disabled": True}}),
+        write=write,
+    )
+    assert "nothing stops a storm of repairs" in write.warnings[0]
+    shown = storage_for("safetypolicies").read("off")
+    assert shown is not None
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in shown.obj["status"]["conditions"]}
+    assert conditions == {"Effective": ("True", "InForce"), "BreakerClosed": ("False", "Off")}
+    assert validate(SAFETY_POLICY_KIND, prune(SAFETY_POLICY_KIND, shown.obj)[0]) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"scope": {"cluster": "a"}},
+        {"scope": {"cluster": "a"}, "breaker": {}},
+        {"scope": {"hardwareModel": "m"}, "breaker": {"count": 1}},
+        {"scope": {"cluster": "a"}, "breaker": {"count": 0}},
+        {"scope": {"cluster": "a"}, "breaker": {"windowSeconds": 1}},
+    ],
+    ids=str,
+)
+def test_a_policy_that_says_nothing_or_nonsense_of_a_breaker_is_refused(spec: Json) -> None:
+    with pytest.raises(ApiError) as refused:
+        create_object("safetypolicies", fresh("SafetyPolicy", "p", spec), write=WRITE)
+    assert refused.value.code == 422
+
+
+def test_a_dry_run_of_a_policy_says_what_it_would_mean_now_and_stores_nothing(machines: list[int]) -> None:
+    run("UPDATE capacity SET down = true WHERE machine_id = %s", machines[0])
+    spec = {
+        "scope": {"cluster": "a"},
+        "maxUnavailable": {"percent": 70},
+        "breaker": {"count": 2},
+        "minSchedulable": 1,
+        "windows": [{"start": "00:00", "durationMinutes": 1440}],
+        "rates": [{"verb": "Drain", "count": 3, "windowSeconds": 60}],
+    }
+    write = Write(SYSTEM, dry_run=True)
+    create_object("safetypolicies", fresh("SafetyPolicy", "p", spec), write=write)
+    assert write.warnings == [
+        "Now 1 of 3 machines in cluster a are unavailable.",
+        "maxUnavailable: 2 may be; 1 more would be granted now, 1 of them to planned changes.",
+        "breaker: it would open at 2 machines, and 0 are counted now; it is closed.",
+        "minSchedulable: 1 more could go before 1 are left.",
+        "windows: one is open now.",
+        "rates: Drain: 0 begun of 3 within 60 s.",
+    ]
+    assert storage_for("safetypolicies").read("p") is None
+    nowhere = Write(SYSTEM, dry_run=True)
+    create_object("safetypolicies", policy({"cluster": "typo"}, {"count": 1}), write=nowhere)
+    assert nowhere.warnings == ["No machine in service belongs to its scope now: it would guard nothing."]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"windows": [{"start": "22:00", "durationMinutes": 60, "timeZone": "Mars/Olympus"}]}, "no time zone"),
+        ({"windows": [{"start": "24:00", "durationMinutes": 60}]}, "time of day"),
+        ({"windows": [{"start": "22:00", "durationMinutes": 60, "jitterMinutes": 60}]}, "may never be open"),
+        ({"windows": []}, "windows"),
+        ({"windows": [{"start": "22:00", "durationMinutes": 60, "days": ["Monday"]}]}, "days"),
+        ({"rates": [{"verb": "Reboot", "count": 1}]}, "windowSeconds"),
+        ({"domain": "row"}, "domain"),
+        ({"domain": "idc", "scope": {"rack": "i/r"}}, "is said of a cluster"),
+        ({"minSchedulable": 0}, "minSchedulable"),
+    ],
+    ids=str,
+)
+def test_a_policy_of_nonsense_is_refused_by_field(spec: Json, words: str) -> None:
+    with pytest.raises(ApiError, match=words) as refused:
+        create_object("safetypolicies", fresh("SafetyPolicy", "p", {"scope": {"cluster": "a"}} | spec), write=WRITE)
+    assert refused.value.code == 422

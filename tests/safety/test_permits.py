@@ -17,7 +17,7 @@ from tests.simulator.conftest import connect
 async def test_three_percent_of_a_cluster_may_be_unavailable_and_planned_changes_leave_a_quarter(
     ledger: Ledger,
 ) -> None:
-    ids = await ledger.cluster("a", 1000)
+    ids = await ledger.cluster("a", 1000, racks=1)
     assert await ledger.granted(ids[:100], unplanned=False) == 23  # 30 - 30 // 4
     assert await ledger.granted(ids[100:200]) == 7
     assert await ledger.unavailable() == 30
@@ -49,8 +49,10 @@ async def test_the_budget_is_met_exactly(
 
 
 async def test_at_most_six_hundred_of_a_huge_cluster(ledger: Ledger) -> None:
-    ids = await ledger.cluster("huge", 25_000)
-    assert await ledger.granted(ids[:1500]) == 600
+    ids = await ledger.cluster("huge", 25_000, racks=1)
+    assert await ledger.granted(ids[:1500], unplanned=False) == 450  # a quarter is kept
+    await ledger.no_breaker()
+    assert await ledger.granted(ids[1500:]) == 150
 
 
 async def test_machines_that_are_down_use_the_budget_and_repairing_them_costs_nothing(ledger: Ledger) -> None:
@@ -378,6 +380,11 @@ async def test_the_ledger_answers_a_batch_though_statistics_call_the_fleet_empty
     if known == "all":
         await ledger.sql("ANALYZE")
     for _ in range(2):  # granted, and renewed
+        call_tables_empty()
+        assert await ledger.granted(ids[:700]) == 50  # the breaker
+        assert await ledger.granted(ids[700:1_400], unplanned=False) == 0
+    await ledger.no_breaker()
+    for _ in range(2):
         call_tables_empty()
         assert await ledger.granted(ids[:700]) == 600
     call_tables_empty()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.api.schema import prune, validate
-from fleet.safety.schema import HOLD_KIND, SAFETY_POLICY_KIND, describe_target
+from fleet.safety.schema import HOLD_KIND, describe_target
+from fleet.safety.schema_policy import SAFETY_POLICY_KIND
 
 WORDS = st.one_of(
     st.none(),

@@ -27,7 +27,7 @@ CREATE TABLE breaker (dim text COLLATE "C" NOT NULL, key int NOT NULL, state tex
 UNDO = "DROP TABLE breaker; DROP TABLE refusal; DROP TABLE permit; DROP TABLE capacity_total; DROP TABLE capacity; DROP TABLE ledger;"
 FUNCTIONS = Path(__file__).with_name("permit_batch.sql").read_text()
 UNDO_FUNCTIONS = """DROP FUNCTION permit_batch(text, boolean, text, interval, bigint[]); DROP FUNCTION permit_each(bigint[], text[], boolean[], text[], int[]); DROP FUNCTION safety_limits(bigint[]);
-DROP FUNCTION safety_usage(text, int[]); DROP FUNCTION safety_held(bigint[]); DROP FUNCTION safety_matches(jsonb, text, text, jsonb); DROP FUNCTION safety_budgets(); DROP FUNCTION safety_class(text);
+DROP FUNCTION safety_usage(text, int[]); DROP FUNCTION safety_held(bigint[]); DROP FUNCTION safety_matches(jsonb, text, text, jsonb); DROP FUNCTION safety_budgets(); DROP FUNCTION safety_scopes(); DROP FUNCTION safety_class(text);
 DROP FUNCTION safety_sentence(text, text, int, int, int, boolean, text);"""
 
 

@@ -12,18 +12,25 @@ CREATE FUNCTION safety_class(verb text) RETURNS text LANGUAGE sql IMMUTABLE AS $
     ELSE 'disruptive' END
 $$;
 
--- Budgets that policies set. Without count or percent that bound is open; names are resolved when asked, so that a policy
--- may come before its cluster. Views safety_place and safety_target_by_key are given by the apps above.
-CREATE FUNCTION safety_budgets() RETURNS TABLE (dim text, key int, max_count int, max_percent numeric, policy text) LANGUAGE plpgsql STABLE AS $$
+-- Where each policy holds. Names are resolved when asked, so that a policy may come before its cluster: until then key is null.
+-- Views safety_place and safety_target_by_key are given by the apps above.
+CREATE FUNCTION safety_scopes() RETURNS TABLE (policy text, dim text, key int, spec jsonb) LANGUAGE plpgsql STABLE AS $$
 BEGIN
   RETURN QUERY
-  SELECT s.dim, CASE WHEN s.dim = 'fleet' THEN 0 ELSE pl.key END, coalesce((p.spec #>> '{maxUnavailable,count}')::numeric::int, 2147483647),
-    coalesce((p.spec #>> '{maxUnavailable,percent}')::numeric, 100), p.name::text
+  SELECT p.name::text, s.dim, CASE WHEN s.dim = 'fleet' THEN 0 ELSE pl.key END, p.spec
   FROM safety_safetypolicy p
   CROSS JOIN LATERAL (VALUES ('fleet', CASE WHEN p.spec #> '{scope,matchAll}' = 'true' THEN '' END), ('cluster', p.spec #>> '{scope,cluster}'), ('idc', p.spec #>> '{scope,idc}'),
     ('rack', p.spec #>> '{scope,rack}'), ('model', p.spec #>> '{scope,hardwareModel}')) AS s(dim, name)
   LEFT JOIN safety_place pl ON pl.dim = s.dim AND pl.name = s.name
-  WHERE s.name IS NOT NULL AND p.deleted_at IS NULL AND (s.dim = 'fleet' OR pl.key IS NOT NULL);
+  WHERE s.name IS NOT NULL AND p.deleted_at IS NULL;
+END $$;
+
+-- Budgets that policies set. Without count or percent that bound is open.
+CREATE FUNCTION safety_budgets() RETURNS TABLE (dim text, key int, max_count int, max_percent numeric, policy text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN QUERY
+  SELECT s.dim, s.key, coalesce((s.spec #>> '{maxUnavailable,count}')::numeric::int, 2147483647), coalesce((s.spec #>> '{maxUnavailable,percent}')::numeric, 100), s.policy
+  FROM safety_scopes() s WHERE s.spec ? 'maxUnavailable' AND s.key IS NOT NULL;
 END $$;
 
 -- Whether a hold's target means that machine. What names nothing means nothing.
@@ -49,12 +56,15 @@ END $$;
 
 -- total = machines in service, gone = the unavailable among them: down, or under an unreleased permit of a verb that takes capacity.
 CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE STRICT AS $$
-DECLARE col text := p_dim || '_id';
+DECLARE col text := p_dim || '_id'; apart int[];
 BEGIN
   IF p_dim = 'fleet' THEN
-    RETURN QUERY SELECT 0, (SELECT count(*)::int FROM capacity c WHERE c.in_service),
-      ((SELECT count(*) FROM capacity c WHERE c.in_service AND c.down)
-      + (SELECT count(*) FROM permit p CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = p.machine_id OFFSET 0) c WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down))::int;
+    -- a cluster whose breaker is open takes nothing from the others, and lends them nothing
+    apart := coalesce((SELECT array_agg(b.key) FROM breaker b WHERE b.dim = 'cluster' AND b.state = 'open'), '{}');
+    RETURN QUERY SELECT 0, (SELECT count(*)::int FROM capacity c WHERE c.in_service AND c.cluster_id <> ALL (apart)),
+      ((SELECT count(*) FROM capacity c WHERE c.in_service AND c.down AND c.cluster_id <> ALL (apart))
+      + (SELECT count(*) FROM permit p CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = p.machine_id OFFSET 0) c
+        WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down AND c.cluster_id <> ALL (apart)))::int;
     RETURN;
   END IF;
   RETURN QUERY EXECUTE format('SELECT u.key::int, sum(u.total)::int, sum(u.gone)::int FROM (
@@ -93,27 +103,64 @@ CREATE FUNCTION permit_each(p_ids bigint[], p_verbs text[], p_unplanned boolean[
 RETURNS TABLE (machine_id bigint, ok boolean, reason text, message text, permit_id bigint) LANGUAGE plpgsql VOLATILE SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
 DECLARE
-  halt record; r record; lim record; base bigint;
+  halt record; r record; lim record; brk record; base bigint; moment timestamptz; guarded boolean; counting boolean; hard boolean; owned boolean; begins boolean; at int; places int[]; wide int;
+  codes bigint[] := '{}'; states text[] := '{}'; rooms int[] := '{}'; mosts int[] := '{}'; hits int[] := '{}'; froms timestamptz[] := '{}'; stops text[] := '{}'; limits text[] := '{}'; trips text[] := '{}';
+  bdims text[] := '{}'; bkeys int[] := '{}'; bnames text[] := '{}'; spans int[] := '{}'; starts boolean[] := '{}'; tried bigint[] := '{}'; tries int[] := '{}';
+  plans boolean; same boolean; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb;
+  rverbs text[] := '{}'; rdims text[] := '{}'; rkeys int[] := '{}'; rrooms int[] := '{}'; rsaid text[] := '{}'; vdims text[] := '{}'; vkeys int[] := '{}'; vrooms int[] := '{}'; vsaid text[] := '{}'; begun boolean[] := '{}';
   dims text[] := '{}'; keys int[] := '{}'; names text[] := '{}'; caps int[] := '{}'; planned int[] := '{}'; totals int[] := '{}'; used int[] := '{}'; policies text[] := '{}';
-  oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; why text; said text; price int; most int;
+  oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; theirs int[]; kept int[]; why text; said text; price int; most int;
 BEGIN
   PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;  -- the one lock. What was granted while we waited is seen by the statements below only.
+  moment := clock_timestamp();
+  IF EXISTS (SELECT FROM breaker b WHERE b.state <> 'closed') THEN PERFORM breaker_turn(moment); END IF;
   SELECT coalesce(bool_or(l.stopped), true) AS stopped, max(l.stopped_by) AS who, max(l.stopped_why) AS what INTO halt FROM ledger l WHERE l.id = 1;
   FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP
     dims := dims || lim.dim; keys := keys || lim.key; names := names || lim.name; caps := caps || lim.cap; planned := planned || lim.planned_cap;
     totals := totals || lim.total; used := used || lim.gone; policies := policies || lim.policy;
   END LOOP;
+  SELECT coalesce(bool_or(safety_class(v.verb) IN ('disruptive', 'destructive')), false), coalesce(bool_or(v.unplanned AND safety_class(v.verb) IN ('disruptive', 'destructive')), false)
+    INTO guarded, counting FROM unnest(p_verbs, p_unplanned) AS v(verb, unplanned);
+  IF counting THEN  -- a limit may be met before anything starts: machines have left service since the last start
+    FOR brk IN SELECT * FROM breakers_of(p_ids, moment, true) b WHERE b.state <> 'open' AND b.hit >= b.most LOOP
+      PERFORM breaker_open(brk.dim, brk.key, breaker_limit(brk.hit, brk.percent, brk.cap, brk.seconds), moment);
+    END LOOP;
+  END IF;
+  SELECT count(*) INTO wide FROM breaker b WHERE b.dim = 'cluster' AND b.state = 'open';
+  IF guarded THEN
+    FOR brk IN SELECT * FROM breakers_of(p_ids, moment, counting) LOOP
+      codes := codes || brk.code; bdims := bdims || brk.dim; bkeys := bkeys || brk.key; bnames := bnames || brk.name; spans := spans || brk.seconds; rooms := rooms || brk.room;
+      mosts := mosts || brk.most; hits := hits || brk.hit; froms := froms || greatest(brk.counted_from, moment - make_interval(secs => brk.seconds)); states := states || brk.state; trips := trips || ''::text;
+      stops := stops || breaker_sentence(brk.dim, brk.name, brk.state, brk.since, brk.last_at, brk.seconds, brk.why, brk.allow); limits := limits || breaker_limit(brk.most, brk.percent, brk.cap, brk.seconds);
+    END LOOP;
+  END IF;
+  IF guarded THEN
+    SELECT coalesce(bool_or(NOT u.planless), false) INTO plans FROM unnest(p_unplanned) AS u(planless);
+    IF plans THEN
+      FOR shut IN SELECT * FROM safety_windows(p_ids, moment) w WHERE NOT w.open LOOP shuts := shuts || jsonb_build_array(jsonb_build_array(shut.dim, shut.key, shut.message)); END LOOP;
+      FOR dom IN SELECT * FROM safety_domains(p_ids) LOOP doms := doms || jsonb_build_object(dom.key, jsonb_build_array(dom.level, coalesce(dom.busy[1], 0), cardinality(dom.busy), dom.message)); END LOOP;
+    END IF;
+    FOR lim IN SELECT * FROM safety_rates(p_ids, p_verbs, moment) LOOP
+      rverbs := rverbs || lim.verb; rdims := rdims || lim.dim; rkeys := rkeys || lim.key; rrooms := rrooms || greatest(0, lim.cap - lim.used); rsaid := rsaid || lim.message;
+    END LOOP;
+    FOR lim IN SELECT * FROM safety_reserves(p_ids) LOOP
+      vdims := vdims || lim.dim; vkeys := vkeys || lim.key; vrooms := vrooms || lim.room; vsaid := vsaid || lim.message;
+    END LOOP;
+  END IF;
   FOR r IN
     SELECT a.ord::int AS ord, a.id, a.verb, a.unplanned, a.owner, c.machine_id IS NOT NULL AS known, c.in_service, c.down, c.cluster_id, c.idc_id, c.model_id, c.rack_id,
-      safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, p.expires_at <= now() AS over, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
+      safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, p.unplanned AS open_unplanned, safety_class(p.verb) AS open_class, p.expires_at <= now() AS over, s.last AS struck, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
       coalesce(t.paused, false) AS paused, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
     FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
     LEFT JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true
     LEFT JOIN LATERAL (SELECT * FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON true
     LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused FROM safety_target_by_key WHERE machine_id = a.id OFFSET 0) t ON true
+    LEFT JOIN LATERAL (SELECT max(k.at) AS last FROM breaker_strike k WHERE guarded AND k.machine_id = a.id) s ON true
     ORDER BY a.ord
   LOOP
-    why := NULL; said := ''; mine := '{}';
+    why := NULL; said := ''; mine := '{}'; places := '{}'; theirs := '{}'; kept := '{}'; begins := false; x := NULL; hard := r.class IN ('disruptive', 'destructive');
+    same := coalesce(r.open_draws AND r.open_owner = r.owner AND lower(r.open_verb) = lower(r.verb), false);
+    owned := coalesce(r.open_draws AND r.open_owner = r.owner AND (r.class <> 'destructive' OR r.open_class = 'destructive'), false);
     price := CASE WHEN r.class IN ('disruptive', 'destructive') AND r.in_service AND NOT r.down AND NOT coalesce(r.open_draws, false) THEN 1 ELSE 0 END;
     IF halt.stopped THEN
       why := 'Stopped'; said := format('The kill switch is on%s%s: nothing starts anywhere.', ' by ' || halt.who, ': ' || halt.what);
@@ -125,7 +172,34 @@ BEGIN
       why := 'Paused'; said := 'The machine or its cluster is paused.';
     ELSIF r.nth > 1 OR r.open_id IS NOT NULL AND r.open_owner <> r.owner AND NOT r.over THEN  -- a right that ended is taken over, with its count
       why := 'OperationInProgress'; said := format('%s of %s is still under way on this machine.', coalesce(r.open_verb, r.verb), coalesce(r.open_owner, r.owner));
-    ELSIF price > 0 THEN
+    ELSIF hard AND NOT owned THEN  -- what is held already goes on
+      begins := r.unplanned AND r.in_service;
+      places := array_remove(ARRAY[array_position(codes, breaker_code('fleet', 0)), array_position(codes, breaker_code('cluster', r.cluster_id)),
+        array_position(codes, breaker_code('idc', r.idc_id)), array_position(codes, breaker_code('rack', r.rack_id))], NULL);
+      FOREACH at IN ARRAY places LOOP
+        IF why IS NULL AND states[at] = 'open' THEN
+          why := initcap(bdims[at]) || 'Breaker'; said := stops[at];
+        ELSIF why IS NULL AND states[at] = 'half-open' AND rooms[at] <= 0 THEN
+          why := 'HalfOpen'; said := stops[at];
+        END IF;
+      END LOOP;
+      IF why IS NULL AND NOT r.unplanned THEN
+        SELECT w.v ->> 2 INTO said FROM jsonb_array_elements(shuts) AS w(v)
+        WHERE (w.v ->> 1)::int = (CASE w.v ->> 0 WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) LIMIT 1;
+        IF FOUND THEN why := 'OutsideWindow'; ELSE said := ''; END IF;
+        x := doms -> r.cluster_id::text; mydom := CASE x ->> 0 WHEN 'rack' THEN r.rack_id WHEN 'idc' THEN r.idc_id ELSE 0 END;
+        IF why IS NULL AND mydom <> 0 AND ((x ->> 2)::int > 1 OR (x ->> 2)::int = 1 AND (x ->> 1)::int <> mydom) THEN why := 'DomainBusy'; said := x ->> 3; END IF;
+      END IF;
+    END IF;
+    IF why IS NULL AND hard AND NOT same THEN
+      FOR s IN 1 .. cardinality(rverbs) LOOP
+        IF rverbs[s] = lower(r.verb) AND rkeys[s] = (CASE rdims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) THEN
+          theirs := theirs || s;
+          IF rrooms[s] <= 0 AND why IS NULL THEN why := 'Rate'; said := rsaid[s]; END IF;
+        END IF;
+      END LOOP;
+    END IF;
+    IF why IS NULL AND price > 0 THEN
       FOR s IN 1 .. cardinality(dims) LOOP
         IF keys[s] = (CASE dims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) THEN
           most := CASE WHEN r.unplanned THEN caps[s] ELSE planned[s] END; mine := mine || s;
@@ -134,15 +208,43 @@ BEGIN
           END IF;
         END IF;
       END LOOP;
-      IF why IS NULL THEN FOR i IN 1 .. cardinality(mine) LOOP used[mine[i]] := used[mine[i]] + price; END LOOP; END IF;
+      FOR s IN 1 .. cardinality(vdims) LOOP
+        IF vkeys[s] = (CASE vdims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) THEN
+          kept := kept || s;
+          IF vrooms[s] < price AND why IS NULL THEN why := 'Reserve'; said := vsaid[s]; END IF;
+        END IF;
+      END LOOP;
+      IF why IS NULL THEN
+        FOR i IN 1 .. cardinality(mine) LOOP used[mine[i]] := used[mine[i]] + price; END LOOP;
+        FOR i IN 1 .. cardinality(kept) LOOP vrooms[kept[i]] := vrooms[kept[i]] - price; END LOOP;
+      END IF;
     END IF;
-    oks := oks || (why IS NULL); reasons := reasons || coalesce(why, ''); messages := messages || said; costs := costs || price;
+    IF why IS NULL THEN
+      FOR i IN 1 .. cardinality(theirs) LOOP rrooms[theirs[i]] := rrooms[theirs[i]] - 1; END LOOP;
+      IF x IS NOT NULL AND mydom <> 0 AND (x ->> 2)::int = 0 THEN  -- the first of its cluster says which domain has its turn
+        doms := jsonb_set(doms, ARRAY[r.cluster_id::text], jsonb_build_array(x ->> 0, mydom, 1, safety_domain_busy(r.cluster_id, x ->> 0, mydom)));
+      END IF;
+      FOREACH at IN ARRAY places LOOP
+        IF states[at] = 'half-open' THEN rooms[at] := rooms[at] - 1; tried := tried || r.id; tries := tries || at; END IF;
+        IF begins AND (r.struck IS NULL OR r.struck < froms[at]) THEN
+          hits[at] := hits[at] + 1;
+          IF hits[at] >= mosts[at] THEN
+            trips[at] := limits[at]; wide := wide + (bdims[at] = 'cluster')::int;
+            states[at] := 'open'; stops[at] := breaker_sentence(bdims[at], bnames[at], 'open', moment, moment, spans[at], trips[at], 0);
+            IF bdims[at] = 'cluster' AND wide >= 3 AND bdims[1] = 'fleet' AND states[1] <> 'open' THEN  -- as breaker_open does it below
+              states[1] := 'open'; stops[1] := breaker_sentence('fleet', '', 'open', moment, moment, 0, format('The breakers of %s clusters are open.', wide), 0);
+            END IF;
+          END IF;
+        END IF;
+      END LOOP;
+    END IF;
+    starts := starts || (why IS NULL AND begins); begun := begun || (why IS NULL AND hard AND NOT same); oks := oks || (why IS NULL); reasons := reasons || coalesce(why, ''); messages := messages || said; costs := costs || price;
   END LOOP;
 
   base := fleet_pos(4 * cardinality(p_ids) + 4);
   WITH g AS MATERIALIZED (SELECT a.* FROM unnest(p_ids, p_verbs, p_unplanned, p_owners, p_ttls, oks, costs) WITH ORDINALITY AS a(id, verb, unplanned, owner, ttl, ok, cost, ord) WHERE a.ok),
   again AS (UPDATE permit p SET rv = greatest(base + 4 * g.ord, p.rv + 1), expires_at = now() + make_interval(secs => g.ttl), cost = greatest(p.cost, g.cost), unplanned = g.unplanned, owner = g.owner,
-      verb = CASE WHEN p.draws AND p.owner = g.owner THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
+      verb = CASE WHEN p.draws AND p.owner = g.owner AND array_position(ARRAY['relieving', 'reversible', 'disruptive', 'destructive'], safety_class(g.verb)) < array_position(ARRAY['relieving', 'reversible', 'disruptive', 'destructive'], safety_class(p.verb)) THEN p.verb ELSE g.verb END, draws = p.draws OR safety_class(g.verb) IN ('disruptive', 'destructive')
     FROM g WHERE p.machine_id = g.id AND p.machine_id = ANY (p_ids) AND p.released_at IS NULL RETURNING p.id, p.rv, p.cluster_id, 2::smallint AS op),
   fresh AS (INSERT INTO permit (rv, machine_id, verb, unplanned, cost, draws, cluster_id, idc_id, model_id, rack_id, owner, expires_at)
     SELECT base + 4 * g.ord, g.id, g.verb, g.unplanned, g.cost, safety_class(g.verb) IN ('disruptive', 'destructive'), c.cluster_id, c.idc_id, c.model_id, c.rack_id, g.owner, now() + make_interval(secs => g.ttl)
@@ -151,6 +253,18 @@ BEGIN
     RETURNING id, rv, cluster_id, 1::smallint AS op),
   gone AS (DELETE FROM refusal f USING g WHERE f.machine_id = g.id AND f.machine_id = ANY (p_ids))
   INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, id, cluster_id, 10, op FROM again UNION ALL SELECT rv, id, cluster_id, 10, op FROM fresh;
+
+  INSERT INTO verb_start (verb, at, machine_id, cluster_id, idc_id, model_id, rack_id)
+  SELECT lower(a.verb), moment, a.id, c.cluster_id, c.idc_id, c.model_id, c.rack_id FROM unnest(p_ids, p_verbs, begun) AS a(id, verb, begun)
+  CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE a.begun;
+  INSERT INTO breaker_strike (machine_id, cluster_id, idc_id, rack_id, at, failed, why)
+  SELECT a.id, c.cluster_id, c.idc_id, c.rack_id, moment, false, left(a.verb || ' of ' || a.owner, 1000) FROM unnest(p_ids, p_verbs, p_owners, starts) AS a(id, verb, owner, begun)
+  CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE a.begun;
+  INSERT INTO breaker_trial (dim, key, permit_id) SELECT bdims[a.place], bkeys[a.place], p.id FROM unnest(tried, tries) AS a(id, place)
+  CROSS JOIN LATERAL (SELECT id FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON CONFLICT DO NOTHING;
+  FOR at IN 1 .. cardinality(codes) LOOP
+    IF trips[at] <> '' THEN PERFORM breaker_open(bdims[at], bkeys[at], trips[at], moment); END IF;
+  END LOOP;
 
   INSERT INTO refusal AS f (machine_id, cluster_id, verb, owner, reason, message)
   SELECT DISTINCT ON (a.id) a.id, coalesce(c.cluster_id, 0), a.verb, a.owner, a.reason, a.message

@@ -1,0 +1,167 @@
+"""Statuses of holds and policies: they follow from the ledger and the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+from django.db import connection
+
+from fleet.api.storage import format_time, storage_for
+from fleet.control.conditions import Condition
+from fleet.control.kinds import Json
+from fleet.safety.schema import describe_target
+
+
+def refresh_holds(ids: Sequence[int] | None = None) -> list[int]:
+    """Status of these holds (None: all) from what they match and the clock; ids that changed."""
+    wanted = None if ids is None else list(ids)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            # a target that is one machine by the index of names: there may be hundreds, and a scan of the fleet for each
+            """SELECT h.id, h.generation, h.status, h.spec, CASE WHEN (h.spec -> 'target') - 'machine'::text = '{}'
+                THEN (SELECT count(*) FROM safety_target t WHERE t.name = h.spec #>> '{target,machine}')
+                ELSE (SELECT count(*) FROM safety_target t WHERE safety_matches(h.spec -> 'target', t.name, t.cluster, t.labels)) END,
+              CASE WHEN pg_input_is_valid(h.spec ->> 'until', 'timestamptz') THEN (h.spec ->> 'until')::timestamptz <= now() ELSE false END
+            FROM safety_hold h WHERE %s::bigint[] IS NULL OR h.id = ANY (%s)""",
+            [wanted, wanted],
+        )
+        rows = cursor.fetchall()
+    statuses: dict[int, Json] = {}
+    for id_, generation, status, spec, machines, over in rows:
+        spec, status = parsed(spec), parsed(status)
+        what = describe_target(spec.get("target", {}))
+        if over:
+            fact = Condition(
+                "Effective", "False", "Ended", f"Its time ended at {spec['until']}; remove it or make another."
+            )
+        elif not machines:
+            fact = Condition("Effective", "False", "MatchesNothing", f"There is no machine that is {what}.")
+        else:
+            fact = Condition(
+                "Effective", "True", "InForce", f"Covers {machines} machine{'s' if machines != 1 else ''}."
+            )
+        phase = "Overdue" if over else "Effective" if machines else "NoMatch"
+        statuses[id_] = {
+            "phase": phase,
+            "machines": machines,
+            "overdue": over,
+            "conditions": [kept(fact, status, generation)],
+        }
+    return storage_for("holds").write_status(statuses) if statuses else []
+
+
+_POLICIES: Final = """
+SELECT p.id, p.generation, p.status, p.spec, coalesce(u.total, 0), coalesce(u.gone, 0), b.max_count, b.max_percent,
+  k.state, k.off, k.most, k.hit, k.since, k.why, k.policy
+FROM safety_safetypolicy p LEFT JOIN safety_scopes() s ON s.policy = p.name LEFT JOIN safety_budgets() b ON b.policy = p.name
+LEFT JOIN LATERAL safety_usage(s.dim, ARRAY[s.key]) u ON s.key IS NOT NULL
+LEFT JOIN LATERAL breaker_read(ARRAY[s.dim], ARRAY[s.key], now(), true) k ON s.key IS NOT NULL AND s.dim <> 'model'
+WHERE %s::bigint[] IS NULL OR p.id = ANY (%s)"""
+
+
+def refresh_policies(ids: Sequence[int] | None = None) -> list[int]:
+    """Status of these policies (None: all): their limit in machines, how far it is used, the breaker; ids that changed."""
+    wanted = None if ids is None else list(ids)
+    with connection.cursor() as cursor:
+        cursor.execute(_POLICIES, [wanted, wanted])
+        rows = cursor.fetchall()
+    statuses: dict[int, Json] = {}
+    for id_, generation, status, spec, total, gone, count, percent, *breaker in rows:
+        spec, status = parsed(spec), parsed(status)
+        out: Json = {"total": total, "unavailable": gone}
+        facts = [_effective(spec, total, gone)]
+        if count is not None:
+            out["limit"] = limit_in_machines(total, int(count), float(percent))
+            facts = [_effective(spec, total, gone, f"; {out['limit']} may be")]
+        if breaker[0] is not None:
+            out["breaker"], fact = _breaker(*breaker)
+            facts.append(fact)
+        statuses[id_] = out | {"conditions": [kept(fact, status, generation) for fact in facts]}
+    return storage_for("safetypolicies").write_status(statuses) if statuses else []
+
+
+def limit_in_machines(total: int, count: int, percent: float) -> int:
+    """A budget in machines, as the ledger computes it: at least one unless it says zero."""
+    return 0 if count == 0 or percent == 0 else max(1, min(count, int(total * percent / 100)))
+
+
+_NOW: Final = """
+SELECT safety_place_in(s.dim, coalesce(pl.name, '')), u.total, u.gone, b.max_count, b.max_percent, k.state, k.off, k.most, k.hit,
+  (s.spec ->> 'minSchedulable')::numeric::int, CASE WHEN s.spec ? 'windows' THEN (SELECT w.open FROM safety_window(s.spec -> 'windows', now(), s.dim || s.key) w) END,
+  ARRAY(SELECT format('%%s: %%s begun of %%s within %%s s', r.v ->> 'verb', (SELECT count(*) FROM verb_start t WHERE t.verb = lower(r.v ->> 'verb') AND t.at > now() - make_interval(secs => (r.v ->> 'windowSeconds')::numeric::int)
+    AND s.key = CASE s.dim WHEN 'fleet' THEN 0 WHEN 'cluster' THEN t.cluster_id WHEN 'idc' THEN t.idc_id WHEN 'model' THEN t.model_id ELSE t.rack_id END), r.v ->> 'count', r.v ->> 'windowSeconds')
+    FROM jsonb_array_elements(coalesce(s.spec -> 'rates', '[]')) AS r(v))
+FROM safety_scopes() s LEFT JOIN safety_place pl ON pl.dim = s.dim AND pl.key = s.key LEFT JOIN safety_budgets() b ON b.policy = s.policy
+LEFT JOIN LATERAL safety_usage(s.dim, ARRAY[s.key]) u ON true LEFT JOIN LATERAL breaker_read(ARRAY[s.dim], ARRAY[s.key], now(), true) k ON s.dim <> 'model' AND s.spec ? 'breaker'
+WHERE s.policy = %s AND s.key IS NOT NULL"""
+
+
+def policy_now(name: str) -> list[str]:
+    """What a policy means against the present, in sentences: for a dry run, inside its transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(_NOW, [name])
+        row = cursor.fetchone()
+    if row is None or not row[1]:
+        return ["No machine in service belongs to its scope now: it would guard nothing."]
+    where, total, gone, count, percent, state, off, most, hit, least, is_open, rates = row
+    said = [f"Now {gone} of {total} machines {where} are unavailable."]
+    if count is not None:
+        limit = limit_in_machines(total, int(count), float(percent))
+        planned = 0 if limit == 0 else max(1, limit - limit // 4)
+        said.append(
+            f"maxUnavailable: {limit} may be; {max(0, limit - gone)} more would be granted now, {max(0, planned - gone)} of them to planned changes."
+        )
+    if state is not None:
+        counted = f"it would open at {most} machines, and {hit} are counted now; it is {state}."
+        said.append(f"breaker: {'off, nothing stops a storm of repairs but the budgets.' if off else counted}")
+    if least is not None:
+        said.append(f"minSchedulable: {max(0, total - gone - least)} more could go before {least} are left.")
+    if is_open is not None:
+        said.append(f"windows: {'one is open now' if is_open else 'none is open now, planned changes would wait'}.")
+    return [*said, *(f"rates: {text}." for text in rates)]
+
+
+def _effective(spec: Json, total: int, gone: int, limit: str = "") -> Condition:
+    if total:
+        return Condition("Effective", "True", "InForce", f"{gone} of {total} machines are unavailable{limit}.")
+    what = describe_target(spec.get("scope", {}))
+    return Condition("Effective", "False", "MatchesNothing", f"No machine in service belongs to {what}.")
+
+
+def _breaker(
+    state: str, off: bool, most: int, hit: int, since: datetime | None, why: str, policy: str
+) -> tuple[Json, Condition]:
+    """The breaker of a policy's scope, and the condition that says loudly when nothing breaks any more."""
+    out: Json = {"state": "off" if off else state, "threshold": most, "count": hit}
+    if since is not None:
+        out["since"] = format_time(since)
+    if off:
+        said = f"Switched off by {policy}: nothing stops a storm of repairs here but the budgets."
+        return out, Condition("BreakerClosed", "False", "Off", said)
+    if state == "closed":
+        said = f"It opens at {most} machines that faults take, or that fail a change."
+        return out, Condition("BreakerClosed", "True", "Closed", said)
+    return out | {"message": why}, Condition("BreakerClosed", "False", "Open" if state == "open" else "HalfOpen", why)
+
+
+def parsed(value: Any) -> Json:
+    """A jsonb column as Django's cursor gives it."""
+    found: Json = orjson.loads(value) if isinstance(value, str | bytes) else value
+    return found
+
+
+def kept(fact: Condition, status: Json, generation: int) -> Json:
+    """The condition as stored: its time moves only when its status does."""
+    old = next((c for c in status.get("conditions", []) if c["type"] == fact.type), None)
+    out = fact.json(generation)
+    same = old is not None and old["status"] == fact.status
+    out["lastTransitionTime"] = old["lastTransitionTime"] if same and old else format_time(datetime.now(UTC))
+    return out
+
+
+def refresh_statuses() -> int:
+    """All statuses that move with the clock and the ledger; how many changed."""
+    return len(refresh_holds()) + len(refresh_policies())
