@@ -44,7 +44,7 @@ FROM recovery_fault f
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id AND NOT simulated OFFSET 0) s
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = f.machine_id AND deleted_at IS NULL OFFSET 0) m
 LEFT JOIN recovery_evidence v ON v.machine_id = f.machine_id AND v.type = 'Probe/ssh' AND v.source = 'prober'
-WHERE f.phase IN ('Open', 'Suspected', 'Confirmed') AND m.spec ->> 'ip' <> '' ORDER BY v.until NULLS FIRST, s.id LIMIT 500
+WHERE f.phase <> 'Resolved' AND m.spec ->> 'ip' <> '' ORDER BY v.until NULLS FIRST, s.id LIMIT 500
 """
 _WITH_BMC: Final[LiteralString] = """
 SELECT s.id, m.uid::text, m.name, coalesce((SELECT c.name FROM clusters_cluster c WHERE c.id = s.cluster_id), ''), m.spec -> 'bmc', coalesce(m.serial_number, ''), s.simulated
@@ -200,7 +200,7 @@ async def write(conn: Connection, said: Iterable[Said], *, now: datetime | None 
 
 
 async def ports_due(conn: Connection) -> list[tuple[Any, ...]]:
-    """(machine, address, port of sshd, is a node) of those with a fault that is not believed or not repaired yet."""
+    """(machine, address, port of sshd, is a node) of those with a live fault: also while one is repaired, for what was said False must be said True."""
     return list(await (await conn.execute(_PORTS, prepare=True)).fetchall())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleet.control.db import Connection
+from fleet.control.kinds import Json
 from fleet.control.threads import in_thread
 from fleet.safety import switch
 from machines.controllers import read_bmc_logins
@@ -13,7 +14,7 @@ from simulator.box import Box
 from tests.machines.loop import config, package
 from tests.recovery.world import ASK, World
 
-BMC = {"address": "10.200.0.1"}
+BMC: Json = {"address": "10.200.0.1"}
 CYCLE = {"name": "power-cycle", "steps": [{"action": "PowerCycle"}], "verifySeconds": 600}
 SILENT = [
     {"condition": "Reachable", "status": "False"},
@@ -25,9 +26,10 @@ SILENT = [
 class Power(World):
     """One machine with a controller, running."""
 
-    async def ready(self, bmc: object = BMC) -> Box:
+    async def ready(self, bmc: Json | None = BMC) -> Box:
         await self.make(config(), package(configMaps=[{"name": "pouch-config", "value": "v1"}]))
-        await self.machine(versions={"pouch": "1.0"}, **({"bmc": bmc} if bmc else {}))
+        more: Json = {"bmc": bmc} if bmc else {}
+        await self.machine(versions={"pouch": "1.0"}, **more)
         await self.run(20)
         await self.playbook(CYCLE, ASK, name="power")
         await self.rule("host-unreachable", "HostUnreachable", when=SILENT, sources=2, playbook="power")
