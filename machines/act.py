@@ -19,7 +19,7 @@ from machines.hosts import Hosts, StepOrder, StepResult
 from machines.judge import TAKE_OVER
 from machines.operation_moves import Move
 from machines.operation_rows import Settling, give_back, settle_operations
-from machines.operations import unseen
+from machines.operations import blind, unseen
 from machines.passes import Context, Pass, guarded
 from machines.rows import Begin
 
@@ -31,10 +31,10 @@ STOPPED = ("NotBegun", "The kill switch is on, or another worker took over: noth
 
 async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     """Permits for the whole batch, intents committed, one step a machine started, Operations settled."""
-    working = [p for p in passes if p.judged is not None and p.judged.seen and p.outcome.operation is not None]
     now = context.clock()
     for each in passes:
         _end_unseen(each, now)
+    working = [p for p in passes if p.outcome.operation is not None and (_seen(p) or _goes_on(p))]
     for each in working:
         _advance(each, known, now)
     await _ask(working, known, context, now)
@@ -45,15 +45,26 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
     await affect(working, known, context, now)
     await _send(working, context)
     await context.point(6)
+    evidence = evidence_of(passes)  # before answers are taken: a move that took one has it no more
     for each in working:
         guarded(each, lambda each=each: _take(each, known, now))  # type: ignore[misc]
-    await keep_evidence(context.conn, evidence_of(passes))
+    await keep_evidence(context.conn, evidence)
     await settle_operations(context.conn, context.me, [s for p in passes if (s := _settling(p)) is not None])
     await strike(context.conn, _struck(passes))
     await downloads.give_back(context.conn, [p.row.id for p in passes if _downloaded(p)])
     well = [p.row.id for p in passes if p.judged is not None and p.judged.healthy]
     await give_back(context.conn, well)
     await context.point(7)
+
+
+def _seen(each: Pass) -> bool:
+    return each.judged is not None and each.judged.seen
+
+
+def _goes_on(each: Pass) -> bool:
+    """A power cycle needs no word of the host. Where another host answers in its place nothing is done."""
+    judged, operation = each.judged, each.outcome.operation
+    return judged is not None and operation is not None and not judged.facts.seen and blind(operation)
 
 
 def _struck(passes: list[Pass]) -> list[tuple[int, str]]:
@@ -67,9 +78,9 @@ def _struck(passes: list[Pass]) -> list[tuple[int, str]]:
 
 
 def _end_unseen(each: Pass, now: datetime) -> None:
-    """While the host does not answer nothing goes on, but what was cancelled or is long overdue ends."""
+    """While the host does not answer nothing goes on but a power cycle; what was cancelled or is long overdue ends."""
     operation = each.outcome.operation
-    if each.judged is None or each.judged.seen or operation is None:
+    if each.judged is None or each.judged.seen or operation is None or _goes_on(each):
         return
     move = guarded(each, lambda: unseen(operation, now))
     if move is not None:

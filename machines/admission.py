@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 
 from clusters.kubelets import problems_of_machine
@@ -9,7 +10,9 @@ from fleet.api.credentials import may_refer
 from fleet.api.models import Credential
 from fleet.api.rights import Actor
 from fleet.api.structure import same
+from fleet.control.addresses import refusal
 from fleet.control.kinds import Json, Problem
+from fleet.control.networks import allowed_networks
 from machines.decommission import FINALIZER
 from machines.models import MachineClass
 from machines.proposed import foresee
@@ -43,19 +46,34 @@ class AdmittedMachines(MachineStorage):
         """A credential that exists must be for the machine's cluster; one that does not exist yet shows as a condition."""
         spec = new.get("spec", {})
         found = [*super().problems(new, old), *_kubelet_problems(spec, (old or {}).get("spec", {}))]
-        name = spec.get("driver", {}).get("credential", "")
-        known = Credential.objects.filter(name=name).first() if name else None
-        if known is not None and known.spec.get("type") != "ssh":
-            text = f'"{name}" is of type {known.spec.get("type")}, a machine takes one of type ssh'
-            return [*found, Problem("spec.driver.credential", text)]
-        if known is not None and not may_refer({"spec": known.spec}, spec.get("clusterName", "")):
-            where = (
-                f"machines of cluster {spec['clusterName']}"
-                if spec.get("clusterName")
-                else "machines outside every cluster"
-            )
-            found.append(Problem("spec.driver.credential", f'"{name}" is not for {where}', "FieldValueForbidden"))
-        return found
+        found += _credential_problems(spec, "driver", "ssh")
+        bmc = spec.get("bmc", {})
+        if not bmc or bmc == (old or {}).get("spec", {}).get("bmc"):
+            return found
+        why = None if spec.get("driver", {}).get("type") == "simulated" else refusal(bmc["address"], allowed_networks())
+        if why:
+            found.append(Problem("spec.bmc.address", why, "FieldValueForbidden"))
+        return [*found, *_credential_problems(spec, "bmc", "redfish", bmc["address"])]
+
+
+def _credential_problems(spec: Json, part: str, type_: str, address: str = "") -> Sequence[Problem]:
+    """The credential that a part of the spec names: its type, for whose machines it is, and whether it may go to that address."""
+    name, field = spec.get(part, {}).get("credential", ""), f"spec.{part}.credential"
+    known = Credential.objects.filter(name=name).first() if name else None
+    if known is None:
+        return ()
+    if known.spec.get("type") != type_:
+        what = "a machine" if part == "driver" else "a controller"
+        return [Problem(field, f'"{name}" is of type {known.spec.get("type")}, {what} takes one of type {type_}')]
+    if not may_refer({"spec": known.spec}, spec.get("clusterName", "")):
+        cluster = spec.get("clusterName")
+        where = f"machines of cluster {cluster}" if cluster else "machines outside every cluster"
+        return [Problem(field, f'"{name}" is not for {where}', "FieldValueForbidden")]
+    networks = [ipaddress.ip_network(n) for n in known.spec.get("networks", [])]
+    if address and networks and not any(ipaddress.ip_address(address) in n for n in networks):
+        text = f'"{name}" may not be sent to {address}; its spec.networks says where it may go'
+        return [Problem(field, text, "FieldValueForbidden")]
+    return ()
 
 
 def _kubelet_problems(spec: Json, before: Json) -> Sequence[Problem]:

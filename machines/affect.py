@@ -1,4 +1,4 @@
-"""Steps of Operations that act on the machine's node through its API server: closing, draining, deleting, and the token of a join."""
+"""Steps of Operations that act by another way than the host's: closing, draining, deleting its node, the token of a join, its power."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from machines.joining import equip, ready
 from machines.nodes import NO_ACCESS, NODES, Change, change_all, trouble
 from machines.operation_moves import Move, Told
 from machines.passes import Context, Pass, guarded
+from machines.plan import POWER_CYCLE
+from machines.powering import cycle
 from machines.rows import OperationRow
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ async def affect(working: list[Pass], known: Catalog, context: Context, now: dat
     ]
     joining = [p for p in working if p.order is not None and p.order.action.verb == JOIN]
     await _equip_all(joining, context, now)
-    told = await asyncio.gather(*(_one(p, context, now) for p in acting))
+    told = await asyncio.gather(*(_one(p, known, context, now) for p in acting))
     await asyncio.gather(*(_take_back(p, context) for p in working if p.error is None and _is_off(p)))
     for each, said in zip(acting, told, strict=True):
         guarded(each, lambda each=each, said=said: _take(each, said, known, now))  # type: ignore[misc]
@@ -65,9 +67,11 @@ async def _equip(each: Pass, ground: Kube | tuple[str, str], context: Context, n
     each.order = replace(order, action=made)
 
 
-async def _one(each: Pass, context: Context, now: datetime) -> Told:
-    """One effect on one node. Never raises for the API server's sake."""
+async def _one(each: Pass, known: Catalog, context: Context, now: datetime) -> Told:
+    """One effect. Never raises for the API server's or the controller's sake."""
     move, operation, node = each.outcome.move, each.outcome.operation, each.row.node
+    if move is not None and move.effect is not None and move.effect.verb == POWER_CYCLE:
+        return await cycle(each, move.effect.progress, known, context)
     if move is None or move.effect is None or operation is None or node is None:
         return Told("Waiting", "NodeGone", "The node is not there any more.")
     try:

@@ -142,6 +142,7 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
         mirrors=mirrors,
         node=row.node,
         node_ready=is_true(row.conditions, "NodeReady"),
+        boot_id=judged.facts.boot_id or str(row.last_facts.get("bootId", "")),
     )
 
 

@@ -67,7 +67,8 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Something to be done to the machine's node through its API server, in this pass: isolate, drain or delete-node."""
+    """Something to be done in this pass by another way than the host's: to its node through the API server (isolate, drain,
+    delete-node), to its power through its controller (power-cycle)."""
 
     verb: str
     options: Json = field(default_factory=dict)
@@ -119,6 +120,7 @@ class Scene:
     mirrors: tuple[tuple[str, str], ...] = ()
     node: NodeRow | None = None
     node_ready: bool = False
+    boot_id: str = ""  # of the newest look at the host that was answered
 
 
 def time_text(moment: datetime) -> str:

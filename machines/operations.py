@@ -27,7 +27,8 @@ from machines.operation_moves import (
     waited,
 )
 from machines.own_steps import own_step
-from machines.plan import FREE, PSEUDO
+from machines.plan import FREE, PSEUDO, UNSEEN
+from machines.power import touched
 from machines.rows import OperationRow
 from machines.step_actions import SECONDS, action_of
 
@@ -59,7 +60,7 @@ def _ref(operation: OperationRow, step: Json) -> StepRef:
 
 
 def advance(operation: OperationRow, scene: Scene) -> Move:
-    """The next move. Only called with facts that were seen."""
+    """The next move. Only called with facts that were seen, or for steps that need none (`blind`)."""
     status = copy.deepcopy(operation.status)
     inventory: list[InventoryChange] = []
     for _ in range(500):  # each turn ends a step or returns; a rollback adds some
@@ -68,8 +69,11 @@ def advance(operation: OperationRow, scene: Scene) -> Move:
             return finish(status, inventory)
         if step.get("running"):
             move = _poll(operation, status, step, scene, inventory)
-        elif scene.superseded[0]:
+        elif scene.superseded[0] and not touched(step.get("progress", {})):  # a power cycle ends with power on
             move = end(status, "Cancelled", *scene.superseded, inventory, scene.now)
+        elif not scene.facts.seen and step["verb"] not in UNSEEN:
+            step.update(reason="HostSilent", message="The host does not answer.")
+            move = Move(status | {"message": step["message"]}, wait=10, inventory=tuple(inventory))
         elif step["verb"] in PSEUDO:
             move = own_step(operation, status, step, scene, inventory)
         else:
@@ -145,6 +149,15 @@ def take(status: Json, step: Json, result: StepResult, scene: Scene, inventory: 
 def _overdue(step: Json, now: datetime) -> bool:
     """The unit of a step has a limit of its own on the host; this one is for a host that never tells its end."""
     return waited(step, now) > SECONDS.get(step["verb"], 300) + SILENCE_SECONDS
+
+
+def blind(operation: OperationRow) -> bool:
+    """Whether the next step needs no word of the host: a power cycle goes on while nobody sees it, and so does what leads there."""
+    wanted = operation.spec.get("steps") or ()
+    if not any(s.get("action") == "PowerCycle" for s in wanted):
+        return False
+    step = current(operation.status)
+    return step is None and not operation.status.get("steps") or step is not None and step["verb"] in UNSEEN
 
 
 def unseen(operation: OperationRow, now: datetime) -> Move | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fleet.control.kinds import Json
 from machines.join import WAIT_SECONDS as JOIN_SECONDS
 from machines.operation_moves import Effect, InventoryChange, Move, Scene, done, fail, halted, time_text, waited
+from machines.plan import POWER_CYCLE
+from machines.power import BOOT_SECONDS, late, opened, returned, touched
 from machines.rows import OperationRow
 
 
@@ -31,6 +33,8 @@ def own_step(
         return _isolate(status, step, scene, inventory)
     if step["verb"] == "drain":
         return _drain(operation, status, step, scene, inventory)
+    if step["verb"] == POWER_CYCLE:
+        return _power_cycle(status, step, scene, inventory)
     if step["verb"] == "wait-for-node":
         return _wait_for_node(status, step, scene, inventory)
     if step["verb"] == "delete-node":
@@ -55,6 +59,11 @@ def _drain(
     if scene.node is None:
         done(step, scene.now, "NotANode", "The machine is no node of a cluster: nothing is to be moved.")
         return None
+    if not scene.facts.seen:
+        done(
+            step, scene.now, "HostSilent", "The host does not answer: nothing that runs there could end in good order."
+        )
+        return None
     if scene.halt[0]:
         return halted(status, step, scene, inventory)
     step.setdefault("startTime", time_text(scene.now))
@@ -73,6 +82,35 @@ def _isolate(status: Json, step: Json, scene: Scene, inventory: list[InventoryCh
     step.setdefault("startTime", time_text(scene.now))
     status.setdefault("startTime", time_text(scene.now))
     return Move(status | {"closesNode": True}, effect=Effect("isolate"), inventory=tuple(inventory))
+
+
+def _power_cycle(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    """Certainly off, then on, by the machine's controller; done when the host answers in another boot."""
+    progress = step.get("progress", {})
+    if (
+        scene.facts.seen
+        and touched(progress)
+        and returned(progress, status.get("bootIdBefore", ""), scene.facts.boot_id)
+    ):
+        step.pop("progress", None)
+        done(step, scene.now, "PowerCycled", f"The host answers, in boot {scene.facts.boot_id}.")
+        return None
+    if scene.facts.seen and step.get("silent") and not touched(progress):
+        step.pop("progress", None)
+        done(step, scene.now, "HostAnswers", "The host answers again by itself: its power was not touched.")
+        return None
+    if late(progress, scene.now):
+        text = f"The power is on since {progress['isOn']}, and the host has not come back within {BOOT_SECONDS:.0f} s."
+        return fail(status, step, "NotBack", text, scene, inventory)
+    if scene.halt[0] and not touched(progress):
+        return halted(status, step, scene, inventory)
+    if "startTime" not in step:
+        step["startTime"] = time_text(scene.now)
+        step["silent"] = not scene.facts.seen
+        status["bootIdBefore"] = scene.boot_id
+    status.setdefault("startTime", time_text(scene.now))
+    step["progress"] = opened(progress, scene.now)
+    return Move(status, effect=Effect(POWER_CYCLE, progress=step["progress"]), inventory=tuple(inventory))
 
 
 def _wait_for_node(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:

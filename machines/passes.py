@@ -12,6 +12,7 @@ from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.control.errors import ReconcileError
 from machines.accepting import Chosen
+from machines.bmc import Bmcs
 from machines.conclude import Outcome, conditions, remember, standing
 from machines.gates import NodeRow
 from machines.hosts import Facts, Hosts, StepOrder, Target
@@ -45,6 +46,7 @@ class Context:
     rest_seconds: float = 600.0  # a machine at rest is looked at again this often, with jitter
     point: Callable[[int], Awaitable[None]] = no_fault
     clusters: Clusters = field(default_factory=KeptClusters)
+    bmcs_by_driver: Mapping[str, Bmcs] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

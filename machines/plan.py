@@ -17,7 +17,12 @@ from machines.desired import by_name
 from machines.hosts import Disruption
 
 # Steps that Fleet itself takes; nothing reaches the host.
-PSEUDO: Final = frozenset({"permit", "pre-check", "isolate", "drain", "wait-for-node", "delete-node", "post-check"})
+PSEUDO: Final = frozenset(
+    {"permit", "pre-check", "isolate", "drain", "power-cycle", "wait-for-node", "delete-node", "post-check"}
+)
+POWER_CYCLE: Final = "power-cycle"
+# Of an Operation with a power cycle, the steps that go on while the host does not answer: none of them needs its word.
+UNSEEN: Final = frozenset({"permit", "isolate", "drain", POWER_CYCLE})
 RECOVER: Final = "recover"  # why there is an Operation: a fault is repaired
 FREE: Final = frozenset({"stage-package"})  # effects that need no permit
 
@@ -62,6 +67,8 @@ class Plan:
         """What the permit is asked for: removals are destructive, whatever else there is."""
         if any(s.verb == "remove-package" for s in self.steps):
             return "Remove"
+        if any(s.verb == POWER_CYCLE for s in self.steps):
+            return "PowerCycle"
         return self.disruption
 
     def status(self, want: int, why: str) -> Json:
@@ -167,13 +174,17 @@ def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json) -> Plan:
         elif action == "Reboot":
             act.append(Step("reboot"))
             hardest.append("Reboot")
+        elif action == "PowerCycle":
+            act.append(Step(POWER_CYCLE))
+            hardest.append("Reboot")
         else:
             act += _repairs(action, step, diffs, body)
             hardest.append("Restart")
     units = tuple(dict.fromkeys(i for s in act if s.verb in ("restart-units", "set-units") for i in s.items))
     act = list(dict.fromkeys(act))
     whole = (Step("pre-check"),) if any(s.verb == "install-package" for s in act) else ()
-    evidence = (Step("collect-evidence", items=units),)
+    # A host that is switched off and on answers on no way as a rule: its controller's word is kept by the step itself.
+    evidence = () if Step(POWER_CYCLE) in act else (Step("collect-evidence", items=units),)
     return Plan((Step("permit"), *before, *evidence, *whole, *act, Step("post-check")), strongest(hardest), ())
 
 

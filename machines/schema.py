@@ -18,6 +18,7 @@ from fleet.control.kinds import (
     Kind,
     Problem,
 )
+from machines.schema_bmc import BMC, bmc_problems
 from machines.schema_drain import DRAIN, drain_problems
 from machines.schema_rules import READINESS_RULE_KIND
 from machines.schema_versions import (
@@ -78,7 +79,7 @@ def _check_machine(new: Json, old: Json | None) -> Sequence[Problem]:
         ipaddress.ip_address(spec.get("ip") or "0.0.0.0")
     except ValueError:
         return [Problem("spec.ip", f'"{spec["ip"]}": must be an IPv4 or IPv6 address')]
-    return ()
+    return bmc_problems(spec.get("bmc"))
 
 
 NODE_TAINTS: Json = {
@@ -163,6 +164,7 @@ MACHINE_KIND = Kind(
             },
             "paused": {"type": "boolean", "description": "Look, but change nothing."},
             "driver": DRIVER,
+            "bmc": BMC,
             "readinessGates": GATES,
             "nodeLabels": {
                 "type": "object",

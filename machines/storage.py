@@ -69,6 +69,14 @@ class MachineStorage(Storage):
                 )
                 if taken := cursor.fetchone():
                     found.append(_taken_serial(spec, taken[0]))
+            if bmc := spec.get("bmc"):  # one controller for two machines would switch off the wrong one
+                cursor.execute(
+                    "SELECT name FROM machine WHERE spec #>> '{bmc,address}' = %s AND coalesce(spec #>> '{bmc,port}', '443') = %s AND name <> %s LIMIT 1",
+                    [bmc["address"], str(bmc.get("port", 443)), name],
+                )
+                if taken := cursor.fetchone():
+                    text = f'"{bmc["address"]}": is the controller of machine {taken[0]}'
+                    found.append(Problem("spec.bmc.address", text, "FieldValueDuplicate"))
         return found
 
     # -- reading -------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from fleet.control.kinds import MACHINE
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from fleet.control.work import Claim
 from machines import counts, gate_counts, hot
+from machines.controllers import kept_bmcs
 from machines.drivers import driver
 from machines.hosts import Hosts
 from machines.layers import rollout_layers
@@ -73,6 +74,7 @@ async def _reconcile(seat: Seat, rows: list[Row]) -> None:
         identity.incarnation,
         rest_seconds=settings.FLEET_OBSERVE_SECONDS,
         clusters=seat.kept.setdefault("clusters", KeptClusters()),
+        bmcs_by_driver=kept_bmcs(seat),
     )
     await reconcile(rows, context)
 

@@ -38,7 +38,7 @@ RULES: Final[dict[str, Json]] = {
     "component-crash": _rule("ComponentCrash", [_CRASHED, _is("FrequentKubeletRestart"), _is("FrequentContainerdRestart")], also=[_SILENT, _is("Probe/kubelet", "False")], holdSeconds=5, clearSeconds=10, playbook="component", flaps={"count": 4, "withinSeconds": 1800}),
     "configuration-error": _rule("ConfigurationError", [_is("ComponentsHealthy", "False", "ConfigurationDiffers")], holdSeconds=5, clearSeconds=10),
     "package-broken": _rule("PackageBroken", [_is("ComponentsHealthy", "False", "PackageBroken")], holdSeconds=5, clearSeconds=10),
-    "health-check-fails": _rule("NotResponding", [_is("ComponentsHealthy", "False", "HealthCheckFailed"), _is("Probe/kubelet", "False")], unless=[_CRASHED], holdSeconds=30, clearSeconds=20),
+    "health-check-fails": _rule("NotResponding", [_is("ComponentsHealthy", "False", "HealthCheckFailed"), _is("Probe/kubelet", "False")], unless=[_CRASHED, _is("Reachable", "False")], holdSeconds=30, clearSeconds=20),
     "kubelet-silent": _rule("NotResponding", [_SILENT, _is("Probe/kubelet", "False")], also=[_CRASHED], unless=[_is("Reachable", "False")], holdSeconds=20, clearSeconds=20, sources=2, playbook="kubelet"),
     "host-unreachable": _rule("HostUnreachable", [_is("Reachable", "False", "Timeout", "ConnectionRefused", "NoRoute", "ConnectionLost"), _is("Probe/ssh", "False")], also=[_SILENT, _is("Redfish/Power", "False")], unless=[_is("Reachable", "True")], holdSeconds=120, sources=2),
     "power-failure": _rule("PowerFailure", [_is("Redfish/Power", "False", "Off"), _is("PowerFailure"), _event("redfish.power", keep=3600)], unless=[_is("Reachable", "True")], holdSeconds=30),

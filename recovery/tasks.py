@@ -10,7 +10,7 @@ from fleet.control.db import Connection
 from fleet.control.kinds import REMEDIATION
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from machines import packing
-from recovery import detect_sql
+from recovery import detect_sql, probing
 from recovery.builtins import install
 from recovery.detecting import Ruleset, detect, read_rules
 from recovery.figures import refresh_figures
@@ -68,6 +68,8 @@ async def _some(conn: Connection, rules: Ruleset, after: int) -> list[int]:
     found = await conn.execute(detect_sql.ALL, {"after": after, "ids": numbers}, prepare=True)
     return [row[0] for row in await found.fetchall()]
 
+
+__all__ = ["find_faults", "look_at_all", "probing"]  # whose import registers its chores
 
 register_operator(Operator(REMEDIATION, reconcile_remediations, batch=200))
 register_chore(Chore("detect-faults", DETECT_SECONDS, run=find_faults))

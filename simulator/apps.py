@@ -15,9 +15,12 @@ class SimulatorConfig(AppConfig):
         from clusters.schema_cluster import SIMULATED
         from clusters.ways import register_way
         from fleet.control.db import connect
+        from machines.controllers import register_bmcs
         from machines.drivers import register_driver
+        from simulator.bmc import SimulatedBmcs
         from simulator.hosts import SimulatedHosts
         from simulator.ways import way
 
         register_driver("simulated", lambda: SimulatedHosts(connect))
+        register_bmcs("simulated", lambda: SimulatedBmcs(connect))
         register_way(SIMULATED, way)

@@ -126,6 +126,8 @@ def bare(uid: str, seed: int) -> Box:
 
 def unseen(box: Box, target: Target, now: float) -> Facts | None:
     """Why the host does not answer now, or None when it does."""
+    if box.has("power-off", now):
+        return Facts(target.key, reason="NoRoute", message=f"No route to {target.address}:{target.port}.")
     if now < box.boot_until:
         return Facts(
             target.key, reason="ConnectionRefused", message=f"{target.address}:{target.port} refuses: it boots."

@@ -13,6 +13,7 @@ from fleet.control.networks import allowed_networks
 _DATA_KEYS = {
     "ssh": ({"username", "privateKey", "passphrase", "password"}, {"privateKey", "password"}),
     "kubeconfig": ({"kubeconfig"}, {"kubeconfig"}),
+    "redfish": ({"username", "password"}, {"password"}),
 }
 
 
@@ -28,6 +29,8 @@ def _check(new: Json, old: Json | None) -> Sequence[Problem]:
         problems.append(Problem("spec.data", f"one of {', '.join(sorted(one_of))} is required", "FieldValueRequired"))
     if old is not None and old.get("spec", {}).get("type") != spec["type"]:
         problems.append(Problem("spec.type", "is fixed once the credential is there", "FieldValueForbidden"))
+    if old is None and spec["type"] == "redfish" and not spec.get("data", {}).get("username"):
+        problems.append(Problem("spec.data[username]", "who enters the controllers is required", "FieldValueRequired"))
     if spec["type"] == "kubeconfig" and spec.get("data", {}).get("kubeconfig"):
         problems += _check_kubeconfig(spec["data"]["kubeconfig"])
     for index, network in enumerate(spec.get("networks", [])):
@@ -66,8 +69,8 @@ CREDENTIAL_KIND = Kind(
         "properties": {
             "type": {
                 "type": "string",
-                "enum": ["ssh", "kubeconfig"],
-                "description": "ssh: username (default root), privateKey, passphrase, password. kubeconfig: kubeconfig, of an Imported cluster.",
+                "enum": ["ssh", "kubeconfig", "redfish"],
+                "description": "ssh: username (default root), privateKey, passphrase, password. kubeconfig: kubeconfig, of an Imported cluster. redfish: username and password, of machines' controllers.",
             },
             "data": {
                 "type": "object",

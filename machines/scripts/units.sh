@@ -35,5 +35,8 @@ stopped() { case $(active_state "$1") in inactive | failed | '') ;; *) control s
 enabled() { known "$1"; systemctl --quiet is-enabled "$1" 2>/dev/null || control enable "$1"; }
 disabled() { case $(systemctl is-enabled "$1" 2>/dev/null) in enabled | enabled-runtime | linked) control disable "$1" ;; esac; }
 masked() { [ "$(systemctl is-enabled "$1" 2>/dev/null)" = masked ] || control mask "$1"; }
-unmasked() { case $(systemctl is-enabled "$1" 2>/dev/null) in masked*) control unmask "$1" ;; esac; }
+unmasked() { # each of both masks is taken away by a word of its own, and the lasting one hides the other
+    case $(systemctl is-enabled "$1" 2>/dev/null) in masked) control unmask "$1" ;; esac
+    case $(systemctl is-enabled "$1" 2>/dev/null) in masked-runtime) control unmask --runtime "$1" ;; esac
+}
 restarted() { known "$1"; systemctl reset-failed "$1" 2>/dev/null; control restart "$1"; settled "$1"; fact "restarted:$1" true; }

@@ -16,6 +16,7 @@ from fleet.control.threads import in_thread
 from machines import hot
 from machines.nodes import Clusters, KeptClusters
 from machines.reconcile import Context, no_fault, reconcile
+from tests.fakes.bmcs import FakeBmcs
 from tests.fakes.hosts import FakeHosts
 
 INSTALLATION = "11111111-1111-1111-1111-111111111111"
@@ -71,6 +72,10 @@ class Loop:
     point: Callable[[int], Awaitable[None]] = no_fault
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
     clusters: Clusters = field(default_factory=KeptClusters)
+    bmcs: FakeBmcs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bmcs = FakeBmcs(self.hosts)
 
     async def make(self, *objects: Json) -> None:
         """Create objects as people do."""
@@ -129,7 +134,7 @@ class Loop:
         rows = await hot.load(self.conn, claims)
         context = Context(
             self.conn, ME, {"simulated": self.hosts}, INSTALLATION, 1, clock=lambda: self.moment, point=self.point,
-            clusters=self.clusters,
+            clusters=self.clusters, bmcs_by_driver={"simulated": self.bmcs},
         )  # fmt: skip
         await reconcile(rows, context)
         self.hosts.now += seconds
