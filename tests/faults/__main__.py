@@ -17,7 +17,17 @@ def main() -> int:
     there = {test for row in ROWS for test in row.tests if (HERE / test.partition("::")[0]).exists()}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "not lab and not browser and not kube", f"--junitxml={report}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "2",
+            "-m",
+            "not lab and not browser and not kube",
+            f"--junitxml={report}",
+        ]
         ended = subprocess.run([*command, *(str(HERE / t) for t in sorted(_widest(there)))], check=False)
         results = _results(report)
     survived = built = 0
@@ -49,7 +59,9 @@ def _results(report: Path) -> dict[str, bool]:
 def _of(row: Row, results: dict[str, bool]) -> str:
     if not row.tests:
         return "not built"
-    parts = [[ok for name, ok in results.items() if name == t or name.startswith((f"{t}::", f"{t}/"))] for t in row.tests]
+    parts = [
+        [ok for name, ok in results.items() if name == t or name.startswith((f"{t}::", f"{t}/"))] for t in row.tests
+    ]
     if not all(parts):
         return "not built"
     return "survived" if all(ok for part in parts for ok in part) else "FAILED"

@@ -55,7 +55,7 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("a bad package", "stops at the canary, is put back", ("machines/test_layers.py::test_a_bad_version_in_a_layer_hits_one_machine_and_no_more", f"{_RECORD}::test_a_bad_version_is_rolled_back_and_the_machine_waits_for_another_set", f"{_RECORD}::test_a_wrong_checksum_stalls_and_nothing_is_installed"), True),
     Row("yesterday's database", "acts on nothing of before", ("test_cli.py::test_a_restored_database_acts_on_nothing_of_before",)),
     Row("a guard is taken out", "a test fails", ("safety/test_guards.py",)),
-    Row("events doubled, late, reordered", "same end", ("events",)),
+    Row("events doubled, late, reordered", "same end", ("events", "recovery/test_told.py")),
     Row("clock two hours ahead in one process", "no lease stolen"),
     Row("database disk full", "clean error, alarm"),
     Row("worker alive but deaf", "restarted by a watchdog"),
