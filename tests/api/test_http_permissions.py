@@ -43,6 +43,7 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-live": ("GET", "/livez", ANYBODY),
     "api-ready": ("GET", "/readyz", ANYBODY),
     "api-docs": ("GET", "/api/docs", LOGIN),
+    "metrics": ("GET", "/metrics", only("viewer", "approver", "admin")),
     "api-safety": ("GET", "/api/safety", WITH_A_ROLE),
     "api-breaker-reset": ("POST", "/api/safety/breakers/cluster/a/reset", only("approver", "admin-a", "admin", ok=409)),
     "api-core": ("GET", "/api", KNOWN),
