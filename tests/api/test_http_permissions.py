@@ -45,6 +45,7 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-docs": ("GET", "/api/docs", LOGIN),
     "metrics": ("GET", "/metrics", only("viewer", "approver", "admin")),
     "api-safety": ("GET", "/api/safety", WITH_A_ROLE),
+    "api-notice-acknowledge": ("POST", "/api/safety/notices/4711/acknowledge", only(*EVERYBODY[1:], ok=404)),
     "api-breaker-reset": ("POST", "/api/safety/breakers/cluster/a/reset", only("approver", "admin-a", "admin", ok=409)),
     "api-core": ("GET", "/api", KNOWN),
     "api-groups": ("GET", "/apis", KNOWN),
