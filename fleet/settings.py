@@ -143,6 +143,8 @@ FLEET_PRIVATE_KEY = env.str("FLEET_PRIVATE_KEY", default="")  # base64; workers 
 FLEET_HMAC_KEY = env.str("FLEET_HMAC_KEY", default=SECRET_KEY)
 FLEET_REQUIRE_APPROVAL = env.bool("FLEET_REQUIRE_APPROVAL", default=True)
 FLEET_INSTALLATION = env.str("FLEET_INSTALLATION", default="")  # "<uuid>:<incarnation>" this deployment belongs to
+FLEET_TICKET_URL = env.str("FLEET_TICKET_URL", default="")  # where hardware tickets are posted to
+FLEET_TICKET_SECRET = env.str("FLEET_TICKET_SECRET", default="")  # whsec_…: signs them
 FLEET_REQUESTS_PER_SECOND = env.float("FLEET_REQUESTS_PER_SECOND", default=200.0)  # of one user's tokens; 0 = no bound
 FLEET_IDCS = env.list("FLEET_IDCS", default=[])  # idcs this worker serves; empty = all
 FLEET_SWEEP_SECONDS = env.float("FLEET_SWEEP_SECONDS", default=1.0)
