@@ -64,6 +64,8 @@ class Recovery(Cluster):
     def quicken(self, **holds: int) -> None:
         """Hold times of rules, once the rules are there."""
         self.until(lambda: "load-high" in self.kubectl("get", "faultrules", "-o", "name").stdout, "the rules are there")
+        for name in self.kubectl("get", "playbooks", "-o", "name").stdout.split():
+            self.kubectl("patch", name, "--type=merge", "-p", '{"spec":{"probationSeconds":2}}')
         for rule, seconds in holds.items():
             patch = {"spec": {"holdSeconds": seconds, "clearSeconds": 2}}
             self.kubectl("patch", "faultrule", rule.replace("_", "-"), "--type=merge", "-p", json.dumps(patch))
@@ -85,6 +87,13 @@ class Recovery(Cluster):
         """Verbs of the steps of each repair."""
         found = [o for o in self.items("operations", machine) if o["spec"]["verb"] == "Repair"]
         return [[s["verb"] for s in o["status"]["steps"]] for o in found]
+
+    def story(self, name: str) -> str:
+        """With what recovery says of it."""
+        found = [o for kind in ("faults", "remediations") for o in self.items(kind, name)]
+        return "\n".join(
+            [super().story(name), *(f"  {o['metadata']['name']} {json.dumps(o['status'])}" for o in found)]
+        )
 
     def until_phase(self, machine: str, type_: str, *phases: str, seconds: float = 90) -> None:
         begun = time.monotonic()
@@ -154,7 +163,15 @@ def _run(lab: Lab, fleet: Recovery, hosts: Mapping[str, Host], controller: bmc.C
     fleet.apply(*ground(lab, machineVersions={"daemon": "1.0"}, reporters=[reporter]), *of_daemon(lab))
     more: dict[str, Json] = {"dark": {"serialNumber": "SN-DARK", "bmc": {**controller.spec, "credential": "lab-bmc"}}}
     fleet.apply(*(machine(h, n, **more.get(n, {})) for n, h in hosts.items()))
-    fleet.quicken(disk_pressure=1, memory_pressure=1, load_high=1, filesystem_read_only=1, host_unreachable=1)
+    quick = (
+        "component_crash",
+        "configuration_error",
+        "package_broken",
+        "disk_pressure",
+        "memory_pressure",
+        "load_high",
+    )
+    fleet.quicken(**dict.fromkeys((*quick, "filesystem_read_only", "host_unreachable"), 1))
     fleet.wait_ready(*NAMES)
     pids = {n: h.text("systemctl show -p MainPID --value daemon.service") for n, h in hosts.items()}
     boots = {n: hosts[n].boot_id() for n in ("readonly", "dark")}
