@@ -40,7 +40,7 @@ test-kube: .venv/ready-dev ## Against real control planes built from Go modules 
 	$(PY) -m pytest -q -p no:randomly -m "kube and not lab" tests
 
 faults: .venv/ready-dev ## The fault matrix, printed as a table
-	$(PY) -m pytest -q -m faults tests
+	$(PY) -m tests.faults
 
 bench: .venv/ready-dev ## Benchmarks at size M
 	$(PY) -m benchmarks --size M

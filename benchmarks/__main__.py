@@ -31,8 +31,8 @@ _PACKAGES = (
 
 def measures() -> dict[str, str]:
     """Modules of measures by name, in order."""
-    found = {p.stem.upper(): f"benchmarks.{p.stem}" for p in HERE.glob("h[0-9]*.py")}
-    return dict(sorted(found.items(), key=lambda item: int(item[0][1:])))
+    found = {p.stem.upper(): f"benchmarks.{p.stem}" for p in HERE.glob("[hl][0-9]*.py")}
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1:]))))
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """How a measure is run: contenders side by side in rounds, each result checked, ratios per round, CPU of Fleet and PostgreSQL.
 
-A measure is a module `benchmarks.h<N>` with a class `Measure` (see the Protocol); adding one means adding that module.
+A measure is a module `benchmarks.h<N>` (speed) or `benchmarks.l<N>` (load) with a class `Measure` (see the Protocol); adding one means adding that module.
 """
 
 from __future__ import annotations
@@ -156,5 +156,5 @@ def table(name: str, outcome: Mapping[str, Any]) -> str:
 
 def _inline(figures: Mapping[str, float]) -> str:
     return "".join(
-        f"  {name} {value:.2f}{'' if name.startswith('bytes') else ' ms'}" for name, value in figures.items()
+        f"  {name} {value:.2f}{'' if name.startswith(('bytes', 'count')) else ' ms'}" for name, value in figures.items()
     )

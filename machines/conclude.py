@@ -16,9 +16,10 @@ from machines.decommission import abandoned, untouched
 from machines.host_reasons import CONNECTION
 from machines.judge import Judgement, Memory
 from machines.models import OwnerClass
+from machines.news import news_of
 from machines.operation_moves import PERMANENT, Move
 from machines.plan import RECOVER
-from machines.rows import NewEvent, OperationRow, Record, Row
+from machines.rows import OperationRow, Record, Row
 from machines.scheduled import Scheduled, masks
 from machines.scheduled import conditions as scheduling
 from machines.shown import facts_json, plan_json, seen_json
@@ -78,7 +79,7 @@ def conditions(row: Row, judged: Judgement, outcome: Outcome, memory: Memory) ->
     """The Machine-Operator's whole set."""
     out: list[Condition | None] = [_reachable(judged), *_set_conditions(row, judged), *_looks(judged)]
     out += [_preflight(judged), _drifted(judged), _held(judged), _removal(judged), _allowed(row, outcome)]
-    out += [_components(judged, outcome), *_pressures(row, judged), _faultless(row)]
+    out += [_components(judged, outcome), *health.pressures(judged.facts, row.conditions), health.faultless(row.fault)]
     out += [_decommissioned(row, judged, outcome, memory)] if row.deleted_at is not None else []
     stalled = _stalled(judged, memory)
     work = _working(judged, outcome, memory)
@@ -174,17 +175,6 @@ def _components(judged: Judgement, outcome: Outcome) -> Condition:
     if operation is not None and operation.started_at is not None and operation.owner_class != OwnerClass.REMEDIATION:
         return _condition("ComponentsHealthy", None, "OperationOpen", f"{operation.name} works on the host.")
     return _condition("ComponentsHealthy", False, *judged.trouble)
-
-
-def _pressures(row: Row, judged: Judgement) -> tuple[Condition, ...]:
-    return health.pressures(judged.facts, row.conditions) if judged.seen else health.unseen()
-
-
-def _faultless(row: Row) -> Condition:
-    fault = row.fault
-    if fault is None:
-        return _condition("Faultless", True, "NoFault", "No confirmed fault is open.")
-    return _condition("Faultless", False, fault.type, f"{fault.name} is {fault.phase}: {fault.message}"[:400])
 
 
 def _preflight(judged: Judgement) -> Condition:
@@ -403,24 +393,5 @@ def conclude(
         conditions=found, next_seconds=seconds, attempts=attempts, resting=resting,
         seen=seen_json(judged) if judged.seen else None, facts=facts_json(judged.facts, memory) if judged.seen else None,
         plan=plan_json(judged) if judged.seen else None, in_service=phase not in phases.NOT_IN_SERVICE,
-        events=events(row, judged, memory, found), before=row.packed, masks=masks(scheduled),
+        events=news_of(row, found), before=row.packed, masks=masks(scheduled),
     )  # fmt: skip
-
-
-TOLD: Final = ("Reachable", "Drifted", "Stalled", "RemovalHeld", "Preflight", "Schedulable")
-
-
-def events(row: Row, judged: Judgement, memory: Memory, found: tuple[Condition, ...]) -> tuple[NewEvent, ...]:
-    """News worth telling: conditions of interest that changed their status."""
-    out = []
-    for type_ in TOLD:
-        now, before = find(found, type_), find(row.conditions, type_)
-        if now is None or now.status == "Unknown" or (before.status if before else "Unknown") == now.status:
-            continue
-        good = now.status == ("True" if type_ in ("Reachable", "Preflight", "Schedulable") else "False")
-        if good and before is None:
-            continue
-        word = "".join(f"-{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(type_))
-        message = now.message or f"{type_} is {now.status} ({now.reason})."
-        out.append(NewEvent(f"dev.fleet.machine.{word}", 0 if good else 1, now.reason, message))
-    return tuple(out)

@@ -8,6 +8,7 @@ from typing import Final
 from fleet.control.conditions import Condition, Status
 from machines.analyze import Diff
 from machines.hosts import Facts
+from machines.rows import FaultRow
 
 DISK_SHARE: Final = 0.05  # of /var that must be free
 DISK_BYTES: Final = 256 << 20
@@ -15,6 +16,7 @@ MEMORY_SHARE: Final = 0.04  # of memory that must be available
 LOAD_PER_CPU: Final = 8.0
 # A host goes back over a line only with some room, so that it does not come and go.
 ROOM: Final = 1.25
+PRESSURES: Final = ("DiskSpaceLow", "MemoryLow", "LoadHigh", "FilesystemReadOnly")
 _BROKEN: Final = frozenset({"package", "removal", "database"})
 
 
@@ -50,6 +52,8 @@ def component_trouble(diffs: Sequence[Diff]) -> tuple[str, str]:
 
 def pressures(facts: Facts, before: Sequence[Condition]) -> tuple[Condition, ...]:
     """What the host runs out of, each with True for bad. Sentences say the line, not the figure: that changes each second."""
+    if not facts.seen:
+        return tuple(Condition(t, "Unknown", "NotSeen", "The host was not seen.") for t in PRESSURES)
     was = {c.type: c.status == "True" for c in before}
     disk, total = facts.disk_free_bytes, facts.disk_total_bytes
     line = max(DISK_BYTES, int(total * DISK_SHARE))
@@ -67,12 +71,11 @@ def pressures(facts: Facts, before: Sequence[Condition]) -> tuple[Condition, ...
     )  # fmt: skip
 
 
-def unseen() -> tuple[Condition, ...]:
-    """The same of a host that was not seen."""
-    return tuple(
-        Condition(t, "Unknown", "NotSeen", "The host was not seen.")
-        for t in ("DiskSpaceLow", "MemoryLow", "LoadHigh", "FilesystemReadOnly")
-    )
+def faultless(fault: FaultRow | None) -> Condition:
+    """Whether a confirmed fault of the machine is open: while one is, a closed node stays closed."""
+    if fault is None:
+        return Condition("Faultless", "True", "NoFault", "No confirmed fault is open.")
+    return Condition("Faultless", "False", fault.type, f"{fault.name} is {fault.phase}: {fault.message}"[:400])
 
 
 def _room(was: dict[str, bool], type_: str) -> float:

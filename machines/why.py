@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import orjson
@@ -33,7 +33,17 @@ def why_of(obj: Json, actor: Actor) -> Json:
         if found
         else None
     )
-    return {"ladders": why(obj, plan, operation), "plan": plan, "facts": _shown(orjson.loads(fact[0])) if fact else {}}
+    ladders = [*why(obj, plan, operation), *(ladder for asked in _more for ladder in asked(obj))]
+    return {"ladders": ladders, "plan": plan, "facts": _shown(orjson.loads(fact[0])) if fact else {}}
+
+
+_more: list[Callable[[Json], list[Json]]] = []
+
+
+def more_ladders(asked: Callable[[Json], list[Json]]) -> None:
+    """Apps above answer questions of their own about a machine."""
+    if asked not in _more:
+        _more.append(asked)
 
 
 def plan_of(obj: Json, actor: Actor) -> Json:
@@ -55,7 +65,7 @@ def why(obj: Json, plan: Json, operation: Json | None) -> list[Json]:
     name = obj["metadata"]["name"]
     reach = _rung(conditions, "Reachable", "The host answers and is the right one")
     ladders = [
-        _ladder(
+        ladder_of(
             f"Why is {name} {'' if _status(conditions, 'Ready') == 'True' else 'not '}at its final state?",
             [
                 _rung(conditions, "VersionsResolved", "Every version asked for names one package version"),
@@ -68,14 +78,16 @@ def why(obj: Json, plan: Json, operation: Json | None) -> list[Json]:
                 _rung(conditions, "UpToDate", "This generation is reached"),
             ],
         ),
-        _ladder("What stands in the way of a change?", [reach, *_way(conditions, plan, operation)]),
+        ladder_of("What stands in the way of a change?", [reach, *_way(conditions, plan, operation)]),
     ]
     if obj.get("status", {}).get("scheduling", {}).get("state", "NotANode") != "NotANode":
         ladders.append(_scheduling(name, obj["status"], conditions))
     if obj["metadata"].get("deletionTimestamp"):
         ladders.insert(
             0,
-            _ladder(f"Why is {name} not gone yet?", [_rung(conditions, "Decommissioned", "It was cleaned and may go")]),
+            ladder_of(
+                f"Why is {name} not gone yet?", [_rung(conditions, "Decommissioned", "It was cleaned and may go")]
+            ),
         )
     return ladders
 
@@ -88,8 +100,8 @@ def _scheduling(name: str, status: Json, conditions: dict[str, Json]) -> Json:
     joined: Answer = "no" if said["state"] == "Joining" else "holds"
     cordoned: Answer = "no" if said["state"] == "CordonedByPerson" else "holds"
     rungs = [
-        _plain("The cluster has its node", joined, said["message"] if joined == "no" else "", "watcher"),
-        _plain("No person cordoned it", cordoned, said["message"] if cordoned == "no" else "", "a person"),
+        plain_rung("The cluster has its node", joined, said["message"] if joined == "no" else "", "watcher"),
+        plain_rung("No person cordoned it", cordoned, said["message"] if cordoned == "no" else "", "a person"),
         *(
             _gate(g)
             for g in status.get("readinessGates", [])
@@ -97,13 +109,13 @@ def _scheduling(name: str, status: Json, conditions: dict[str, Json]) -> Json:
         ),
         _rung(conditions, "Schedulable", "The node is open"),
     ]
-    return _ladder(question, rungs)
+    return ladder_of(question, rungs)
 
 
 def _gate(gate: Json) -> Json:
     answer: Answer = {"True": "holds", "False": "no"}.get(gate["status"], "unknown")  # type: ignore[assignment]
     text = f"{gate['conditionType']} {'is True' if gate['polarity'] == 'RequireTrue' else 'is not True'} ({gate['source']})"
-    out = _plain(text, answer, gate.get("message", "") or gate.get("reason", ""), gate.get("owner", ""))
+    out = plain_rung(text, answer, gate.get("message", "") or gate.get("reason", ""), gate.get("owner", ""))
     return out | {"since": gate.get("since", "")}
 
 
@@ -119,11 +131,16 @@ def _way(conditions: dict[str, Json], plan: Json, operation: Json | None) -> lis
             "No removal waits for a confirmation",
             _word(CONFIRM_REMOVAL, plan.get("removalHash")),
         ),
-        _plain("A change may be begun", "no" if blocked else "holds", blocked.get("message", ""), "machine-operator"),
+        plain_rung(
+            "A change may be begun", "no" if blocked else "holds", blocked.get("message", ""), "machine-operator"
+        ),
         _rung(conditions, "Preflight", "The host is fit for a change"),
     ]
     if operation is None:
-        return [*rungs, _plain("An Operation is open", "notAsked", "Nothing is to be done now.", "machine-operator")]
+        return [
+            *rungs,
+            plain_rung("An Operation is open", "notAsked", "Nothing is to be done now.", "machine-operator"),
+        ]
     step = next((s for s in operation["status"].get("steps", []) if s["status"] != "True"), None)
     if step is None:
         return rungs
@@ -135,7 +152,7 @@ def _way(conditions: dict[str, Json], plan: Json, operation: Json | None) -> lis
     said = step.get("message") or ("It runs." if step.get("running") else "It waits.")
     return [
         *rungs,
-        _plain(
+        plain_rung(
             text,
             answer,
             said,
@@ -162,7 +179,7 @@ def _status(conditions: dict[str, Json], type_: str) -> str:
 def _rung(conditions: dict[str, Json], type_: str, text: str, owner: str = "") -> Json:
     found = conditions.get(type_, {})
     answer: Answer = {"True": "holds", "False": "no"}.get(found.get("status", ""), "unknown")  # type: ignore[assignment]
-    out = _plain(text, answer, found.get("message", "") or found.get("reason", ""), owner or TYPES[type_][1])
+    out = plain_rung(text, answer, found.get("message", "") or found.get("reason", ""), owner or TYPES[type_][1])
     return out | {"since": found.get("lastTransitionTime", ""), "condition": type_}
 
 
@@ -171,11 +188,11 @@ def _negative(conditions: dict[str, Json], type_: str, text: str, actions: Seque
     found = conditions.get(type_, {})
     answer: Answer = {"True": "no", "False": "holds"}.get(found.get("status", ""), "unknown")  # type: ignore[assignment]
     said = found.get("message", "") if answer == "no" else ""
-    out = _plain(text, answer, said, TYPES[type_][1], actions if answer == "no" else ())
+    out = plain_rung(text, answer, said, TYPES[type_][1], actions if answer == "no" else ())
     return out | {"since": found.get("lastTransitionTime", ""), "condition": type_}
 
 
-def _plain(text: str, answer: Answer, explanation: str, owner: str, actions: Sequence[Json] = ()) -> Json:
+def plain_rung(text: str, answer: Answer, explanation: str, owner: str, actions: Sequence[Json] = ()) -> Json:
     return {
         "text": text,
         "answer": answer,
@@ -186,7 +203,7 @@ def _plain(text: str, answer: Answer, explanation: str, owner: str, actions: Seq
     }
 
 
-def _ladder(question: str, rungs: Sequence[Json]) -> Json:
+def ladder_of(question: str, rungs: Sequence[Json]) -> Json:
     """Below the first rung that does not hold nothing was asked: what it would say is not known to matter."""
     out: list[Json] = []
     broken = False

@@ -13,6 +13,7 @@ from fleet.control.kinds import Json
 from recovery.playbooks import Ladder, Rung, task_of
 from recovery.types import (
     CANCELLED,
+    CONFIRMED,
     ESCALATED,
     NEEDS_PERSON,
     PROBATION,
@@ -24,6 +25,9 @@ from recovery.types import (
 )
 
 POLL_SECONDS: Final = 5.0
+WORSE: Final = (
+    "worse fault "  # begins the word by which recovery itself ends a remediation for a worse fault of its machine
+)
 BY_RECOVERY: Final = "recovery"  # who cancelled an Operation whose fault went away before it began
 
 
@@ -86,6 +90,18 @@ def advance(case: Case, now: datetime) -> Step:
             return _stay(case, "Cancelling", "Ends before the next step.", cancel=case.cancelled_by)
         if running:
             return _stay(case, "Cancelling", "Ends before the next step.")
+        if case.cancelled_by.startswith(WORSE):
+            text = f"Ended for the {case.cancelled_by}, which is repaired first."
+            return Step(
+                CANCELLED,
+                case.rung,
+                _said(case, "Outranked", text),
+                0,
+                CONFIRMED,
+                "Outranked",
+                text,
+                told=("Outranked", text),
+            )
         return _person(case, CANCELLED, "Cancelled", f"{case.cancelled_by} cancelled the repair.")
     if case.machine_gone and not running:
         text = "The machine is taken out of service."

@@ -30,9 +30,12 @@ class RecoveryConfig(AppConfig):
         from fleet.api.storage import register_storage
         from fleet.control.kinds import register
         from machines.waking import listen
+        from machines.why import more_ladders
         from recovery.storages import storages
+        from recovery.why import ladders
 
         listen(_hear)
+        more_ladders(ladders)
 
         for storage in storages():
             register(storage.kind)

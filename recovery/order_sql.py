@@ -10,6 +10,7 @@ SELECT f.id, f.uid::text, f.name, f.type, f.severity, f.sources, f.status ->> 'm
   s.rack_id, coalesce(q.state = 'CordonedByPerson', false), coalesce(q.message, ''),
   (SELECT count(*) FROM recovery_remediation r WHERE r.machine_id = f.machine_id AND r.created_at > now() - interval '24 hours' AND r.operation_uid IS NOT NULL)::int,
   (SELECT r.name FROM recovery_remediation r WHERE r.machine_id = f.machine_id AND r.ended_at IS NULL), coalesce(m.serial_number, ''),
+  coalesce((SELECT g.severity FROM recovery_remediation r CROSS JOIN LATERAL (SELECT severity FROM recovery_fault WHERE id = r.fault_id OFFSET 0) g WHERE r.machine_id = f.machine_id AND r.ended_at IS NULL), 9)::int,
   (SELECT count(*) FROM recovery_remediation r WHERE r.fault_id = f.id)::int
 FROM recovery_fault f
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id OFFSET 0) s
@@ -85,6 +86,17 @@ ev AS (
 SELECT count(*) FROM n
 """
 
+# A remediation of a lesser fault ends before its next step.
+OUTRANK: Final[LiteralString] = """
+WITH r AS MATERIALIZED (SELECT * FROM unnest(%(machine)s::bigint[], %(by)s::text[]) AS r(machine, by)),
+st AS MATERIALIZED (SELECT r.by, x.* FROM r CROSS JOIN LATERAL (SELECT * FROM recovery_remediation WHERE machine_id = r.machine AND ended_at IS NULL FOR NO KEY UPDATE) x WHERE NOT x.spec ? 'cancelledBy' ORDER BY x.id),
+p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM st) + 4) AS base),
+n AS MATERIALIZED (SELECT st.id, st.by, st.cluster_id, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), rv + 1) AS new_rv FROM st),
+up AS (UPDATE recovery_remediation x SET rv = n.new_rv, spec = x.spec || jsonb_build_object('cancelledBy', n.by) FROM n WHERE x.id = n.id),
+ch AS (INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT new_rv, id, cluster_id, 16, 2 FROM n)
+SELECT id FROM n
+"""
+
 # Everything of claimed remediations.
 LOAD: Final[LiteralString] = """
 SELECT r.id, r.uid::text, r.name, r.phase, r.rung, r.playbook, r.spec, r.status, r.phase_at, r.machine_id, r.cluster_id, f.id, f.uid::text, f.type, f.phase, f.cleared_since, f.sources, f.rule, f.evidence, f.status ->> 'message',
@@ -148,7 +160,7 @@ up AS (
     ended_at = CASE WHEN n.phase IN ('Succeeded', 'Escalated', 'Cancelled') THEN now() END
   FROM n WHERE x.id = n.id AND n.changed),
 uf AS (
-  UPDATE recovery_fault f SET rv = n.new_fault_rv, phase = n.fault_phase, resolved_at = CASE WHEN n.fault_phase = 'Resolved' THEN now() END, due_at = CASE WHEN n.fault_phase = 'NeedsPerson' THEN now() + interval '30 s' END,
+  UPDATE recovery_fault f SET rv = n.new_fault_rv, phase = n.fault_phase, resolved_at = CASE WHEN n.fault_phase = 'Resolved' THEN now() END, due_at = CASE n.fault_phase WHEN 'NeedsPerson' THEN now() + interval '30 s' WHEN 'Confirmed' THEN now() + interval '5 s' END,
     status = f.status || jsonb_build_object('reason', n.fault_reason, 'message', n.fault_message)
   FROM n WHERE f.id = n.fault_id AND n.fault_moves),
 ch AS (

@@ -12,16 +12,19 @@ from typing import Any, Final
 
 import orjson
 
+from fleet.control import work
 from fleet.control.arrays import flags, numbers, texts
 from fleet.control.db import Connection
-from fleet.control.kinds import Json
+from fleet.control.kinds import REMEDIATION, Json
 from fleet.safety import permits
 from machines.waking import wake
 from recovery import blindness, order_sql
+from recovery.advance import WORSE
 from recovery.playbooks import Ladder, ladder_of, operation_spec, task_of
 
 LIMIT: Final = 1_000
 PERMIT_SECONDS: Final = 900
+OUTRANKS: Final = "Outranks"  # the reason of a fault that is worse than the one under repair
 MOST_IN_A_DAY: Final = 3  # remediations of one machine in 24 hours; then a person looks at it
 _SPACE: Final = uuid.UUID("6f1c3c9e-6d0c-4f7e-9c7e-5a0e3f5b8a11")
 _PLAYBOOKS: Final = "SELECT name, spec FROM recovery_playbook WHERE name = ANY (%s) AND deleted_at IS NULL"
@@ -50,6 +53,7 @@ class Candidate:
     in_a_day: int
     other: str
     serial: str
+    other_severity: int
     tries: int
 
     @property
@@ -90,6 +94,13 @@ def standing(each: Candidate, ladder: Ladder | None, blind: str) -> Refusal | No
         return Refusal(each.id, "PlaybookMissing", f"There is no playbook {each.playbook}.", True)
     if blind:
         return Refusal(each.id, "ViewBroken", blind)
+    if each.other and each.severity > each.other_severity:
+        return Refusal(
+            each.id,
+            OUTRANKS,
+            f"{each.other} works on a lesser fault of this machine and ends before its next step.",
+            wait=2.0,
+        )
     if each.other:
         return Refusal(each.id, "OtherRemediation", f"{each.other} works on this machine already.")
     if each.cordoned:
@@ -144,6 +155,11 @@ async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
         else:
             refusals.append(Refusal(each.id, answer.reason, answer.message))
     machines = await _begin(conn, granted, ladders)
+    worse = {
+        c.machine_id: c.name for c in candidates if any(r.fault == c.id and r.reason == OUTRANKS for r in refusals)
+    }
+    if worse:
+        await _outrank(conn, worse)
     await _refuse(conn, refusals)
     return Ordered(tuple(machines), len(refusals))
 
@@ -185,6 +201,12 @@ async def refuse_tripped(conn: Connection, *, limit: int = LIMIT) -> int:
         refusals.append(Refusal(fault, reason, f"{place} is open: {why}", wait=30.0))
     await _refuse(conn, refusals)
     return len(refusals)
+
+
+async def _outrank(conn: Connection, worse: dict[int, str]) -> None:
+    values = {"machine": numbers(worse), "by": texts(WORSE + name for name in worse.values())}
+    ended = await (await conn.execute(order_sql.OUTRANK, values)).fetchall()
+    await work.wake_async(conn, REMEDIATION, [row[0] for row in ended])
 
 
 async def _begin(

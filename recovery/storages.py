@@ -16,7 +16,8 @@ from fleet.events.publish import Cursor, publish
 from machines.models import Machine
 from recovery.models import Fault, FaultRule, Playbook, Remediation
 from recovery.people import CLEAR, RETRY, clear_faults, retry_fault
-from recovery.schema import FAULT_KIND, FAULT_RULE_KIND, PLAYBOOK_KIND, REMEDIATION_KIND
+from recovery.schema import FAULT_KIND, REMEDIATION_KIND
+from recovery.schema_rules import FAULT_RULE_KIND, PLAYBOOK_KIND
 from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, RECOVERING, SEVERITIES, TYPES
 
 

@@ -23,6 +23,7 @@ log = logging.getLogger("fleet.recovery")
 CONSUMER: Final = "recovery"
 DECLARED: Final = "dev.fleet.fault.declared"
 CLEARED: Final = "dev.fleet.fault.cleared"
+LATE_SECONDS: Final = 3600  # of an event that counts until it is cleared
 _TURNS: Final = 30
 
 # Late and doubled events end in the same state: the newest news counts, by the time that its sender gives, else by receipt.
@@ -39,9 +40,10 @@ _CLEAR: Final[LiteralString] = "DELETE FROM recovery_evidence WHERE machine_id =
 async def take_events(conn: Connection, rules: Ruleset) -> set[int]:
     """Read on from the cursor; machines of which something new is said."""
     matches = event_matches(rules.rules)
+    wanted = EventFilter(kind=MACHINE, types=(DECLARED, CLEARED, *sorted({m.type for m in matches})))
     machines: set[int] = set()
     for _ in range(_TURNS):
-        rows, reached = await consumers.read(conn, CONSUMER, EventFilter(kind=MACHINE))
+        rows, reached = await consumers.read(conn, CONSUMER, wanted)
         for row in rows:
             if row.type in (DECLARED, CLEARED):
                 try:
@@ -61,17 +63,26 @@ async def take_events(conn: Connection, rules: Ruleset) -> set[int]:
 async def keep(conn: Connection, rows: Sequence[EventRow], matches: Sequence[Match]) -> set[int]:
     """Events that a rule looks for, as evidence; their machines."""
     found = [
-        (row, m) for row in rows for m in matches if m.says(EVENT + row.type, "True", str(row.data.get("reason", "")))
+        (row, m)
+        for row in rows
+        for m in matches
+        if m.says(EVENT + row.type, "True", str(row.data.get("reason", ""))) and not stale(row, m)
     ]
     if not found:
         return set()
     values: dict[str, list[Any]] = {
         "machine": [r.object_id for r, _ in found], "type": [EVENT + r.type for r, _ in found], "source": [r.source[:200] for r, _ in found],
         "reason": [str(r.data.get("reason", ""))[:128] for r, _ in found], "message": [str(r.data.get("message", ""))[:400] for r, _ in found],
-        "at": [r.at for r, _ in found], "keep": [m.keep_seconds for _, m in found],
+        "at": [min(r.at, r.observed_at) for r, _ in found], "keep": [m.keep_seconds for _, m in found],
     }  # fmt: skip
     await conn.execute(_KEEP, values)
     return {r.object_id for r, _ in found}
+
+
+def stale(row: EventRow, match: Match) -> bool:
+    """News of something that was observed longer ago than it counts: what is so now others tell."""
+    age = (row.at - min(row.at, row.observed_at)).total_seconds()
+    return age > (match.keep_seconds or LATE_SECONDS)
 
 
 async def _person(conn: Connection, row: EventRow, rules: Ruleset) -> None:

@@ -21,6 +21,7 @@ from fleet.api.rights import Actor
 from fleet.api.storage import format_time, storage_for
 from fleet.api.table import age, parse_time
 from fleet.control.kinds import API_VERSION, Json, kinds
+from fleet.events.incoming import OWN_PREFIX
 from fleet.events.log import EventRow, Sight, row_of
 
 # Fields that clients select by, and where they stand in the Event.
@@ -163,7 +164,7 @@ def event_of(row: EventRow) -> Json:
         "involvedObject": {"kind": kind.kind if kind else "", "name": name, "apiVersion": API_VERSION},
         "reason": data.get("reason") or row.type.rsplit(".", 1)[-1].capitalize(),
         "message": data.get("message") or _sentence(row.type, data),
-        "source": {"component": f"fleet{row.source}"},
+        "source": {"component": f"fleet{row.source}" if row.type.startswith(OWN_PREFIX) else row.source},
         "firstTimestamp": when,
         "lastTimestamp": when,
         "count": 1,

@@ -99,7 +99,7 @@ def _position(text: str) -> tuple[int, int]:
 
 
 def _reach(actor: Actor, names: frozenset[str] | None) -> Reach:
-    return Reach(None if names is None else tuple(cluster_ids(names).values()), actor.name)
+    return Reach(None if names is None else cluster_ids(names), actor.name)
 
 
 def letters_view(request: HttpRequest) -> HttpResponse:

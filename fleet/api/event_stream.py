@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from urllib.parse import parse_qs
 
 import psycopg
@@ -23,12 +24,17 @@ from fleet.api.running import running_hub, running_tail
 from fleet.api.storage import cluster_ids
 from fleet.control.db import pool
 from fleet.control.kinds import by_kind
-from fleet.events.log import SEVERITIES, EventFilter, cloud_event
+from fleet.events.log import SEVERITIES, EventFilter, EventRow, cloud_event
 from fleet.events.tail import EventTail
 
 log = logging.getLogger("fleet.events")
 RIGHTS_SECONDS, HEARTBEAT_SECONDS, START_SECONDS = 5.0, 10.0, 5.0
-TRY_AGAIN, BAD_REQUEST, NO_RIGHTS, TOO_OLD = 1013, 4400, 4403, 4410
+SLOW_SECONDS = 10.0  # in which a client must take a batch of events that were sent to it
+TRY_AGAIN, BAD_REQUEST, NO_RIGHTS, TOO_SLOW, TOO_OLD = 1013, 4400, 4403, 4408, 4410
+
+
+class TooSlow(Exception):
+    """The client does not read what it is sent."""
 
 
 class EventsConsumer(AsyncWebsocketConsumer):
@@ -104,6 +110,9 @@ class EventsConsumer(AsyncWebsocketConsumer):
         """Follow; whatever ends it closes the connection with a code that says whether to come again."""
         try:
             await self._follow(actor)
+        except TooSlow:
+            text = f"what was sent was not read within {SLOW_SECONDS:g} s; come again with the last position"
+            await self._refuse(TOO_SLOW, text)
         except (DatabaseError, psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
             log.info("an event stream ends: %s", type(error).__name__)
             await self._refuse(TRY_AGAIN, "Fleet's database does not answer; come again with the last position")
@@ -139,8 +148,7 @@ class EventsConsumer(AsyncWebsocketConsumer):
         rights = beat = time.monotonic()
         while not tail.hub.ending:  # the server closes the socket then, as one that comes back (1012)
             events, position = await tail.next(position, wanted, 1.0)
-            for event in events:
-                await self.send(text_data=cloud_event(event).decode())
+            await self._send_all(events)
             now = time.monotonic()
             if now - rights > RIGHTS_SECONDS:
                 rights = now
@@ -152,6 +160,15 @@ class EventsConsumer(AsyncWebsocketConsumer):
             if now - beat > HEARTBEAT_SECONDS:
                 beat = now
                 await self.send(text_data=f'{{"position":"{position}"}}')
+
+    async def _send_all(self, events: Sequence[EventRow]) -> None:
+        """Whoever does not read fills the socket's buffers, and then this process's memory is not filled too."""
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                for event in events:
+                    await self.send(text_data=cloud_event(event).decode())
+        except TimeoutError:
+            raise TooSlow from None
 
     async def _refuse(self, code: int, sentence: str) -> None:
         await self.close(code=code, reason=sentence)

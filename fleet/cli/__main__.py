@@ -11,17 +11,17 @@ import psycopg
 import typer
 from typer.exceptions import TyperException
 
-from fleet.cli import look, people, restored, simulated, stopping
+from fleet.cli import events, look, people, restored, safety, simulated, stopping
 from fleet.cli.environment import CliError
 
 app = typer.Typer(
     name="fleetctl",
-    help="What kubectl cannot say: stop everything, ask why, people and tokens, audit, restored databases.",
+    help="What kubectl cannot say: stop everything, ask why, events, people and tokens, audit, restored databases.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (stopping, look, people, restored, simulated):
+for module in (stopping, look, events, safety, people, restored, simulated):
     module.add_to(app)
 
 

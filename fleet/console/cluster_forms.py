@@ -5,7 +5,8 @@ What was told is frozen by a hash of what it depends on: of another cluster than
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -18,20 +19,24 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
-from clusters.cases import load
+from clusters.cases import Case, load
 from clusters.kubelets import counted
+from clusters.lifecycle import Progress
+from clusters.planes import COMPONENTS, Foresees
+from clusters.providers import provider
 from clusters.schema_cluster import MADE, provider_of
 from clusters.storage import CONFIRM
-from fleet.api import errors
+from clusters.wanted import plane_of
 from fleet.api.actions import Preconditions, create_object, delete_object, patch_object
 from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import Stored, storage_for
-from fleet.console import foresight, queries
+from fleet.console import cluster_care, foresight, queries
 from fleet.console.acting import back, plain, refused, sentence_of, write_of
-from fleet.control.digests import hex64
+from fleet.console.cluster_seen import check_seen, seen_of
+from fleet.control.errors import PermanentError
 from fleet.control.kinds import API_VERSION, Json, by_kind
 
 FIELDS: Final = (
@@ -66,29 +71,12 @@ def object_of(form: QueryDict) -> Json:
     return obj
 
 
-def seen_of(obj: Json) -> str:
-    """What a person saw of a cluster when an act on it was told: another hash is another cluster, wish or progress."""
-    status = obj.get("status", {})
-    progress = [status.get(k) for k in ("packageVersion", "componentVersions", "stopped", "emulatedVersion")]
-    meta = obj["metadata"]
-    return hex64([meta["uid"], meta["generation"], "deletionTimestamp" in meta, *progress])
-
-
-def _check_seen(live: Json, form: QueryDict) -> None:
-    if form.get("seen", "") == seen_of(live):
-        return
-    kind, name = storage_for("clusters").kind, live["metadata"]["name"]
-    asks, stands = live["spec"].get("packageVersion"), live.get("status", {}).get("packageVersion")
-    now = f"; now it asks for {asks}" + (f" and stands at {stands}" if stands else "") if asks else ""
-    raise errors.conflict(kind, name, f"it has changed since you looked{now}. Look at it and ask again")
-
-
 def upgrade(name: str, actor: Actor, form: QueryDict) -> str:
     """Point the cluster at another package version: on to a newer one or back to an older one."""
     target = _target(form)
 
     def patch(live: Json) -> Json:
-        _check_seen(live, form)
+        check_seen(live, form)
         return _pointed(live, target)
 
     patch_object("clusters", name, patch, write=write_of(actor))
@@ -111,7 +99,7 @@ def delete(name: str, actor: Actor, form: QueryDict) -> str:
     """Both steps at once: the word that confirms it, and the deletion."""
     if form.get("confirm", "").strip() != name:
         raise bad_request(f"type {name}, the name of the cluster that would be deleted")
-    _deleted(name, actor, lambda live: _check_seen(live, form))
+    _deleted(name, actor, lambda live: check_seen(live, form))
     return f"{name} is being deleted."
 
 
@@ -131,7 +119,13 @@ def _deleted(name: str, actor: Actor, check: Callable[[Json], None], *, dry_run:
             transaction.set_rollback(True)
 
 
-VERBS: Final[dict[str, Callable[[str, Actor, QueryDict], str]]] = {"upgrade": upgrade, "delete": delete}
+VERBS: Final[dict[str, Callable[[str, Actor, QueryDict], str]]] = {
+    "upgrade": upgrade,
+    "delete": delete,
+    "pause": cluster_care.pause,
+    "resume": cluster_care.resume,
+    "restore": cluster_care.restore,
+}
 
 
 @login_required
@@ -211,8 +205,11 @@ def cluster_foresee(request: HttpRequest, name: str) -> JsonResponse:
         who = f"{actor.name} may not change cluster {name}: it takes the role admin in it"
         return _answer("_foresee_change", {}, ApiError(403, "Forbidden", who), seen="")
     seen = seen_of(stored.obj)
-    if request.POST.get("verb") == "delete":
+    verb = request.POST.get("verb")
+    if verb == "delete":
         return _foresee_delete(stored, actor, seen)
+    if verb in ("pause", "resume", "restore"):
+        return _foresee_care(stored, actor, request.POST, seen)
     return _foresee_change(stored, actor, request.POST.get("packageVersion", "").strip(), seen)
 
 
@@ -230,7 +227,8 @@ def _foresee_change(stored: Stored, actor: Actor, target: str, seen: str) -> Jso
     outlook = None
     if version and (cases := load([stored.id])):
         machines = queries.machines_in(stored.id)
-        outlook = foresight.change(cases[0], target, version, machines, datetime.now(UTC), counted(cases[0].id))
+        kubelets, lacks = counted(cases[0].id), lacking(cases[0], target, version)
+        outlook = foresight.change(cases[0], target, version, machines, datetime.now(UTC), kubelets, lacks)
     # Only one field of the dialog can be wrong, and it is the one that the whole text is about.
     causes = [plain(c["message"]) for c in (error.details or {}).get("causes", [])] if error else []
     why = causes or ([f"{sentence_of(error)}."] if error else [])
@@ -238,6 +236,42 @@ def _foresee_change(stored: Stored, actor: Actor, target: str, seen: str) -> Jso
     return _answer(
         "_foresee_change", context, None, seen=seen, may=error is None, go=outlook.verb if outlook else "Change"
     )
+
+
+def lacking(case: Case, target: str, version: Json) -> Sequence[str]:
+    """What the provider knows beforehand that it cannot run of a version: a binary or an image that is not there."""
+    name = provider_of(case.spec)
+    if name not in MADE:
+        return ()
+    adapter = provider(name)
+    if not isinstance(adapter, Foresees):
+        return ()
+    wished = replace(case, spec={**case.spec, "packageVersion": target}, versions={**case.versions, target: version})
+    try:
+        plane = plane_of(wished, Progress(versions=dict.fromkeys(COMPONENTS, target)), {})
+    except PermanentError as error:
+        return (error.message,)
+    return adapter.lacking(plane)
+
+
+def _foresee_care(stored: Stored, actor: Actor, form: QueryDict, seen: str) -> JsonResponse:
+    """Pause, resume or restore: told, and tried as a dry run of the same write."""
+    obj, name, verb = stored.obj, stored.obj["metadata"]["name"], form["verb"]
+    told, why = None, ""
+    try:
+        if verb == "restore":
+            patch = cluster_care.restore_patch(obj, form)
+            cases = load([stored.id])
+            told = cluster_care.told_restore(obj, form, cases[0].held if cases else "")
+        else:
+            patch = cluster_care.paused_patch(verb == "pause")
+            tell = cluster_care.told_pause if verb == "pause" else cluster_care.told_resume
+            told = tell(obj, queries.machines_in(stored.id))
+        patch_object("clusters", name, lambda live: cluster_care.patched(live, patch), write=write_of(actor, dry_run=True))  # fmt: skip
+    except ApiError as refusal:
+        why = f"{sentence_of(refusal)}."
+    context = {"told": told, "why": why, "relieves": verb == "resume"}
+    return _answer("_foresee_care", context, None, seen=seen, may=not why, go=told.go if told else "")
 
 
 def _foresee_delete(stored: Stored, actor: Actor, seen: str) -> JsonResponse:

@@ -12,9 +12,9 @@ from django.http import QueryDict
 
 from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, Stored, storage_for
-from fleet.console import choices, gates, plane, queries, words
+from fleet.console import choices, cluster_care, gates, plane, queries, words
 from fleet.console import nodes as cluster_nodes
-from fleet.console.cluster_forms import seen_of
+from fleet.console.cluster_seen import seen_of
 from fleet.console.page import Fragment, Missing, NotAllowed, Page
 from fleet.console.words import Word
 from fleet.control.kinds import CLUSTER, HOLD, MACHINE, Json
@@ -129,6 +129,8 @@ def cluster(actor: Actor, query: QueryDict, name: str) -> Page:
         "obj": obj,
         "name": name,
         "may_write": actor.may("update", kind, name),
+        "may_approve": actor.may_approve(name),
+        "snapshots": cluster_care.snapshots_of(obj),
         "seen": seen_of(obj),
         "versions": partial(choices.versions, obj, query.get("to", "")),
         "nodes": cluster_nodes.view(obj, stored.id),

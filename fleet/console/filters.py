@@ -57,30 +57,41 @@ class Filter:
         return [v for k, v in self.tokens if k == key]
 
 
-def parse(text: str) -> Filter:
-    """Read a filter; FilterError for an unknown key or value (with the nearest known one) and for more than one bare word."""
+def pieces(text: str) -> list[str]:
+    """The parts of a filter; quotes keep a part together. FilterError where it is no such text."""
     if len(text) > LONGEST:
         raise FilterError(f"A filter may have at most {LONGEST} characters.")
     if "\x00" in text:
         raise FilterError("A filter is plain text.")
     try:
-        parts = shlex.split(text)
+        return shlex.split(text)
     except ValueError:
         raise FilterError("A quote is not closed.") from None
+
+
+def token_of(part: str) -> tuple[str, str, str] | None:
+    """(sign, key, value) of `key:value`; None = it is a word."""
+    match = _TOKEN.fullmatch(part)
+    return None if match is None or _is_address(part) else (match[1], match[2], match[3])
+
+
+def parse(text: str) -> Filter:
+    """Read a filter; FilterError for an unknown key or value (with the nearest known one) and for more than one bare word."""
+    parts = pieces(text)
     tokens: list[tuple[str, str]] = []
     words: list[str] = []
     terms: list[Term] = []
     labels: list[str] = []
     for part in parts:
-        match = _TOKEN.fullmatch(part)
-        if match is None or _is_address(part):
+        token = token_of(part)
+        if token is None:
             if _is_address(part):
                 tokens.append(("ip", part))
                 terms.append((FIELDS["ip"], "=", part))
             else:
                 words.append(_bare(part))
             continue
-        sign, key, value = match.groups()
+        sign, key, value = token
         if key == "label":
             labels.append(label_text(f"{sign}{key}", value))
         else:

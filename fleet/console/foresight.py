@@ -57,16 +57,17 @@ class Outlook:
 
 
 def change(
-    case: Case, target: str, version: Json, machines: int, now: datetime, kubelets: Mapping[str, int] | None = None
-) -> Outlook:
-    """What pointing the cluster at `target` would do; `version`: the spec of that ClusterPackageVersion; `kubelets`: how many at which version."""
+    case: Case, target: str, version: Json, machines: int, now: datetime, kubelets: Mapping[str, int] | None = None, lacking: Sequence[str] = ()
+) -> Outlook:  # fmt: skip
+    """What pointing the cluster at `target` would do; `version`: the spec of that ClusterPackageVersion; `kubelets`: how many at which version;
+    `lacking`: what the provider cannot run of it."""
     wished = replace(
         case, spec={**case.spec, "packageVersion": target}, versions={**case.versions, target: version}
     )  # fmt: skip
     progress = progress_of(case.status)
     hop = hop_of(wished, progress)
     down = bool(hop and hop.down)
-    around = Around(_ends(case.status), kubelets=kubelets or {})
+    around = Around(_ends(case.status), kubelets=kubelets or {}, lacking=lacking)
     waits = refused(wished, progress, around, now)
     legs = _legs(wished, progress, down, machines)
     if (

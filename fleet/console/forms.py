@@ -24,9 +24,9 @@ from fleet.api.rights import Actor
 from fleet.api.storage import format_time, storage_for
 from fleet.console import matching, queries, words
 from fleet.console.acting import back, reason_of, refused, sentence_of, write_of
+from fleet.console.cluster_care import patched, paused_patch
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
-from fleet.safety import switch
 
 HOURS: Final = ("1", "4", "24", "168")
 MANY: Final = 20  # acts on more than these ask for their exact count
@@ -126,6 +126,22 @@ def confirm(name: str, actor: Actor, form: QueryDict) -> str:
     return f"Confirmed for {name}: {value}."
 
 
+def _paused(name: str, actor: Actor, *, on: bool) -> None:
+    patch_object("machines", name, lambda live: patched(live, paused_patch(on)), write=write_of(actor))
+
+
+def pause(name: str, actor: Actor, form: QueryDict) -> str:
+    """Hands off one machine until somebody resumes it."""
+    _paused(name, actor, on=True)
+    return f"{name} is paused: Fleet looks and changes nothing."
+
+
+def resume(name: str, actor: Actor, form: QueryDict) -> str:
+    """Hands on again."""
+    _paused(name, actor, on=False)
+    return f"{name} goes on."
+
+
 def restart(name: str, actor: Actor, form: QueryDict) -> str:
     """Restart one unit."""
     return _operation(name, actor, "Restart", units=[form.get("unit", "").strip()], reason=reason_of(form))
@@ -150,10 +166,10 @@ def cancel(name: str, actor: Actor, form: QueryDict) -> str:
 
 Act = Callable[[str, Actor, QueryDict], str]
 VERBS: Final[dict[str, Act]] = {
-    f.__name__: f for f in (hold, release, reconcile, versions, confirm, restart, reboot, again, cancel)
+    f.__name__: f for f in (hold, release, pause, resume, reconcile, versions, confirm, restart, reboot, again, cancel)
 }
 BULK: Final[dict[str, Act]] = {f.__name__: f for f in (hold, release, reconcile)}
-_UNDO: Final = {"hold": "release"}  # acts whose toast offers the way back
+_UNDO: Final = {"hold": "release", "pause": "resume"}  # acts whose toast offers the way back
 
 
 @login_required
@@ -233,38 +249,3 @@ def machine_plan(request: HttpRequest, name: str) -> JsonResponse:
         status = error.code if error.code in (403, 404) else 200
         return JsonResponse({"plan": [], "why": f"{sentence_of(error)}."}, status=status)
     return JsonResponse({"plan": [_told(line) for line in write.warnings], "why": ""})
-
-
-@login_required
-@require_POST
-def safety_do(request: HttpRequest) -> HttpResponse:
-    """The kill switch and the release of a hold, from the page."""
-    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    verb = request.POST.get("verb", "")
-    try:
-        if verb == "release":
-            name = request.POST.get("hold", "")[:253]
-            delete_object("holds", name, write=write_of(actor))
-            return back("/safety", f"Hold {name} is released.")
-        return back("/safety", _switch(actor, verb, request.POST))
-    except ApiError as error:
-        return refused(request, actor, error, "/safety")
-
-
-def _switch(actor: Actor, verb: str, form: QueryDict) -> str:
-    if ("admin", "") not in actor.bindings:
-        raise ApiError(
-            403, "Forbidden", f"{actor.name} may not move the kill switch: it takes the role admin of the whole fleet"
-        )
-    try:
-        if verb == "stop":
-            switch.stop(actor.name, reason_of(form))
-        elif verb == "resume":
-            switch.resume(actor.name)
-        else:
-            raise bad_request("the kill switch knows stop and resume")
-    except switch.SwitchError as error:
-        raise ApiError(503, "ServiceUnavailable", str(error)) from error
-    with connection.cursor() as cursor:
-        audit.note(cursor, actor, verb, "KillSwitch", "fleet", {"why": form.get("reason", "")[:300]})
-    return "All changes are stopped." if verb == "stop" else "Changes are allowed again."

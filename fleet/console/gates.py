@@ -37,6 +37,11 @@ class ClusterGate:
     dry_run: bool
 
     @property
+    def href(self) -> str:
+        """The page of the rule that it comes from, "" = it comes from the cluster itself."""
+        return rule_address(self.source)
+
+    @property
     def parts(self) -> list[Part]:
         """Its bar."""
         found = (("s-open", "released", self.released), ("s-closed", "held", self.held), ("s-unknown", "no news", self.unknown))  # fmt: skip
@@ -54,6 +59,18 @@ class MachineGate:
     owner: str
     since: str
     dry_run: bool = False  # it only counts: nothing waits for it
+    source: str = ""
+
+    @property
+    def href(self) -> str:
+        """The page of the rule that it comes from, "" = it is the cluster's or the machine's own."""
+        return rule_address(self.source)
+
+
+def rule_address(source: str) -> str:
+    """`ReadinessRule gpu` as the address of its page."""
+    kind, _, name = source.partition(" ")
+    return f"/gates/{name}" if kind == "ReadinessRule" and name else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +114,7 @@ def of_machine(obj: Json) -> Waits | None:
     gates = [
         MachineGate(
             g.get("conditionType", ""), _rule(g), _ANSWERS.get(g.get("status", ""), "unknown"),
-            closed(g.get("message") or g.get("reason", "")), g.get("owner") or g.get("source", ""), g.get("since", ""), bool(g.get("dryRun")),
+            closed(g.get("message") or g.get("reason", "")), g.get("owner") or g.get("source", ""), g.get("since", ""), bool(g.get("dryRun")), g.get("source", ""),
         )
         for g in given
     ]  # fmt: skip

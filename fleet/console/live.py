@@ -26,7 +26,7 @@ from fleet.api.rights import Actor
 from fleet.api.running import running_hub
 from fleet.console import pages
 from fleet.console.page import Missing, NotAllowed, Page, shared_context
-from fleet.console.urls import LIVE
+from fleet.console.urls import LIVE, LIVE_ONE
 from fleet.events.hub import Hub
 
 EVERY_SECONDS: Final = 0.25  # between two renderings of a topic
@@ -44,8 +44,8 @@ def build(actor: Actor, path: str) -> Page:
     steps = parts.path.strip("/").split("/")
     if steps[0] == "machines" and len(steps) in (2, 3):
         return pages.machine(actor, query, *steps[1:])
-    if steps[0] == "clusters" and len(steps) == 2:
-        return pages.cluster(actor, query, steps[1])
+    if len(steps) == 2 and steps[0] in LIVE_ONE:
+        return LIVE_ONE[steps[0]](actor, query, steps[1])
     if steps[0] == "clusters" and steps[2:] == ["nodes"]:
         return pages.nodes(actor, query, steps[1])
     builder = LIVE.get(parts.path.strip("/"))

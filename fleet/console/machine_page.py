@@ -13,10 +13,11 @@ from django.http import QueryDict
 from fleet.api.rights import Actor
 from fleet.api.storage import storage_for
 from fleet.api.subresources import subresource
-from fleet.console import gates, queries, records, words
+from fleet.console import fault_queries, gates, queries, records, repair, words
 from fleet.console.diffs import Line, lines
-from fleet.console.page import Fragment, Missing, NotAllowed, Page
-from fleet.control.kinds import HOLD, MACHINE, OPERATION, Json
+from fleet.console.page import Fragment, Missing, NotAllowed, Page, may_audit
+from fleet.control.kinds import FAULT, HOLD, MACHINE, OPERATION, REMEDIATION, Json
+from recovery.types import TYPES
 
 TABS: Final = (
     ("why", "Why"),
@@ -81,24 +82,46 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     context = _seen(stored.obj, stored.id, actor) | {
         "m": m, "obj": stored.obj, "name": name, "tab": tab, "tabs": TABS,
         "current": next((o for o in operations if o.open), operations[0] if operations else None), "operations": operations,
-        "days": days(records.events_of(stored.id, 200 if tab == "events" else 30)),
+        "days": days(_story(actor, name, tab, query.get("by", ""))), "origins": records.ORIGINS, "by": query.get("by", ""),
         "may_write": actor.may("update", storage_for("machines").kind, cluster_name), "may_approve": actor.may_approve(cluster_name),
     }  # fmt: skip
     context["waits"] = gates.of_machine(stored.obj)
+    context |= _faults(stored.id, context["ladders"])
     context["verdict"] = verdict(m, context["current"], context["hold"])
     context["blockers"] = _blockers(m, context)
     fragments = tuple(Fragment(f"m-{n}", f"console/_machine_{n}.html") for n in _fragments(tab))
     crumbs = [("Machines", "/machines")]
     if cluster_name:
         crumbs.append((cluster_name, f"/machines?q=cluster:{quote(cluster_name)}"))
-    kinds = frozenset({MACHINE, OPERATION, HOLD})
+    kinds = frozenset({MACHINE, OPERATION, HOLD, FAULT, REMEDIATION})
     return Page("console/machine.html", name, context, fragments, kinds, "machines", tuple(crumbs))
+
+
+def _faults(id_: int, ladders: list[Any]) -> dict[str, Any]:
+    """Live faults, and behind the other ladders why nobody repairs the worst of them."""
+    found = fault_queries.of_machine(id_)
+    why = repair.ladder(found)
+    return {
+        "faults": found,
+        "worst": found[0]["phase"] if found else "",
+        "ladders": [*ladders, why] if why else ladders,
+        "fault_types": sorted(TYPES),
+    }
+
+
+def _story(actor: Actor, name: str, tab: str, by: str) -> list[dict[str, Any]]:
+    """The time line of a tab: long and with the audit trail on its own tab, short beside the others."""
+    if by and by not in records.ORIGINS:
+        raise Missing(f"Nobody tells by={by[:40]}. Tellers are {', '.join(records.ORIGINS)}.")
+    if tab != "events":
+        return records.story(actor, name, 30, audited=False)
+    return records.story(actor, name, 300, audited=may_audit(actor), origin=by)
 
 
 def _fragments(tab: str) -> tuple[str, ...]:
     shown: tuple[str, ...] = ("head", "acts")
     if tab == "why":
-        shown += ("gates", "why", "operation", "plan", "packages")
+        shown += ("faults", "gates", "why", "operation", "plan", "packages")
     elif tab == "plan":
         shown += ("plan", "steps", "operation")
     else:

@@ -11,10 +11,10 @@ from urllib.parse import quote
 from django.http import QueryDict
 
 from fleet.api.rights import Actor
-from fleet.console import queries, records, words
+from fleet.console import fault_queries, queries, records, repair, words
 from fleet.console.page import Fragment, Page
 from fleet.console.words import Word
-from fleet.control.kinds import CLUSTER, HOLD, MACHINE, OPERATION
+from fleet.control.kinds import CLUSTER, FAULT, HOLD, MACHINE, OPERATION, REMEDIATION
 
 _LOOKED_AT = 100  # machines in need that are read to group them by cause; the counters know how many there are
 
@@ -61,12 +61,14 @@ def overview(actor: Actor, query: QueryDict) -> Page:
     refused = queries.refusals(actor)
     layers = queries.layers(actor)
     machines, needy, drifted = queries.in_need(actor, _LOOKED_AT)
-    needs = [*stuck(queries.stuck_clusters(actor)), *needs_of(machines, layers, needy)]
+    faults = fault_queries.needing(actor)
+    now = fault_queries.now(actor)
+    needs = [*stuck(now.stuck), *needs_of(machines, layers, needy), *of_faults(faults)]
     work = queries.work_in_hand(actor)
     rolling = [r for r in layers if r["state"] != "Stopped"]
     doing = Doing(sum(w["n"] for w in work), len(rolling), sum(r.n for r in refused))
     context = {
-        "sentence": sentence(phases, needy, needs, queries.guard(), doing),
+        "sentence": sentence(phases, needy, needs, now, doing),
         "total": phases.total(),
         "parts": words.legend(phases),
         "needs": needs,
@@ -75,6 +77,7 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         "work": work[:6],
         "operations": queries.newest_operations(work),
         "layers": rolling,
+        "repairs": [(*repair.REMEDIATION_WORDS[p], n, p) for p, n in now.repairs.items()],
         "drifted": drifted,
         "events": records.notable(actor, 12),
     }
@@ -82,7 +85,7 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         Fragment(f"o-{n}", f"console/_overview_{n}.html")
         for n in ("sentence", "bar", "needs", "refused", "doing", "events")
     )
-    kinds = frozenset({MACHINE, OPERATION, CLUSTER, HOLD})
+    kinds = frozenset({MACHINE, OPERATION, CLUSTER, HOLD, FAULT, REMEDIATION})
     return Page("console/overview.html", "Overview", context, fragments, kinds, "overview")
 
 
@@ -92,6 +95,34 @@ def stuck(clusters: Iterable[dict[str, Any]]) -> list[Need]:
         Need(f"Cluster {c['name']}", f"/clusters/{quote(c['name'])}", words.closed(c["message"] or c["reason"]), words.cluster_step(c["reason"]), c["since"] or "", "", 1, one="cluster")
         for c in clusters
     ]  # fmt: skip
+
+
+def of_faults(faults: Iterable[fault_queries.FaultRow]) -> list[Need]:
+    """Faults that Fleet has given to people: one need a type and cluster, the widest first."""
+    groups: dict[tuple[str, str], list[fault_queries.FaultRow]] = {}
+    for each in faults:
+        groups.setdefault((each.type, each.cluster), []).append(each)
+    out = []
+    for (type_, cluster), found in sorted(groups.items(), key=lambda g: (-len(g[1]), g[0])):
+        first, n = found[0], len(found)
+        title = f"{first.machine}: {type_}" if n == 1 else f"{words.count(n, 'machine')}: {type_}"
+        q = quote(f"type:{type_} phase:NeedsPerson" + (f" cluster:{cluster}" if cluster else ""))
+        href = f"/faults/{quote(first.name, safe='')}" if n == 1 else f"/faults?q={q}"
+        said = words.closed(first.said) if n == 1 else f"{first.machine}: {words.closed(first.said)}"
+        since = min(f.first_seen for f in found).isoformat()
+        out.append(
+            Need(
+                title,
+                href,
+                said,
+                "read what was tried, repair it, then say that it is over",
+                since,
+                cluster,
+                n,
+                one="fault",
+            )
+        )
+    return out
 
 
 def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], total: int) -> list[Need]:
@@ -127,12 +158,14 @@ def needs_of(needy: Iterable[dict[str, Any]], layers: Iterable[dict[str, Any]], 
     return out
 
 
-def sentence(phases: Counter[str], needy: int, needs: list[Need], guard: queries.Guard, doing: Doing) -> list[Word]:
+def sentence(
+    phases: Counter[str], needy: int, needs: list[Need], now: queries.Guard | fault_queries.Now, doing: Doing
+) -> list[Word]:
     """What is wrong, what Fleet does about it, what it refuses."""
-    if guard.stopped:
+    if now.stopped:
         return [
             Word("All changes are stopped", "/safety", "bad"),
-            Word(f" by {guard.by}: {guard.why.rstrip('.')}. Fleet only looks."),
+            Word(f" by {now.by}: {now.why.rstrip('.')}. Fleet only looks."),
         ]
     total = phases.total()
     if not total:
@@ -153,11 +186,16 @@ def sentence(phases: Counter[str], needy: int, needs: list[Need], guard: queries
 
 def _needs(needy: int, needs: list[Need]) -> list[Word]:
     parts: list[list[Word]] = []
-    for one, does, do in (("cluster", "needs you", "need you"), ("layer", "has stopped", "have stopped")):
+    for one, does, do in (
+        ("cluster", "needs you", "need you"),
+        ("layer", "has stopped", "have stopped"),
+        ("fault", "needs you", "need you"),
+    ):
         found = [n for n in needs if n.one == one]
         if found:
-            verb = does if len(found) == 1 else do
-            parts.append([Word(words.count(len(found), one), found[0].href, "bad"), Word(f" {verb}")])
+            many = sum(n.n for n in found)
+            verb = does if many == 1 else do
+            parts.append([Word(words.count(many, one), found[0].href, "bad"), Word(f" {verb}")])
     if needy:
         causes = sum(n.one == "machine" for n in needs)
         cause = f", {words.count(causes, 'cause')}" if 1 < causes < needy else ""

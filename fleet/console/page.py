@@ -67,9 +67,14 @@ def shared_context(actor: Actor) -> dict[str, Any]:
     return {
         "roles": ", ".join(roles) or "no role",
         "can_write": bool(set(roles) & {"operator", "admin"}),
-        "can_audit": bool({("admin", ""), ("approver", "")} & set(actor.bindings)),
+        "can_audit": may_audit(actor),
         "is_admin": ("admin", "") in actor.bindings,
     }
+
+
+def may_audit(actor: Actor) -> bool:
+    """Whether the audit trail is open to somebody."""
+    return bool({("admin", ""), ("approver", "")} & set(actor.bindings))
 
 
 def page_view(builder: Builder) -> Callable[..., HttpResponse]:
@@ -78,7 +83,7 @@ def page_view(builder: Builder) -> Callable[..., HttpResponse]:
     @login_required
     def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-        guard = queries.guard()  # before the page: its position must not be newer than what the page shows
+        guard = queries.guard(actor)  # before the page: its position must not be newer than what the page shows
         try:
             if not actor.bindings:
                 raise NotAllowed(
@@ -103,7 +108,7 @@ def respond(request: HttpRequest, actor: Actor, page: Page, guard: queries.Guard
         **shared_context(actor),
         "actor": actor,
         "page": page,
-        "guard": guard or queries.guard(),
+        "guard": guard or queries.guard(actor),
         "theme": theme if theme in ("light", "dark") else "",
         "toast": request.GET.get("did", "")[:200],
         "undo": request.GET.get("undo", "")[:20],

@@ -12,14 +12,21 @@ from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
 from fleet.console import queries, records
 from fleet.console.cluster_pages import cluster, clusters, nodes
+from fleet.console.event_pages import events
+from fleet.console.fault_pages import fault, faults, rule, rules
+from fleet.console.gate_rules import gate_rule, gate_rules
 from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
-from fleet.console.page import Fragment, NotAllowed, Page
-from fleet.control.kinds import CLUSTER, HOLD, MACHINE, OPERATION, PERMIT
+from fleet.console.page import NotAllowed, Page
+from fleet.console.remediation_pages import playbook, playbooks, remediation, remediations
+from fleet.console.safety_page import safety
 from machines.schema import package_version
 
-__all__ = ["audit", "cluster", "clusters", "events", "machine", "machines", "nodes", "overview", "packages", "safety"]
+__all__ = [
+    "audit", "cluster", "clusters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks",
+    "remediation", "remediations", "rule", "rules", "safety",
+]  # fmt: skip
 
 
 def packages(actor: Actor, query: QueryDict) -> Page:
@@ -40,43 +47,9 @@ def packages(actor: Actor, query: QueryDict) -> Page:
     return Page("console/packages.html", "Packages", context, (), frozenset(), "packages")
 
 
-def safety(actor: Actor, query: QueryDict) -> Page:
-    """Kill switch, holds, budgets, permits in use, what is refused."""
-    refused = queries.refusals(actor, 100)
-    context: dict[str, Any] = {
-        "holds": queries.holds(actor),
-        "permits": queries.open_permits(actor),
-        "budgets": queries.budgets(queries.scope_ids(actor)),
-        "refused": refused,
-        "waiting": sum(r.n for r in refused),
-        "switch": queries.guard(),
-    }
-    fragments = tuple(
-        Fragment(id_, f"console/{template}.html")
-        for id_, template in (
-            ("o-refused", "_overview_refused"),
-            ("s-permits", "_permits"),
-            ("s-holds", "_holds"),
-            ("c-budgets", "_budgets"),
-        )
-    )
-    return Page("console/safety.html", "Safety", context, fragments, frozenset({MACHINE, HOLD, PERMIT}), "safety")
-
-
 def _before(query: QueryDict) -> int:
     text = query.get("before", "0")
     return int(text) if text.isdigit() and len(text) < 19 else 0
-
-
-def events(actor: Actor, query: QueryDict) -> Page:
-    """What happened, newest first."""
-    text = query.get("q", "").strip()[:100].replace("\x00", "")
-    before = _before(query)
-    shown = records.events(actor, before=before, text=text)
-    more = urlencode({"q": text, "before": shown[-1]["pos"]}) if len(shown) == 100 else ""
-    fragments = () if before else (Fragment("e-rows", "console/_event_rows.html"),)
-    context = {"events": shown, "q": text, "more": more, "before": before, "searched": records.SEARCHED}
-    return Page("console/events.html", "Events", context, fragments, frozenset({MACHINE, OPERATION, CLUSTER}), "events")
 
 
 def audit(actor: Actor, query: QueryDict) -> Page:

@@ -57,14 +57,14 @@ def scope_ids(actor: Actor) -> list[int] | None:
     return None if actor.clusters is None else sorted(cluster_ids(actor.clusters).values())
 
 
-def _scoped(actor: Actor, column: str) -> tuple[str, list[Any]]:
+def scoped(actor: Actor, column: str) -> tuple[str, list[Any]]:
     ids = scope_ids(actor)
     return ("true", []) if ids is None else (f"{column} = ANY (%s)", [ids])
 
 
 def phase_counts(actor: Actor) -> dict[int, Counter[str]]:
     """Machines by cluster id and phase, from the kept counters."""
-    where, parameters = _scoped(actor, "cluster_id")
+    where, parameters = scoped(actor, "cluster_id")
     out: dict[int, Counter[str]] = {}
     for row in rows(
         f"SELECT cluster_id, phase, sum(n)::bigint AS n FROM (SELECT * FROM count_total UNION ALL SELECT * FROM count_delta) t WHERE {where} GROUP BY 1, 2 HAVING sum(n) > 0",
@@ -80,7 +80,7 @@ _STALLED = 1 << BIT["Stalled"]
 def in_need(actor: Actor, limit: int = 100) -> tuple[list[dict[str, Any]], int, int]:
     """Machines that need a person (Failed, or Stalled in any phase), how many there are, and how many are not yet as
     declared; from partial indexes, both counted up to 10,000."""
-    where, parameters = _scoped(actor, "cluster_id")
+    where, parameters = scoped(actor, "cluster_id")
     found = rows(
         f"""WITH n AS MATERIALIZED (
           (SELECT id, name FROM machine_state WHERE phase <> 'Running' AND phase = 'Failed' AND {where} LIMIT 10000)
@@ -117,7 +117,7 @@ class Refusal:
 
 def refusals(actor: Actor, limit: int = 20, cluster_id: int | None = None) -> list[Refusal]:
     """What is refused now, by reason and cluster."""
-    where, parameters = _scoped(actor, "r.cluster_id")
+    where, parameters = scoped(actor, "r.cluster_id")
     if cluster_id is not None:
         where, parameters = f"{where} AND r.cluster_id = %s", [*parameters, cluster_id]
     found = rows(
@@ -130,7 +130,7 @@ def refusals(actor: Actor, limit: int = 20, cluster_id: int | None = None) -> li
 
 def layers(actor: Actor) -> list[dict[str, Any]]:
     """Layers that change now or have stopped; only who sees the whole fleet sees those of classes."""
-    where, parameters = _scoped(actor, "CASE WHEN layer = 'cluster' THEN object_id ELSE -1 END")
+    where, parameters = scoped(actor, "CASE WHEN layer = 'cluster' THEN object_id ELSE -1 END")
     return rows(
         f"""SELECT r.layer, r.state, r.message, r.failed_machine, r.created_at, r.updated_at, coalesce(c.name, k.name, '') AS name,
           r.from_versions::text AS was, r.to_versions::text AS becomes, coalesce(m.name, '') AS canary
@@ -141,20 +141,9 @@ def layers(actor: Actor) -> list[dict[str, Any]]:
     )
 
 
-def stuck_clusters(actor: Actor, limit: int = 20) -> list[dict[str, Any]]:
-    """Clusters whose control plane needs a person, those first that have for the longest."""
-    where, parameters = _scoped(actor, "k.id")
-    return rows(
-        f"""SELECT k.name, c ->> 'reason' AS reason, c ->> 'message' AS message, c ->> 'lastTransitionTime' AS since
-        FROM clusters_cluster k, jsonb_array_elements(CASE WHEN jsonb_typeof(k.status -> 'conditions') = 'array' THEN k.status -> 'conditions' ELSE '[]' END) c
-        WHERE c ->> 'type' = 'Stalled' AND c ->> 'status' = 'True' AND {where} ORDER BY since, k.name LIMIT %s""",
-        [*parameters, limit],
-    )
-
-
 def work_in_hand(actor: Actor) -> list[dict[str, Any]]:
     """Operations that run, by verb and by who wants them, with the ids of the newest; read from the index of started ones."""
-    where, parameters = _scoped(actor, "cluster_id")
+    where, parameters = scoped(actor, "cluster_id")
     return rows(
         f"""SELECT coalesce(nullif(status ->> 'verb', ''), spec ->> 'verb') AS verb, owner_class, count(*) AS n, min(started_at) AS since,
           (array_agg(id ORDER BY id DESC))[1:%s] AS newest
@@ -213,6 +202,11 @@ def machines_in(cluster_id: int) -> int:
         [cluster_id],
     )
     return int(found[0]["n"])
+
+
+def phase_total(actor: Actor) -> int:
+    """How many machines the actor sees, from the kept counters."""
+    return sum(each.total() for each in phase_counts(actor).values())
 
 
 def cluster_numbers(names: list[str]) -> dict[str, int]:
@@ -286,7 +280,7 @@ def holds(actor: Actor, limit: int = 100) -> list[Json]:
 
 def open_permits(actor: Actor, limit: int = 100) -> list[Json]:
     """Permits that still count, newest first."""
-    where, parameters = _scoped(actor, "cluster_id")
+    where, parameters = scoped(actor, "cluster_id")
     found = rows(
         f"SELECT id FROM permit WHERE released_at IS NULL AND {where} ORDER BY id DESC LIMIT %s", [*parameters, limit]
     )
@@ -303,26 +297,41 @@ class Guard:
     by: str
     holds: int
     overdue: int = 0
+    breakers: int = 0  # that are not closed
+    faults: int = 0  # that need a person, of those that the reader sees
+    escalated: int = 0  # of them those that a remediation gave up
     position: int = 0  # everything up to it is in what is read afterwards
 
     @property
     def tone(self) -> str:
-        return "bad" if self.stopped else "held" if self.holds else "ok"
+        return "bad" if self.stopped or self.breakers else "held" if self.holds else "ok"
 
     @property
     def text(self) -> str:
         if self.stopped:
             return "All changes stopped"
-        if self.overdue:
-            return f"{words.count(self.holds, 'hold')}, {self.overdue} overdue"
-        return words.count(self.holds, "hold") if self.holds else "No holds"
+        said = [f"{words.count(self.breakers, 'breaker')} open"] if self.breakers else []
+        if self.holds:
+            said.append(words.count(self.holds, "hold") + (f", {self.overdue} overdue" if self.overdue else ""))
+        return " · ".join(said) or "No holds"
 
 
-def guard() -> Guard:
-    """One query."""
+def guard(actor: Actor | None = None) -> Guard:
+    """One query. Faults are counted as far as `actor` sees them; without one they are not counted."""
+    where = (
+        "false"
+        if actor is None
+        else "true"
+        if actor.clusters is None
+        else "f.cluster_id IN (SELECT id FROM clusters_cluster WHERE name = ANY (%s))"
+    )
+    params = [sorted(actor.clusters)] if actor is not None and actor.clusters is not None else []
     row = rows(
-        """SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by, h.holds, h.overdue, fleet_horizon() - 1 AS position
-        FROM ledger, (SELECT count(*) AS holds, count(*) FILTER (WHERE status ->> 'phase' = 'Overdue') AS overdue FROM safety_hold WHERE deleted_at IS NULL) h WHERE id = 1"""
+        f"""SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by, h.holds, h.overdue, (SELECT count(*) FROM breaker WHERE state <> 'closed') AS breakers,
+          p.faults, p.escalated, fleet_horizon() - 1 AS position
+        FROM ledger, (SELECT count(*) AS holds, count(*) FILTER (WHERE status ->> 'phase' = 'Overdue') AS overdue FROM safety_hold WHERE deleted_at IS NULL) h,
+          (SELECT count(*) AS faults, count(*) FILTER (WHERE f.status ? 'remediation') AS escalated FROM recovery_fault f WHERE f.phase = 'NeedsPerson' AND NOT f.shadow AND {where}) p WHERE id = 1""",
+        params,
     )[0]
     return Guard(**row)
 

@@ -1,51 +1,39 @@
-"""Events and the audit trail as the pages show them."""
+"""Events and the audit trail as the pages show them, and both together as the story of one machine."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
-from django.db import connection
 
-from fleet.api.event_sight import sight_of
 from fleet.api.rights import Actor
-from fleet.console import diffs, words
+from fleet.console import diffs, event_search, words
+from fleet.console.event_filters import EventFilter, Range
 from fleet.console.queries import rows
+from fleet.control.kinds import CLUSTER, FAULT, HOLD, MACHINE, PLAYBOOK, READINESS_RULE, REMEDIATION
+from fleet.events.log import cloud_event, row_of
 
-_EVENT = "SELECT pos, n, at, kind, severity, type, source, data FROM event WHERE"
-_OF_MACHINE = f"""({_EVENT} kind = 1 AND object_id = %(id)s ORDER BY pos DESC, n LIMIT %(limit)s) UNION ALL
-  ({_EVENT} kind = 3 AND object_id = ANY (ARRAY(SELECT id FROM machines_operation WHERE machine_id = %(id)s ORDER BY id DESC LIMIT 200)) ORDER BY pos DESC, n LIMIT %(limit)s)
-  ORDER BY pos DESC, n LIMIT %(limit)s"""
-SEARCHED = 20_000  # events that a search by words looks through at a time
-
-
-def events_of(machine_id: int, limit: int) -> list[dict[str, Any]]:
-    """Events of a machine and of its last Operations, newest first, each from its index."""
-    with connection.cursor() as cursor:
-        cursor.execute(_OF_MACHINE, {"id": machine_id, "limit": limit})
-        names = [c[0] for c in cursor.description]
-        return [_told(dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
-
-
-def events(actor: Actor, *, before: int = 0, text: str = "", limit: int = 100) -> list[dict[str, Any]]:
-    """Events, newest first; with a text, those of the next `SEARCHED` that have it."""
-    scope, parameters = "true", list[Any]()
-    sight = sight_of(actor)
-    if sight is not None:
-        scope = "(cluster_id = ANY (%s) OR (cluster_id = 0 AND kind = ANY (%s)))"
-        parameters = [list(sight.clusters), list(sight.fleet_wide_kinds)]
-    if before:
-        scope, parameters = f"{scope} AND pos < %s", [*parameters, before]
-    if not text:
-        return [_told(r) for r in rows(f"{_EVENT} {scope} ORDER BY pos DESC, n LIMIT %s", [*parameters, limit])]
-    like = "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-    found = rows(
-        f"""WITH e AS MATERIALIZED ({_EVENT} {scope} ORDER BY pos DESC, n LIMIT %s)
-        SELECT * FROM e WHERE type ILIKE %s OR data ->> 'name' ILIKE %s OR data ->> 'message' ILIKE %s ORDER BY pos DESC, n LIMIT %s""",
-        [*parameters, SEARCHED, like, like, like, limit],
-    )
-    return [_told(row) for row in found]
-
+# where an object of a kind has a page
+_PAGES: Final = {
+    MACHINE: "/machines/{}/why", CLUSTER: "/clusters/{}", READINESS_RULE: "/gates/{}", HOLD: "/safety/holds", FAULT: "/faults/{}", REMEDIATION: "/remediations/{}",
+    PLAYBOOK: "/playbooks/{}",
+}  # fmt: skip
+# who tells of a machine: (word, key in the address)
+ORIGINS: Final = {"fleet": "Fleet", "people": "People", "reporters": "Reporters", "tools": "Other tools"}
+_OURS: Final = (
+    "/machines",
+    "/operations",
+    "/clusters",
+    "/safety",
+    "/holds",
+    "/recovery",
+    "/faults",
+    "/remediations",
+    "/permits",
+    "/fleet",
+)
+LOOKED_AT: Final = 20_000  # newest audit rows that are looked through for what has no event
 
 _TOLD = {
     "operation.succeeded": "Done: all steps, and a new look at the host shows what was wanted.",
@@ -61,13 +49,15 @@ def _said(what: str, data: dict[str, Any]) -> str:
     return known or words.plainly(str(data.get("message") or ""))
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
+def told(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the log as pages show it."""
     data = orjson.loads(row["data"]) if isinstance(row["data"], str) else row["data"] or {}
     what = row["type"].removeprefix("dev.fleet.")
     message = _said(what, data) or (f"Went from {data['from']} to {data['to']}." if "from" in data else what)
     tone = ("off", "warn", "bad")[min(int(row["severity"]), 2)]
     if data.get("to") in ("Running", "Succeeded"):
         tone = "ok"
+    origin = origin_of(row, data)
     return {
         **row,
         "data": data,
@@ -75,17 +65,106 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
         "message": message,
         "tone": tone,
         "name": data.get("name", ""),
-        "icon": "person" if str(data.get("by", "system:")).partition(":")[0] != "system" else tone,
+        "href": address_of(int(row["kind"]), str(data.get("name", ""))),
+        "id": f"row-{row['pos']}-{row['n']}",
+        "origin": origin,
+        "severe": ("", "Warning", "Error")[min(int(row["severity"]), 2)],
+        "icon": "person" if origin == "people" else tone,
         "by": data.get("by") or (row["source"] or "").strip("/"),
-        "person": bool(data.get("by")) and not str(data["by"]).startswith("system:"),
+        "person": origin == "people",
         "ended": what.startswith("operation.") and what.endswith(("failed", "cancelled")) or what.startswith("layer"),
     }
+
+
+def origin_of(row: dict[str, Any], data: dict[str, Any]) -> str:
+    """Who tells it: a key of `ORIGINS`."""
+    if row["type"] == "dev.fleet.machine.condition":
+        return "reporters"
+    if data.get("by") and not str(data["by"]).startswith("system:"):
+        return "people"
+    return "fleet" if str(row["source"] or "").startswith(_OURS) or str(row["type"]).startswith("dev.fleet.") and row["source"] != "/kubernetes" else "tools"  # fmt: skip
+
+
+def address_of(kind: int, name: str) -> str:
+    """The page of an object; without one, its events."""
+    return _PAGES.get(kind, "/events?q=name:{}").format(quote(name, safe=""))
+
+
+def envelope(row: dict[str, Any]) -> str:
+    """The row as the CloudEvent that subscribers get, to be read."""
+    columns = ("pos", "n", "at", "object_id", "cluster_id", "kind", "severity", "type", "source", "data")
+    whole = orjson.loads(cloud_event(row_of([row[c] for c in columns])))
+    return orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode()
+
+
+def events(actor: Actor, limit: int) -> list[dict[str, Any]]:
+    """The newest events, newest first."""
+    return [told(r) for r in event_search.find(actor, EventFilter(), Range(), limit=limit).rows]
+
+
+_AUDITED: Final = "SELECT pos, n, at, actor, address, verb, kind, name, before, after FROM audit WHERE"
+_ACTS: Final = f"""
+{_AUDITED} pos = ANY (%(known)s) AND name = %(name)s AND kind = 'Machine'
+UNION ALL
+SELECT * FROM (SELECT pos, n, at, actor, address, verb, kind, name, before, after FROM audit ORDER BY pos DESC, n DESC LIMIT {LOOKED_AT}) a
+WHERE pos >= %(oldest)s AND actor NOT LIKE 'system:%%' AND ((kind = 'Machine' AND name = %(name)s)
+  OR (kind = 'Hold' AND coalesce(after, before) #>> '{{spec,target,machine}}' = %(name)s) OR (kind = 'Operation' AND coalesce(after, before) #>> '{{spec,machine}}' = %(name)s))
+"""
+
+
+def story(actor: Actor, name: str, limit: int, *, audited: bool, origin: str = "") -> list[dict[str, Any]]:
+    """Everything that happened to a machine, newest first: the log's events, and what people did as the audit trail has it.
+
+    An act that both tell of is one entry, with the difference that it made. `origin`: a key of `ORIGINS`, "" = all.
+    """
+    parsed = EventFilter((("machine", name),))
+    found = [told(r) for r in event_search.find(actor, parsed, Range(), limit=limit).rows]
+    if audited:
+        found = _with_acts(found, name, whole=len(found) < limit)
+    return [e for e in found if not origin or e["origin"] == origin]
+
+
+def _with_acts(found: list[dict[str, Any]], name: str, *, whole: bool) -> list[dict[str, Any]]:
+    oldest = 0 if whole or not found else found[-1]["pos"]
+    known = [e["pos"] for e in found if e["person"]]
+    acts = {(a["pos"], a["name"]): a for a in rows(_ACTS, {"known": known, "name": name, "oldest": oldest})}
+    out = []
+    for event in found:
+        act = acts.pop((event["pos"], event["name"]), None) if event["person"] else None
+        out.append({**event, **_difference(act)} if act else event)
+    out += [_act(a) for a in acts.values()]
+    return sorted(out, key=lambda e: (e["at"], e["pos"]), reverse=True)
+
+
+def _difference(act: dict[str, Any]) -> dict[str, Any]:
+    before, after = (orjson.loads(act[p]) if isinstance(act[p], str) else act[p] for p in ("before", "after"))
+    shown = diffs.of_objects(before, after) if before or after else []
+    return {"lines": shown, "address": act["address"], "audit": act["pos"]}
+
+
+_DID: Final = {"create": "made", "update": "changed", "patch": "changed", "apply": "applied", "delete": "deleted", "reconcile": "asked for a look at"}  # fmt: skip
+
+
+def _act(act: dict[str, Any]) -> dict[str, Any]:
+    """An act that no event tells of."""
+    did = _DID.get(act["verb"], act["verb"])
+    message = f"{act['actor']} {did} {act['kind']} {act['name']}."
+    shown = {
+        "at": act["at"],
+        "pos": act["pos"],
+        "n": act["n"],
+        "kind": 0,
+        "message": message,
+        "what": f"audit.{act['verb']}",
+    }
+    who = {"icon": "person", "tone": "off", "by": "audit", "origin": "people", "person": True}
+    return {**shown, **who, "name": act["name"], "id": f"act-{act['pos']}-{act['n']}", **_difference(act)}
 
 
 def notable(actor: Actor, limit: int, look: int = 400) -> list[dict[str, Any]]:
     """Of the last events those that people want to hear of: what went wrong, what people did, what ended. The same from many objects is one."""
     out: list[dict[str, Any]] = []
-    for event in events(actor, limit=look):
+    for event in events(actor, look):
         if not (event["severity"] > 0 or event["person"] or event["ended"]):
             continue
         same = (event["type"], event["data"].get("reason"))

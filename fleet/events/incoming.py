@@ -122,7 +122,7 @@ def _read(event: Any, path: str, problems: list[Problem]) -> Incoming | None:
     if subject not in (None, ""):
         kind, name = subject_of(subject, f"{path}.subject", problems)
     data = _data(event, path, problems)
-    severity = event.get("severity", "normal")
+    severity = event.get("severity", "warning" if event.get("type") == FAULT_DECLARED else "normal")
     if severity not in SEVERITIES:
         problems.append(
             Problem(f"{path}.severity", f"supported values: {', '.join(SEVERITIES)}", "FieldValueNotSupported")

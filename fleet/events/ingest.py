@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
+
 from fleet.control.db import Connection
 from fleet.control.kinds import CLUSTER
 from fleet.events.incoming import Incoming
@@ -19,10 +21,15 @@ from fleet.events.incoming import Incoming
 LATEST: Final = timedelta(days=7)
 _REMEMBERED: Final = LATEST + timedelta(days=1)
 EARLY: Final = timedelta(minutes=5)  # by which a publisher's clock may be ahead
-MOST_LETTERS: Final = 100_000  # set aside and waiting; then publishers are told to wait
+MOST_LETTERS: Final = 20_000  # set aside and waiting; then publishers are told to wait
 _FORGET_CHUNK: Final = 5_000
 
 UNKNOWN_SUBJECT, FUTURE_TIME, TOO_LATE = "UnknownSubject", "FutureTime", "TooLate"
+_SENTENCES: Final = {
+    UNKNOWN_SUBJECT: "there is no such object; it comes in once that is declared",
+    FUTURE_TIME: f"it was observed more than {EARLY.seconds // 60} minutes from now: a clock is wrong",
+    TOO_LATE: f"it was observed more than {LATEST.days} days ago",
+}
 
 # A look-up by key for each, whatever statistics say of the tables behind the view.
 _RESOLVE = """
@@ -42,7 +49,7 @@ p AS MATERIALIZED (SELECT fleet_pos(%(count)s) AS base),
 ev AS (INSERT INTO event (pos, n, object_id, cluster_id, kind, severity, type, source, source_id, data)
   SELECT (SELECT base FROM p) + ord - 1, 0, object_id, cluster_id, kind, severity, type, source, source_id, data::jsonb FROM fresh WHERE why = ''),
 dl AS (INSERT INTO dead_letter (consumer, reason, message, cluster_id, kind, severity, type, source, source_id, subject, data, publisher, clusters)
-  SELECT '', why, '', cluster_id, kind, severity, type, source, source_id, subject, data::jsonb, %(by)s, %(scope)s::text[] FROM fresh WHERE why <> '')
+  SELECT '', why, %(sentences)s::jsonb ->> why, cluster_id, kind, severity, type, source, source_id, subject, data::jsonb, %(by)s, %(scope)s::text[] FROM fresh WHERE why <> '')
 SELECT count(*) FILTER (WHERE why = ''), count(*) FILTER (WHERE why <> '') FROM fresh
 """
 
@@ -112,7 +119,12 @@ async def store(conn: Connection, events: Sequence[Incoming], by: Publisher, now
     if any(row[1] for row in rows) and await _letters_full(conn):
         raise Full(f"{MOST_LETTERS} events are set aside already; somebody must look at the dead letters first")
     values: dict[str, Any] = {n: list(c) for n, c in zip(_COLUMNS, zip(*rows, strict=True), strict=True)}
-    values |= {"count": len(rows), "by": by.name, "scope": None if by.clusters is None else sorted(by.clusters)}
+    values |= {
+        "count": len(rows),
+        "sentences": orjson.dumps(_SENTENCES).decode(),
+        "by": by.name,
+        "scope": None if by.clusters is None else sorted(by.clusters),
+    }
     found = await (await conn.execute(_STORE, values, prepare=True)).fetchone()
     accepted, quarantined = (int(found[0]), int(found[1])) if found else (0, 0)
     return Outcome(accepted, len(events) - accepted - quarantined, quarantined)

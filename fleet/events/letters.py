@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -20,9 +20,9 @@ _STATES: Final = ("Waiting", "Retrying", "Retrying")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Whose letters: of these clusters (ids; None = all), and besides those that this publisher sent."""
+    """Whose letters: of these clusters (name → id; None = all), and besides those that this publisher sent."""
 
-    clusters: tuple[int, ...] | None = None
+    clusters: Mapping[str, int] | None = None
     publisher: str = ""
 
 
@@ -66,12 +66,21 @@ SELECT {_COLUMNS} FROM dead_letter WHERE {_MINE} AND id < %(before)s AND (%(cons
 """
 _COUNT = f"SELECT consumer, reason, count(*) FROM dead_letter WHERE {_MINE} GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
 _PICK = f"SELECT id FROM dead_letter WHERE {_MINE} AND id = ANY (%(ids)s::bigint[]) ORDER BY id FOR NO KEY UPDATE"
-_RETRY = f"WITH t AS MATERIALIZED ({_PICK}) UPDATE dead_letter d SET state = 1 FROM t WHERE d.id = t.id AND d.state = 0 RETURNING d.id"
+# Whoever wants it tried again vouches for it: what came in speaks for their clusters from then on.
+_RETRY = f"""
+WITH t AS MATERIALIZED ({_PICK}) UPDATE dead_letter d SET state = 1, clusters = CASE WHEN d.consumer = '' THEN %(names)s::text[] ELSE d.clusters END
+FROM t WHERE d.id = t.id AND d.state = 0 RETURNING d.id
+"""
 _DISCARD = f"WITH t AS MATERIALIZED ({_PICK}) DELETE FROM dead_letter d USING t WHERE d.id = t.id RETURNING d.id"
 
 
 def _reach(reach: Reach) -> dict[str, Any]:
-    return {"clusters": None if reach.clusters is None else list(reach.clusters), "publisher": reach.publisher}
+    names = None if reach.clusters is None else sorted(reach.clusters)
+    return {
+        "clusters": None if reach.clusters is None else list(reach.clusters.values()),
+        "names": names,
+        "publisher": reach.publisher,
+    }
 
 
 def listed(
@@ -117,15 +126,17 @@ def set_aside_by_ingest(cursor: Cursor) -> int:
 
 
 # What is wanted again (a person's word, also that its time is right), and what was about something that exists by now.
-_WANTED = f"""
+_WANTED = """
 WITH w AS MATERIALIZED (
   SELECT id, CASE split_part(subject, '/', 1) WHEN 'machine' THEN 1 WHEN 'cluster' THEN 2 ELSE 0 END::smallint AS k, split_part(subject, '/', 2) AS name
-  FROM dead_letter WHERE consumer = '' AND (state > 0 OR (%(unknown)s AND reason = '{UNKNOWN_SUBJECT}')) AND id > %(after)s ORDER BY id LIMIT %(limit)s)
+  FROM dead_letter WHERE consumer = '' AND {which} AND id > %(after)s ORDER BY id LIMIT %(limit)s)
 SELECT w.id, w.k = 0, t.id, t.cluster_id, c.name FROM w
   LEFT JOIN LATERAL (SELECT e.id, e.cluster_id FROM event_target e WHERE e.kind = w.k AND e.name = w.name LIMIT 1) t ON true
   LEFT JOIN LATERAL (SELECT e.name FROM event_target e WHERE e.kind = 2 AND e.id = t.cluster_id LIMIT 1) c ON true
 ORDER BY w.id
 """
+
+_WHICH: Final = {False: "state > 0", True: f"(state > 0 OR reason = '{UNKNOWN_SUBJECT}')"}
 
 _DELIVER = """
 WITH r AS MATERIALIZED (SELECT * FROM unnest(%(ids)s::bigint[], %(objects)s::bigint[], %(clusters)s::int[], %(names)s::text[]) WITH ORDINALITY AS r(id, object_id, cluster_id, cluster, ord)),
@@ -150,8 +161,9 @@ async def deliver_again(conn: Connection, *, unknown: bool = True) -> int:
     Without `unknown` only what is wanted: that costs next to nothing, and people wait for it.
     """
     done = after = 0
+    statement = _WANTED.format(which=_WHICH[unknown]).encode()
     while True:
-        rows = await (await conn.execute(_WANTED, {"after": after, "limit": _CHUNK, "unknown": unknown})).fetchall()
+        rows = await (await conn.execute(statement, {"after": after, "limit": _CHUNK})).fetchall()
         if not rows:
             return done
         after = int(rows[-1][0])

@@ -34,6 +34,15 @@ class EventRow:
         """Name of the object that it is about."""
         return str(self.data.get("name", ""))
 
+    @property
+    def observed_at(self) -> datetime:
+        """When it was observed, where its publisher said so; else when it was received. Events may come late and out of order."""
+        try:
+            told = datetime.fromisoformat(str(self.data.get("time", "")))
+        except ValueError:
+            return self.at
+        return told if told.utcoffset() is not None else self.at
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from django.contrib import admin
 
 from fleet.control.admin import ReadOnly, ReadOnlyObject
-from fleet.safety.models import Hold, Permit, SafetyPolicy
+from fleet.safety.models import Hold, Permit, PermitRequest, SafetyPolicy
 
-admin.site.register([Hold, SafetyPolicy], ReadOnlyObject)
+admin.site.register([Hold, PermitRequest, SafetyPolicy], ReadOnlyObject)
 
 
 @admin.register(Permit)

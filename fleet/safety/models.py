@@ -15,6 +15,13 @@ class Hold(KubeObject):
     """A person says: leave this alone, for this reason, until then."""
 
 
+class PermitRequest(KubeObject):
+    """A Permit that a person or a foreign tool asked for by a name of its own. Ids are drawn with those of grants: both are one kind."""
+
+    machine_id = models.BigIntegerField()
+    permit_id = models.BigIntegerField(null=True)  # its grant in the ledger, which is not shown besides
+
+
 class Permit(models.Model):
     """One grant of the ledger; shown read-only as the kind Permit under the name `permit-<id>`."""
 

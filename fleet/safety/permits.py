@@ -16,6 +16,7 @@ Connection = AsyncConnection[Any]
 
 _BATCH: Final = 1_000  # machines a transaction: the one lock is held for tens of milliseconds at most
 _PATIENCE_SECONDS: Final = 5.0
+FOREIGN: Final = "(permit/"  # with a name and a bracket, the end of an owner that is no part of Fleet
 # In a statement that begins an effect: the right must still hold at that moment (one parameter: the permit's id).
 STILL_VALID: Final = "EXISTS (SELECT FROM permit WHERE id = %s AND released_at IS NULL AND expires_at > now())"
 
@@ -79,28 +80,41 @@ def unavailable(asks: Iterable[Ask], error: BaseException) -> dict[int, Answer]:
     return {ask.machine_id: Answer(False, "SafetyUnavailable", said) for ask in asks}
 
 
-async def _ask(conn: Connection, asks: Sequence[Ask]) -> dict[int, Answer]:
-    cursor = await conn.execute(
-        "SELECT machine_id, ok, reason, message, permit_id FROM permit_each(%s::bigint[], %s::text[], %s::boolean[], %s::text[], %s::int[])",
-        (
-            [ask.machine_id for ask in asks],
-            [ask.verb for ask in asks],
-            [ask.unplanned for ask in asks],
-            [ask.owner for ask in asks],
-            [ask.ttl_seconds for ask in asks],
-        ),
+_ASK: Final = "SELECT machine_id, ok, reason, message, permit_id FROM permit_each(%s::bigint[], %s::text[], %s::boolean[], %s::text[], %s::int[])"
+
+
+def _values(asks: Sequence[Ask]) -> tuple[list[Any], ...]:
+    return (
+        [ask.machine_id for ask in asks],
+        [ask.verb for ask in asks],
+        [ask.unplanned for ask in asks],
+        [ask.owner for ask in asks],
+        [ask.ttl_seconds for ask in asks],
     )
+
+
+async def _ask(conn: Connection, asks: Sequence[Ask]) -> dict[int, Answer]:
+    cursor = await conn.execute(_ASK, _values(asks))
     return {row[0]: Answer(row[1], row[2], row[3], row[4]) for row in await cursor.fetchall()}
+
+
+def permit_sync(conn: psycopg.Connection[Any], ask: Ask) -> Answer:
+    """One ask from code without an event loop. `conn` is in autocommit and has Fleet's time limits."""
+    try:
+        row = conn.execute(_ASK, _values([ask])).fetchone()
+    except psycopg.Error as error:
+        return unavailable([ask], error)[ask.machine_id]
+    return Answer(row[1], row[2], row[3], row[4]) if row else Answer(False, "SafetyUnavailable", "No answer.")
 
 
 async def release(conn: Connection, permit_ids: Sequence[int]) -> int:
     """Give permits back: the targets were seen healthy and open, or are out of service. How many were still out."""
-    cursor = await conn.execute(_RELEASE, (sorted(permit_ids),))
+    cursor = await conn.execute(RELEASE, (sorted(permit_ids),))
     return cursor.rowcount
 
 
 # The change rows make releases visible to watchers; a permit released twice is released once.
-_RELEASE: Final = """
+RELEASE: Final = """
 WITH lk AS MATERIALIZED (SELECT id, rv, cluster_id FROM permit WHERE id = ANY (%s::bigint[]) AND released_at IS NULL ORDER BY id FOR NO KEY UPDATE),
 p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM lk) + 4) AS base),
 n AS MATERIALIZED (SELECT id, cluster_id, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), rv + 1) AS rv FROM lk),

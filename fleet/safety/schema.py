@@ -1,4 +1,4 @@
-"""The kinds of risk prevention: Hold and Permit, and what they share with SafetyPolicy (`fleet.safety.schema_policy`)."""
+"""The kind Hold, and what it shares with the other kinds of risk prevention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from fleet.control.kinds import HOLD, PERMIT, Column, Json, Kind, Problem
+from fleet.control.kinds import HOLD, Column, Json, Kind, Problem
 
 LONGEST_HOLD: Final = timedelta(days=30)
 BY_LABELS: Final[Json] = {
@@ -195,51 +195,5 @@ HOLD_KIND = Kind(
             "owner": "olga",
             "until": "2026-02-01T18:00:00Z",
         },
-    },
-)  # fmt: skip
-
-
-PERMIT_KIND = Kind(
-    kind="Permit",
-    plural="permits",
-    singular="permit",
-    number=PERMIT,
-    description="One grant of the safety ledger: that machine may be taken away for this. Written by Fleet alone.",
-    spec={
-        "type": "object",
-        "properties": {
-            "machine": {"type": "string", "description": "Name of the machine."},
-            "clusterName": {"type": "string"},
-            "verb": {"type": "string", "description": "The strongest thing that may be done under it."},
-            "owner": {"type": "string", "description": "The Operation that asked, by uid."},
-            "unplanned": {"type": "boolean", "description": "A repair; planned changes leave a quarter of the budget."},
-        },
-    },
-    status={
-        "type": "object",
-        "properties": {
-            "phase": {"type": "string", "enum": ["Granted", "Expired", "Released"], "description": "Expired: nothing more may begin under it, and the machine still counts."},
-            "takesCapacity": {"type": "boolean", "description": "The machine counts as unavailable until release."},
-            "cost": {"type": "integer", "description": "What it took from the budget; 0 for a machine that was unavailable already."},
-            "grantedTime": {"type": "string", "format": "date-time"},
-            "expiresTime": {"type": "string", "format": "date-time"},
-            "releasedTime": {"type": "string", "format": "date-time"},
-        },
-    },
-    columns=(
-        Column("Machine", text_of("spec", "machine"), description="Name of the machine."),
-        Column("Verb", text_of("spec", "verb"), description="What it allows."),
-        Column("State", text_of("status", "phase"), description="Granted, Expired or Released."),
-        Column("Cost", lambda o, now: o.get("status", {}).get("cost"), type="integer", description="Taken from the budget."),
-        Column("Owner", text_of("spec", "owner"), description="Who asked.", priority=1),
-    ),
-    selectable=("spec.machine", "spec.clusterName", "spec.verb", "spec.owner", "status.phase"),
-    cluster_field="spec.clusterName",
-    read_only=True,
-    example={
-        "apiVersion": "fleet.dev/v1",
-        "kind": "Permit",
-        "metadata": {"name": "permit-17"},
-        "spec": {"machine": "a-0042", "clusterName": "a", "verb": "Reboot", "owner": "7d1c…", "unplanned": False},
     },
 )  # fmt: skip

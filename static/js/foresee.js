@@ -27,6 +27,18 @@ function mark(form, fields) {
   return needed;
 }
 
+// The count that has to be typed comes with the answer; "" = none.
+function count(form, must) {
+  const label = $("[data-count]", form);
+  if (!label || must === undefined) return;
+  const input = $("input", label);
+  label.hidden = !must;
+  $("b", label).textContent = must;
+  if (must) input.dataset.must = must;
+  else delete input.dataset.must;
+  form.elements.told.value = must;
+}
+
 // The button goes when the server would accept it and what has to be typed is typed.
 function arm(form, go, may) {
   go.toggleAttribute("data-refused", !may);
@@ -51,6 +63,7 @@ for (const place of document.querySelectorAll("[data-foresee]")) {
     place.innerHTML = answer.html;
     if (answer.go) go.textContent = answer.go;
     if (answer.seen) form.elements.seen.value = answer.seen;
+    count(form, answer.must);
     const needed = mark(form, answer.fields);
     if (needed.length) place.append(Object.assign(document.createElement("p"), { className: "sub", textContent: `Still needed: ${needed.join(", ")}.` }));
     arm(form, go, answer.may);

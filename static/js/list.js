@@ -1,23 +1,5 @@
-// The machine list: tokens of the filter by keyboard, selection of rows, the dialog for many.
+// The machine list: selection of rows, the dialog for many.
 const $ = (s, from = document) => from.querySelector(s);
-const filter = $("[data-filter]");
-const field = $("input[name=q]", filter);
-
-// The address carries one `q` (what stands as tokens and what is typed) and the order.
-filter.addEventListener("submit", (event) => {
-  event.preventDefault();
-  const q = [$("[name=base]", filter).value, field.value.trim()].filter(Boolean).join(" ");
-  const sort = $("[name=sort]", filter)?.value;
-  location.href = `/machines?${new URLSearchParams({ ...(q && { q }), ...(sort && { sort }) })}`.replace(/\?$/, "");
-});
-field.addEventListener("keydown", (event) => {
-  if (event.key === "Backspace" && !field.value) [...filter.querySelectorAll("[data-token]")].at(-1)?.click();
-  if (event.key === "Escape") field.blur();
-});
-field.addEventListener("input", (event) => {
-  if (event.inputType === "insertReplacementText" || event.inputType === undefined) filter.requestSubmit(); // a suggestion was taken
-});
-
 const panel = $("[data-select]");
 const bar = $(".selbar");
 const all = $("[data-all]");

@@ -7,6 +7,7 @@ const note = document.querySelector("#delayed");
 const newer = document.querySelector("#newer");
 const waiting = new Map();
 const unseen = new Set();
+const MANY = 100; // as many as a page has rows: there may be others between two frames
 const SLOWEST = 10000;
 const POLL_AFTER = 15; // seconds without a frame, and then every POLL_EVERY ms
 const POLL_EVERY = 10000;
@@ -32,7 +33,10 @@ function flash(element) {
 function put(id, html) {
   const old = document.getElementById(id);
   if (!old) return void gather(id, html);
-  if (!html) return void old.classList.add("gone");
+  if (!html) {
+    if (!old.closest("[data-log]")) old.classList.add("gone"); // a row of a log only went to the next page
+    return;
+  }
   const holder = document.createElement("template");
   holder.innerHTML = html;
   const fresh = holder.content.firstElementChild;
@@ -48,7 +52,7 @@ function gather(id, html) {
   if (!newer || !html || !id.startsWith("row-")) return;
   unseen.add(id);
   newer.hidden = false;
-  newer.textContent = `${unseen.size} newer`;
+  newer.textContent = `${unseen.size}${unseen.size >= MANY ? " or more" : ""} newer`;
 }
 
 function receive(frame) {
@@ -127,7 +131,13 @@ function tick() {
     const text = ago(Date.now() / 1000 - Number(time.dataset.at));
     if (time.textContent !== text) time.textContent = text;
   }
+  for (const time of document.querySelectorAll("time[data-local]")) {
+    const text = LOCAL.format(new Date(time.dataset.local * 1000));
+    if (time.textContent !== text) time.textContent = text;
+  }
 }
+
+const LOCAL = new Intl.DateTimeFormat("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit" });
 
 function ago(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;

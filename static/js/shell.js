@@ -20,6 +20,13 @@ function open(dialog, from) {
   for (const [key, value] of Object.entries(from?.dataset ?? {})) {
     if (key.startsWith("set")) dialog.querySelector(`[name=${key.slice(3).toLowerCase()}]`).value = value;
   }
+  // What has to be typed may be what was just filled in: data-must-of names that field, data-echo shows it.
+  for (const typed of dialog.querySelectorAll("[data-must-of]")) {
+    typed.dataset.must = dialog.querySelector(`[name=${typed.dataset.mustOf}]`).value;
+    typed.value = "";
+    $(typed.dataset.arms).disabled = true;
+  }
+  for (const echo of dialog.querySelectorAll("[data-echo]")) echo.textContent = dialog.querySelector(`[name=${echo.dataset.echo}]`).value;
   from?.closest("details")?.removeAttribute("open");
   dialog.dispatchEvent(new CustomEvent("fleet:open", { detail: from }));
   dialog.showModal();
@@ -43,7 +50,10 @@ async function copy(button) {
 // Delegated, so that it also works on what a live frame brings.
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-open]");
-  if (opener) return void open($(opener.dataset.open), opener);
+  if (opener) {
+    if ("close" in opener.dataset) opener.closest("dialog").close(); // from one dialog to another
+    return void open($(opener.dataset.open), opener);
+  }
   const closer = event.target.closest("[data-close]");
   if (closer) return void closer.closest("dialog").close();
   if (event.target.closest("[data-dismiss]")) return void $("#toast").remove();
@@ -91,7 +101,7 @@ if (single) {
   single.addEventListener("change", () => localStorage.setItem("single-keys", single.checked ? "on" : "off"));
 }
 
-const PLACES = { o: "/", c: "/clusters", m: "/machines", p: "/packages", s: "/safety", e: "/events", a: "/audit" };
+const PLACES = { o: "/", c: "/clusters", m: "/machines", p: "/packages", x: "/faults", s: "/safety", e: "/events", a: "/audit" };
 let pending = "";
 
 function moveRow(step) {

@@ -15,6 +15,7 @@ from django.db import connection
 from django.test import Client
 
 from fleet.api.actions import Write, create_object, patch_object
+from fleet.api.event_stream import SLOW_SECONDS
 from fleet.api.rights import SYSTEM
 from tests.api.http import Http
 from tests.servers import People, Server
@@ -204,6 +205,45 @@ def log_in(browser: Client, who: str) -> None:
     from django.contrib.auth import get_user_model
 
     browser.force_login(get_user_model().objects.get(username=who))
+
+
+def burst(count: int, size: int) -> None:
+    """Events of that many bytes each, as Fleet's parts write them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO event (pos, object_id, cluster_id, kind, type, source, data) SELECT fleet_pos(), 0, 0, 1, 'dev.fleet.test', '/test', "
+            "jsonb_build_object('name', i::text, 'message', (SELECT string_agg(md5(i || '-' || j), '') FROM generate_series(1, %s) j)) FROM generate_series(1, %s) i",
+            [size // 32, count],  # digests: sockets compress what repeats itself
+        )
+
+
+async def test_a_burst_while_a_client_was_away_comes_without_gap_and_without_repeat(
+    server: Server, people: People, small_fleet: list[str]
+) -> None:
+    after, names = str(await aside(oldest)()), list[str]()
+    await aside(burst)(5_000, 32)
+    wanted = [str(n) for n in range(1, 5_001)]
+    while len(names) < len(wanted):  # it comes again in the middle, now and then
+        async with connect(server, people.headers("admin"), after=after, type="dev.fleet.test") as socket:
+            part = await told(socket, min(1_700, len(wanted) - len(names)))
+        names += [e["subject"] for e in part]
+        after = part[-1]["position"]
+    assert names == wanted
+
+
+async def test_who_does_not_read_is_dropped_with_a_code_and_others_go_on(server: Server, people: People) -> None:
+    headers = people.headers("admin")
+    address = server.http.replace("http", "ws") + "/ws/events?type=dev.fleet.test"
+    async with (
+        websockets.connect(address, additional_headers=headers, max_queue=1, close_timeout=1) as deaf,
+        connect(server, headers, type="dev.fleet.test") as other,
+    ):
+        await aside(burst)(4_000, 4_000)
+        assert len(await told(other, 4_000)) == 4_000
+        await asyncio.sleep(SLOW_SECONDS + 1)
+        code, sentence = await closed_with(deaf)
+    assert code == 4408
+    assert "come again with the last position" in sentence
 
 
 def test_a_watch_ends_within_ten_seconds_of_losing_its_right(server: Server, people: People) -> None:

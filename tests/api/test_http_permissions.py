@@ -43,6 +43,8 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-live": ("GET", "/livez", ANYBODY),
     "api-ready": ("GET", "/readyz", ANYBODY),
     "api-docs": ("GET", "/api/docs", LOGIN),
+    "api-safety": ("GET", "/api/safety", WITH_A_ROLE),
+    "api-breaker-reset": ("POST", "/api/safety/breakers/cluster/a/reset", only("approver", "admin-a", "admin", ok=409)),
     "api-core": ("GET", "/api", KNOWN),
     "api-groups": ("GET", "/apis", KNOWN),
     "api-core-v1": ("GET", "/api/v1", KNOWN),
@@ -87,6 +89,28 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "packages": ("GET", "/packages", LOGIN),
     "safety": ("GET", "/safety", LOGIN),
     "safety-do": ("POST", "/safety/do", dict.fromkeys(EVERYBODY, 403)),
+    "safety-foresee": ("POST", "/safety/foresee", dict.fromkeys(EVERYBODY, 403)),
+    "safety-tab": ("GET", "/safety/holds", LOGIN),
+    "faults": ("GET", "/faults", LOGIN),
+    "faults-do": ("POST", "/do/faults", dict.fromkeys(EVERYBODY, 403)),
+    "fault": ("GET", "/faults/x", LOGIN),
+    "fault-do": ("POST", "/faults/x/do", dict.fromkeys(EVERYBODY, 403)),
+    "rules": ("GET", "/rules", LOGIN),
+    "rule": ("GET", "/rules/x", LOGIN),
+    "rule-do": ("POST", "/rules/x/do", dict.fromkeys(EVERYBODY, 403)),
+    "remediations": ("GET", "/remediations", LOGIN),
+    "remediation": ("GET", "/remediations/x", LOGIN),
+    "remediation-do": ("POST", "/remediations/x/do", dict.fromkeys(EVERYBODY, 403)),
+    "remediation-evidence": ("GET", "/remediations/x/evidence/y/z", LOGIN),
+    "playbooks": ("GET", "/playbooks", LOGIN),
+    "playbook": ("GET", "/playbooks/x", LOGIN),
+    "machine-report": ("POST", "/machines/a1/report", dict.fromkeys(EVERYBODY, 403)),
+    "gates": ("GET", "/gates", LOGIN),
+    "gates-do": ("POST", "/do/gates", dict.fromkeys(EVERYBODY, 403)),
+    "gates-foresee": ("POST", "/do/gates/foresee", dict.fromkeys(EVERYBODY, 403)),
+    "gate": ("GET", "/gates/x", LOGIN),
+    "gate-do": ("POST", "/gates/x/do", dict.fromkeys(EVERYBODY, 403)),
+    "gate-foresee": ("POST", "/gates/x/foresee", dict.fromkeys(EVERYBODY, 403)),
     "events": ("GET", "/events", LOGIN),
     "audit": ("GET", "/audit", LOGIN),
     "kit": ("GET", "/kit", LOGIN),
@@ -109,7 +133,7 @@ WRITERS: dict[str, tuple[Row, Row]] = {
     "operations": (OPERATORS_OF_A, READERS_OF_A),
     "holds": (OPERATORS_OF_A, READERS_OF_A),
     "subscriptions": (ADMINS_OF_A, READERS_OF_A),
-    "permits": (NOBODY, READERS_OF_A),
+    "permits": (OPERATORS_OF_A, READERS_OF_A),
     "clusters": (ADMINS_OF_A, READERS_OF_A),
     "credentials": (FLEET_ADMINS, WITH_A_ROLE),
     "safetypolicies": (FLEET_ADMINS, WITH_A_ROLE),
@@ -132,6 +156,7 @@ PLACED: dict[str, Json] = {
         "secret": f"whsec_{'A' * 44}",
         "filter": {"matchAll": True},
     },
+    "permits": {"machine": "a1", "verb": "Reload"},
 }
 
 
@@ -191,7 +216,7 @@ def sample(kind: Kind) -> Json:
     obj = copy.deepcopy(kind.example)
     if kind.plural in PLACED:
         obj["spec"] = PLACED[kind.plural]
-    obj["metadata"] = {"name": "a" if kind.plural == "clusters" else f"{kind.singular}-1"}
+    obj["metadata"] = {"name": "a" if kind.plural == "clusters" else f"my-{kind.singular}"}
     return obj
 
 

@@ -33,6 +33,13 @@ CHECKED = {
     "api-selfsubjectreviews",
     "api-selfsubjectaccessreviews",
     "api-selfsubjectrulesreviews",
+    "api-event-center",
+    "api-event-alertmanager",
+    "api-event-redfish",
+    "api-event-consumers",
+    "api-dead-letters",
+    "api-dead-letters-retry",
+    "api-dead-letters-discard",
 }
 CONSOLE = {
     "login",
@@ -93,6 +100,10 @@ def fresh(kind: str, spec: Any) -> Any:
     return {"apiVersion": "fleet.dev/v1", "kind": kind, "metadata": {"name": "c"}, "spec": spec}
 
 
+def told(subject: str) -> Any:
+    return {"specversion": "1.0", "id": "1", "source": "/test", "type": "com.example.test", "subject": subject}
+
+
 MATRIX: list[tuple[str, str, Any, tuple[int, ...]]] = [
     ("GET", "/apis/fleet.dev/v1/machines", None, (401, 403, 200, 200, 200, 200)),
     ("GET", "/apis/fleet.dev/v1/machines/a1", None, (401, 403, 200, 200, 403, 200)),
@@ -124,6 +135,16 @@ MATRIX: list[tuple[str, str, Any, tuple[int, ...]]] = [
     ),
     ("POST", "/apis/fleet.dev/v1/permits", fresh("Permit", {}), (401, 403, 403, 403, 403, 403)),
     ("GET", "/api/v1/events", None, (401, 403, 200, 200, 200, 200)),
+    ("GET", "/api/events", None, (401, 403, 200, 200, 200, 200)),
+    ("POST", "/api/events", told("a1"), (401, 403, 403, 202, 403, 202)),
+    ("POST", "/api/events", told("b1"), (401, 403, 403, 403, 202, 202)),
+    ("POST", "/api/events", told("nobody"), (401, 403, 403, 202, 202, 202)),
+    ("POST", "/api/events/alertmanager", {"alerts": []}, (401, 403, 403, 202, 202, 202)),
+    ("POST", "/api/events/redfish?machine=b1", {"Events": [{"MessageId": "X.1.0.Y"}]}, (401, 403, 403, 403, 202, 202)),
+    ("GET", "/api/events/consumers", None, (401, 403, 200, 200, 200, 200)),
+    ("GET", "/api/events/dead-letters", None, (401, 403, 200, 200, 200, 200)),
+    ("POST", "/api/events/dead-letters/retry", {"ids": ["1"]}, (401, 403, 403, 200, 200, 200)),
+    ("POST", "/api/events/dead-letters/discard", {"ids": ["1"]}, (401, 403, 403, 200, 200, 200)),
     (
         "POST",
         "/apis/authentication.k8s.io/v1/selfsubjectreviews",

@@ -24,7 +24,8 @@ from fleet.api.patches import merge_patch
 from fleet.api.rights import SYSTEM
 from fleet.api.storage import format_time, storage_for
 from fleet.console.choices import EXPOSURES
-from fleet.console.cluster_forms import FIELDS, object_of, seen_of
+from fleet.console.cluster_forms import FIELDS, object_of
+from fleet.console.cluster_seen import seen_of
 from fleet.control.kinds import API_VERSION, Json
 
 Browser = Callable[[str], Client]
@@ -52,8 +53,9 @@ def versions(small_fleet: list[str]) -> None:
 
 
 @pytest.fixture
-def local(versions: None) -> Json:
-    """Cluster a with a control plane that stands and is well at 1.36.3."""
+def local(versions: None, monkeypatch: pytest.MonkeyPatch) -> Json:
+    """Cluster a with a control plane that stands and is well at 1.36.3; its provider knows nothing against any version."""
+    monkeypatch.setattr("fleet.console.cluster_forms.provider", lambda name: object())
     well = [{"type": t, "status": "True", "reason": "Ready", "message": ""} for t in ("EtcdHealthy", "APIServerReachable", "Ready")]  # fmt: skip
     status = {
         "packageVersion": "k8s-1.36.3", "kubernetesVersion": "1.36.3", "conditions": well, "componentVersions": dict.fromkeys(COMPONENTS, "k8s-1.36.3"),
@@ -299,9 +301,9 @@ def test_what_would_make_it_wait_is_told_apart(local: Json, browser_of: Browser)
     hold = {"apiVersion": API_VERSION, "kind": "Hold", "metadata": {"name": "close"}, "spec": spec}
     create_object("holds", hold, write=WRITE)
     client = browser_of("admin")
-    client.post("/safety/do", {"verb": "stop", "reason": "bad kernel"})
+    client.post("/safety/do", {"verb": "stop", "reason": "bad kernel", "count": "3", "told": "3"})
     found = change(client, "k8s-1.37.2")
-    client.post("/safety/do", {"verb": "resume"})
+    client.post("/safety/do", {"verb": "resume", "count": "3", "told": "3"})
     assert found["may"]
     assert "would not begin yet: etcd is not known to be healthy: one member is lost." in found["html"]
     assert "would not begin yet: nothing new starts: Hold close: quarter close." in found["html"]

@@ -168,11 +168,17 @@ def test_a_bad_form_is_refused_with_a_sentence_and_changes_nothing(
 def test_only_a_fleet_admin_moves_the_kill_switch_and_it_shows_on_every_page(
     small_fleet: list[str], browser_of: Browser
 ) -> None:
-    assert browser_of("oper-a").post("/safety/do", {"verb": "stop", "reason": "x"}).status_code == 403
+    assert (
+        browser_of("oper-a").post("/safety/do", {"verb": "stop", "reason": "x", "count": "3", "told": "3"}).status_code
+        == 403
+    )
     admin = browser_of("admin")
-    assert admin.post("/safety/do", {"verb": "stop", "reason": "bad package seen"}).status_code == 303
+    assert (
+        admin.post("/safety/do", {"verb": "stop", "reason": "bad package seen", "count": "3", "told": "3"}).status_code
+        == 303
+    )
     assert "All changes are stopped by admin: bad package seen" in admin.get("/machines").content.decode()
-    assert admin.post("/safety/do", {"verb": "resume"}).status_code == 303
+    assert admin.post("/safety/do", {"verb": "resume", "count": "3", "told": "3"}).status_code == 303
     assert "All changes are stopped" not in admin.get("/machines").content.decode()
 
 

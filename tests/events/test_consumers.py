@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
 from fleet.control.db import Connection
 from fleet.events import consumers
 from fleet.events.log import EventFilter, EventRow
@@ -117,6 +121,49 @@ async def test_what_retention_took_unread_is_told_as_a_gap(conn: Connection) -> 
     [behind] = await consumers.lag(conn)
     assert behind.gaps == 1
     assert behind.gap is not None and behind.gap[0] < behind.gap[1]
+
+
+async def test_what_retention_will_take_next_is_counted_while_it_is_there(conn: Connection) -> None:
+    await _names(conn)
+    await tell(conn, "old")
+    await tell(conn, "older")
+    assert await consumers.count_at_risk(conn) == 0
+    await conn.execute(
+        "INSERT INTO position_mark (at, pos) VALUES (now() - interval '89 days 12 hours', fleet_horizon())"
+    )
+    assert await consumers.count_at_risk(conn) == 1
+    await conn.execute("UPDATE installation SET events_from = fleet_horizon()")
+    await _names(conn)
+    [behind] = await consumers.lag(conn)
+    assert (behind.gaps, behind.lost) == (1, 2)
+
+
+def test_the_order_of_things_is_that_of_their_observation() -> None:
+    received = datetime(2026, 1, 31, 18, 0, tzinfo=UTC)
+
+    def row(time: str) -> EventRow:
+        return EventRow(1, 0, received, 1, 1, 1, 0, "t", "/s", {"time": time} if time else {})
+
+    assert row("2026-01-31T17:00:00Z").observed_at == received - timedelta(hours=1)
+    assert [row(t).observed_at for t in ("", "noon", "2026-01-31T17:00:00")] == [received] * 3
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [EventFilter(types=("a.", "c")), EventFilter(clusters=(1, 3)), EventFilter(clusters=()), EventFilter(cluster=2, type="a"), ALL],
+    ids=["types", "clusters", "no cluster", "one cluster and type", "all"],
+)  # fmt: skip
+async def test_a_filter_chooses_the_same_in_memory_and_in_sql(wanted: EventFilter, conn: Connection) -> None:
+    await _names(conn)
+    for type_ in ("a.b", "ab", "c.d"):
+        for cluster in (1, 2, 3):
+            await conn.execute(
+                "INSERT INTO event (pos, object_id, cluster_id, kind, type) VALUES (fleet_pos(), 1, %s, 1, %s)",
+                [cluster, type_],
+            )
+    everything, _ = await consumers.read(conn, "test", ALL)
+    found, _ = await consumers.read(conn, "test", wanted)
+    assert found == [row for row in everything if wanted.allows(row)]
 
 
 async def test_a_handler_that_breaks_three_times_sets_the_event_aside_and_the_others_go_on(conn: Connection) -> None:

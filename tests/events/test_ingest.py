@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fleet.control import db
 from fleet.control.db import Connection
 from fleet.events import ingest, letters
 from fleet.events.incoming import Incoming
@@ -43,6 +44,12 @@ async def machines(conn: Connection) -> AsyncIterator[dict[str, int]]:
 
 async def declare(conn: Connection, name: str, cluster: int) -> None:
     await conn.execute("INSERT INTO machine (name, cluster_id, spec) VALUES (%s, %s, '{}')", [name, cluster])
+
+
+def vouched(id_: int) -> None:
+    """A fleet-wide operator wants it tried again."""
+    with db.connect_sync() as connection, connection.cursor() as cursor:
+        assert letters.retry(cursor, letters.Reach(), [id_]) == [id_]
 
 
 async def log(conn: Connection) -> list[tuple[Any, ...]]:
@@ -158,6 +165,14 @@ async def test_a_later_try_has_no_other_rights_than_the_first(conn: Connection, 
     assert await letters.deliver_again(conn) == 0
     assert await aside(conn) == [("1", "Forbidden", "machine/new", 0, 2)]
     assert await log(conn) == []
+
+
+async def test_whoever_wants_another_try_vouches_for_it(conn: Connection, machines: dict[str, int]) -> None:
+    await store(conn, [about("new")], Publisher("oper-a", {"a": machines["a"]}))
+    await declare(conn, "new", machines["b"])
+    await asyncio.to_thread(vouched, 1)
+    assert await letters.deliver_again(conn, unknown=False) == 1
+    assert await log(conn) == [("1", 1, machines["b"], "new", "oper-a")]
 
 
 async def test_a_retry_of_what_is_still_unknown_says_so(conn: Connection, machines: dict[str, int]) -> None:

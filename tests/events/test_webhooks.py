@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import ipaddress
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +176,19 @@ async def test_a_receiver_that_is_not_there_is_away(unused_tcp_port: int) -> Non
     poster = Poster(LOOPBACK, lambda: 0.0)
     assert (await posted(poster, f"http://127.0.0.1:{unused_tcp_port}/")).verdict == "Away"
     await poster.close()
+
+
+def test_the_example_of_the_guide_verifies_what_fleet_signs() -> None:
+    guide = (Path(__file__).resolve().parent.parent.parent / "docs" / "events.md").read_text()
+    names: dict[str, Any] = {}
+    exec(guide.partition("```python\n")[2].partition("```")[0], names)
+    key, now, body = b"k" * 32, int(time.time()), b'{"a": 1}'
+    secret = "whsec_" + base64.b64encode(key).decode()
+    headers = {
+        "webhook-id": "evt_1-0",
+        "webhook-timestamp": str(now),
+        "webhook-signature": signature(key, "evt_1-0", now, body),
+    }
+    assert names["verified"](secret, headers, body)
+    assert not names["verified"](secret, headers, body + b" ")
+    assert not names["verified"](secret, {**headers, "webhook-timestamp": str(now - 600)}, body)

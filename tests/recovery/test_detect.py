@@ -15,7 +15,7 @@ from recovery.detect import Evidence, Finding, Known, Sight, look
 from recovery.phases import fault_moves
 from recovery.playbooks import ACTIONS, ladder_of
 from recovery.rules import EVENT, Rule, rule_of
-from recovery.schema import FAULT_RULE_KIND, PLAYBOOK_KIND
+from recovery.schema_rules import FAULT_RULE_KIND, PLAYBOOK_KIND
 from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, OPEN, RECOVERING, RESOLVED, SUSPECTED, TYPES
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)

@@ -215,3 +215,42 @@ async def test_the_kill_switch_stops_a_repair_that_was_ordered(world: World) -> 
     await world.conn.execute("UPDATE ledger SET stopped = false")
     await world.turn(12)
     assert (await world.fault())["status"]["phase"] == "Resolved"
+
+
+async def test_a_worse_fault_of_the_machine_ends_the_repair_of_a_lesser_one_and_comes_first(world: World) -> None:
+    await world.playbook({"name": "empty", "steps": [{"action": "Isolate"}], "verifySeconds": 0}, ASK, name="hardware")
+    await failing(world)
+    obj = {
+        "apiVersion": API_VERSION,
+        "kind": "Fault",
+        "metadata": {"name": "board"},
+        "spec": {"machine": "m1", "type": "MotherboardFailure", "playbook": "hardware"},
+    }
+    await in_thread(lambda: create_object("faults", obj, write=Write(by=SYSTEM)))
+    await world.turn(1)
+    (lesser,) = [r for r in await world.faults("remediations") if r["spec"]["playbook"] == "fix"]
+    assert lesser["spec"]["cancelledBy"] == "worse fault board"
+    (await world.box()).faults.clear()
+    await world.turn(14, seconds=60)
+    lesser, worse, *_ = await world.faults("remediations")
+    assert (lesser["status"]["phase"], lesser["status"]["reason"]) == ("Cancelled", "Outranked")
+    assert worse["spec"]["fault"] == "board"
+    phases = {f["spec"]["type"]: f["status"]["phase"] for f in await world.faults()}
+    assert phases["MotherboardFailure"] in ("NeedsPerson", "Resolved")
+
+
+async def test_the_machine_says_why_nobody_repairs_its_fault(world: World) -> None:
+    from machines.why import why_of
+
+    hold = {"target": {"machine": "m1"}, "reason": "I look at it", "owner": "olga", "until": "2026-12-20T00:00:00Z"}
+    await world.create("holds", "Hold", "mine", hold)
+    stopped(await world.box())
+    await world.turn(2)
+    machine = await world.get()
+    assert machine is not None
+    ladders = (await in_thread(lambda: why_of(machine, SYSTEM)))["ladders"]
+    (ladder,) = [x for x in ladders if "ComponentCrash" in x["question"]]
+    first = next(r for r in ladder["rungs"] if r["answer"] != "holds")
+    assert ladder["question"].startswith("Why is nobody repairing ComponentCrash of m1")
+    assert (first["text"], first["owner"]) == ("Safety grants the permit", "safety")
+    assert first["explanation"].startswith("Held: Hold mine of olga covers it")

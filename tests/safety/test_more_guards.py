@@ -95,6 +95,21 @@ async def test_planned_changes_go_on_in_one_rack_at_a_time_also_within_a_batch(l
     assert (await ledger.one(other[5], unplanned=False)).ok
 
 
+async def test_machines_out_of_service_wait_for_nothing_but_what_destroys_and_keep_nobody_waiting(
+    ledger: Ledger,
+) -> None:
+    """A fleet that joins is not serialized rack by rack."""
+    ids = await ledger.cluster("a", 1000, racks=10)
+    await ledger.sql("UPDATE capacity SET in_service = false WHERE machine_id <= %s", ids[99])
+    assert await ledger.granted(ids[:100], "Reboot", unplanned=False) == 100
+    assert (await ledger.one(ids[101], unplanned=False)).ok
+    assert await ledger.sql("SELECT count(*) FROM verb_start") == [(1,)]
+    await ledger.sql("SELECT breaker_trip('cluster', 1, 'x.')")
+    await ledger.give_back(*ids[:100])
+    assert (await ledger.one(ids[0], unplanned=False)).ok
+    assert (await ledger.one(ids[1], "Wipe", unplanned=False)).reason == "ClusterBreaker"
+
+
 async def test_a_right_that_ended_keeps_no_other_rack_waiting_and_machines_without_rack_neither(ledger: Ledger) -> None:
     ids = await ledger.cluster("a", 1000)
     await ledger.one(ids[0], unplanned=False, ttl=0)
@@ -187,7 +202,7 @@ async def test_why_names_every_guard_in_the_order_in_which_permits_ask_them(ledg
 @pytest.mark.parametrize("unplanned", [True, False])
 @pytest.mark.parametrize(
     "case",
-    ["nothing", "hold", "pause", "other", "mine", "breaker", "half-open", "window", "domain", "rate", "budget", "reserve", "down"],
+    ["nothing", "hold", "pause", "other", "mine", "breaker", "half-open", "window", "domain", "rate", "budget", "reserve", "down", "out of service"],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["Reboot", "Wipe", "Reload", "Uncordon"])
 async def test_what_why_says_is_what_a_permit_would_say(ledger: Ledger, case: str, verb: str, unplanned: bool) -> None:
@@ -205,6 +220,9 @@ async def test_what_why_says_is_what_a_permit_would_say(ledger: Ledger, case: st
         "budget": lambda: ledger.policy("none", {"cluster": "a"}, count=0),
         "reserve": lambda: ledger.rule("keep", {"cluster": "a"}, minSchedulable=100),
         "down": lambda: ledger.sql("UPDATE capacity SET down = true"),
+        "out of service": lambda: ledger.sql(
+            "UPDATE capacity SET in_service = false; SELECT breaker_trip('cluster', 1, 'x.')"
+        ),
     }
     if case in steps:
         await steps[case]()  # type: ignore[no-untyped-call]

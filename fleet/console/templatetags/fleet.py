@@ -14,6 +14,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from fleet.console import diffs, words
+from fleet.console.breakers import STATES as STATES_OF_BREAKERS
+from fleet.console.repair import FAULT_WORDS, REMEDIATION_WORDS
 from fleet.console.words import ANSWERS, NEGATIVE, PHASES, STATES, Part
 from fleet.control.kinds import API_VERSION
 from fleet.safety.schema import describe_target
@@ -88,8 +90,17 @@ def rung_action(action: dict[str, Any], may_write: bool, may_approve: bool) -> S
             action["value"],
             text,
         )
+    if "href" in action:
+        return format_html('<a class="btn" href="{}">{}</a>', action["href"], action["text"])
     if not may_write:
         return mark_safe("")
+    if "open" in action:
+        return format_html(
+            '<button type="button" class="btn" data-open="{}" data-set-fault="{}">{}</button>',
+            action["open"],
+            action["set"],
+            action["text"],
+        )
     if action["verb"] == "cancel":
         return format_html('<button type="button" class="btn" data-open="#do-cancel">{}…</button>', action["text"])
     return format_html('<button class="btn" form="f-{}">{}</button>', action["verb"], action["text"])
@@ -104,6 +115,36 @@ def hold_target(hold: dict[str, Any]) -> SafeString:
     if "cluster" in target:
         return format_html('<a class="mono" href="/clusters/{0}">{0}</a>', target["cluster"])
     return format_html("{}", describe_target(target))
+
+
+@register.simple_tag
+def fault_pill(phase: str) -> SafeString:
+    """How far a fault is."""
+    return pill(*FAULT_WORDS.get(phase, ("unknown", phase)))
+
+
+@register.simple_tag
+def remediation_pill(phase: str) -> SafeString:
+    """How far a remediation is."""
+    return pill(*REMEDIATION_WORDS.get(phase, ("unknown", phase)))
+
+
+@register.simple_tag
+def seconds(value: Any) -> str:
+    """A number of seconds as people say it."""
+    return age_text(float(value)) if isinstance(value, int | float) else "–"
+
+
+@register.simple_tag
+def policy_scope(policy: dict[str, Any]) -> str:
+    """Where a policy holds."""
+    return describe_target(policy["spec"].get("scope", {}))
+
+
+@register.simple_tag
+def breaker_pill(state: str) -> SafeString:
+    """How a breaker stands."""
+    return pill(*STATES_OF_BREAKERS.get(state, ("unknown", state)))
 
 
 @register.simple_tag
@@ -163,6 +204,20 @@ def ago(value: Any) -> SafeString:
 
 
 @register.simple_tag
+def age(value: Any) -> str:
+    """An age as plain text, for where no element may stand."""
+    moment = _moment(value)
+    return age_text((timezone.now() - moment).total_seconds()) if moment else ""
+
+
+@register.simple_tag
+def moment(value: Any) -> str:
+    """A day and a time, UTC."""
+    found = _moment(value)
+    return found.strftime("%-d %b %H:%M") if found else ""
+
+
+@register.simple_tag
 def until(value: Any) -> str:
     """When something ends, or ended."""
     moment = _moment(value)
@@ -170,6 +225,20 @@ def until(value: Any) -> str:
         return ""
     left = (moment - timezone.now()).total_seconds()
     return f"ended {moment:%-d %b %H:%M}" if left <= 0 else f"ends {moment:%-d %b %H:%M}"
+
+
+@register.simple_tag
+def local(value: Any) -> SafeString:
+    """A moment that the page tells in the reader's own zone; UTC until a script has done so."""
+    found = _moment(value)
+    if found is None:
+        return mark_safe("")
+    return format_html(
+        '<time data-local="{}" datetime="{}">{}</time>',
+        int(found.timestamp()),
+        found.isoformat(),
+        found.strftime("%a %H:%M UTC"),
+    )
 
 
 @register.simple_tag
@@ -264,6 +333,27 @@ def operation_command(machine: str, verb: str, key: str = "", value: str = "") -
         "spec": spec,
     }
     return {"text": f"kubectl create -f - <<< '{json.dumps(obj, ensure_ascii=False)}'"}
+
+
+@register.inclusion_tag("console/_command.html")
+def patch_command(kind: str, name: str, state: str) -> dict[str, str]:
+    """The line that pauses (`paused`) or resumes an object."""
+    spec = {"spec": {"paused": True if state == "paused" else None}}
+    return {"text": f"kubectl patch {kind} {name} --type merge -p '{json.dumps(spec)}'"}
+
+
+@register.inclusion_tag("console/_command.html")
+def mode_command(name: str) -> dict[str, str]:
+    """The line that changes the mode of a rule."""
+    return {
+        "text": f"kubectl patch faultrule {name} --type merge -p '{json.dumps({'spec': {'mode': '…'}}, ensure_ascii=False)}'"
+    }
+
+
+@register.inclusion_tag("console/_command.html")
+def cancel_command(name: str) -> dict[str, str]:
+    """The line that cancels a remediation."""
+    return {"text": f"kubectl patch remediation {name} --type merge -p '{json.dumps({'spec': {'cancelled': True}})}'"}
 
 
 @register.inclusion_tag("console/_command.html")

@@ -51,8 +51,8 @@ BEGIN
     FROM safety_places(p_ids) p WHERE p.dim = 'cluster')
   SELECT l.key, l.level, b.at, CASE WHEN b.at = '{}' THEN '' ELSE safety_domain_busy(l.key, l.level, b.at[1]) END
   FROM l CROSS JOIN LATERAL (
-    SELECT coalesce(array_agg(DISTINCT d.id), '{}') AS at FROM permit p CROSS JOIN LATERAL (SELECT CASE l.level WHEN 'rack' THEN p.rack_id ELSE p.idc_id::int END AS id) d
-    WHERE l.level <> 'none' AND p.released_at IS NULL AND p.cluster_id = l.key AND p.draws AND NOT p.unplanned AND p.expires_at > now() AND d.id <> 0) b;
+    SELECT coalesce(array_agg(DISTINCT d.id), '{}') AS at FROM permit p CROSS JOIN LATERAL (SELECT CASE l.level WHEN 'rack' THEN p.rack_id ELSE p.idc_id::int END AS id) d CROSS JOIN LATERAL (SELECT in_service FROM capacity WHERE machine_id = p.machine_id OFFSET 0) k
+    WHERE l.level <> 'none' AND p.released_at IS NULL AND p.cluster_id = l.key AND p.draws AND NOT p.unplanned AND p.expires_at > now() AND d.id <> 0 AND k.in_service) b;
 END $$;
 
 CREATE FUNCTION safety_domain_busy(p_cluster int, p_level text, p_key int) RETURNS text LANGUAGE plpgsql STABLE AS $$
@@ -102,7 +102,7 @@ END $$;
 CREATE FUNCTION safety_why(p_id bigint, p_verb text, p_unplanned boolean, p_owner text) RETURNS TABLE (guard text, ok boolean, reason text, message text) LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 DECLARE
-  c record; t record; p record; h record; l record; hard boolean := safety_class(p_verb) IN ('disruptive', 'destructive'); free boolean := safety_class(p_verb) = 'relieving';
+  c record; t record; p record; h record; l record; hard boolean; free boolean := safety_class(p_verb) = 'relieving';
   moment timestamptz := clock_timestamp(); owned boolean; price int; n int; d int;
 BEGIN
   SELECT * INTO l FROM ledger WHERE id = 1;
@@ -116,6 +116,7 @@ BEGIN
   RETURN QUERY SELECT 'It is not paused', free OR NOT coalesce(t.paused, false), 'Paused', CASE WHEN t.paused THEN 'The machine or its cluster is paused.' ELSE '' END;
   SELECT * INTO p FROM permit WHERE machine_id = p_id AND released_at IS NULL;
   RETURN QUERY SELECT 'Nothing else is under way on it', p.id IS NULL OR p.owner = p_owner OR p.expires_at <= now(), 'OperationInProgress', CASE WHEN p.owner <> p_owner AND p.expires_at > now() THEN format('%s of %s is still under way on this machine.', p.verb, p.owner) ELSE '' END;
+  hard := safety_class(p_verb) = 'destructive' OR safety_class(p_verb) = 'disruptive' AND c.in_service;
   IF NOT hard THEN RETURN; END IF;
   owned := coalesce(p.draws AND p.owner = p_owner AND (safety_class(p_verb) <> 'destructive' OR safety_class(p.verb) = 'destructive'), false);
   price := CASE WHEN c.in_service AND NOT c.down AND NOT coalesce(p.draws, false) THEN 1 ELSE 0 END;
@@ -126,7 +127,7 @@ BEGIN
   IF NOT p_unplanned THEN
     RETURN QUERY SELECT 'A maintenance window is open', owned OR w.open, 'OutsideWindow', w.message FROM safety_windows(ARRAY[p_id], moment) w;
     RETURN QUERY SELECT 'No planned change is under way in another failure domain', owned OR x.d = 0 OR x.busy <@ ARRAY[x.d], 'DomainBusy', x.message
-      FROM (SELECT s.*, CASE s.level WHEN 'rack' THEN c.rack_id WHEN 'idc' THEN c.idc_id::int ELSE 0 END AS d FROM safety_domains(ARRAY[p_id]) s) x;
+      FROM (SELECT s.*, CASE WHEN NOT c.in_service THEN 0 WHEN s.level = 'rack' THEN c.rack_id WHEN s.level = 'idc' THEN c.idc_id::int ELSE 0 END AS d FROM safety_domains(ARRAY[p_id]) s) x;
   END IF;
   RETURN QUERY SELECT format('%s is begun seldom enough %s', initcap(r.verb), safety_place_in(r.dim, coalesce(pl.name, ''))), owned AND lower(p.verb) = lower(p_verb) OR r.used < r.cap, 'Rate', CASE WHEN r.used < r.cap THEN format('%s of %s', r.used, r.cap) ELSE r.message END
     FROM safety_rates(ARRAY[p_id], ARRAY[p_verb], moment) r LEFT JOIN safety_place pl ON pl.dim = r.dim AND pl.key = r.key;

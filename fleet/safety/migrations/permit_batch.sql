@@ -158,7 +158,9 @@ BEGIN
     LEFT JOIN LATERAL (SELECT max(k.at) AS last FROM breaker_strike k WHERE guarded AND k.machine_id = a.id) s ON true
     ORDER BY a.ord
   LOOP
-    why := NULL; said := ''; mine := '{}'; places := '{}'; theirs := '{}'; kept := '{}'; begins := false; x := NULL; hard := r.class IN ('disruptive', 'destructive');
+    why := NULL; said := ''; mine := '{}'; places := '{}'; theirs := '{}'; kept := '{}'; begins := false; x := NULL;
+    -- a machine out of service has no capacity to lose: there only what destroys is bound
+    hard := r.class = 'destructive' OR r.class = 'disruptive' AND coalesce(r.in_service, false);
     same := coalesce(r.open_draws AND r.open_owner = r.owner AND lower(r.open_verb) = lower(r.verb), false);
     owned := coalesce(r.open_draws AND r.open_owner = r.owner AND (r.class <> 'destructive' OR r.open_class = 'destructive'), false);
     price := CASE WHEN r.class IN ('disruptive', 'destructive') AND r.in_service AND NOT r.down AND NOT coalesce(r.open_draws, false) THEN 1 ELSE 0 END;
@@ -187,7 +189,7 @@ BEGIN
         SELECT w.v ->> 2 INTO said FROM jsonb_array_elements(shuts) AS w(v)
         WHERE (w.v ->> 1)::int = (CASE w.v ->> 0 WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) LIMIT 1;
         IF FOUND THEN why := 'OutsideWindow'; ELSE said := ''; END IF;
-        x := doms -> r.cluster_id::text; mydom := CASE x ->> 0 WHEN 'rack' THEN r.rack_id WHEN 'idc' THEN r.idc_id ELSE 0 END;
+        x := doms -> r.cluster_id::text; mydom := CASE WHEN NOT r.in_service THEN 0 WHEN x ->> 0 = 'rack' THEN r.rack_id WHEN x ->> 0 = 'idc' THEN r.idc_id ELSE 0 END;
         IF why IS NULL AND mydom <> 0 AND ((x ->> 2)::int > 1 OR (x ->> 2)::int = 1 AND (x ->> 1)::int <> mydom) THEN why := 'DomainBusy'; said := x ->> 3; END IF;
       END IF;
     END IF;

@@ -1,0 +1,200 @@
+"""Safety: breakers, budgets and what is refused now; holds, permits, policies and refusals on tabs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import orjson
+from django.http import QueryDict
+from django.utils import timezone
+
+from fleet.api.rights import Actor
+from fleet.api.storage import ListQuery, storage_for
+from fleet.console import queries, words
+from fleet.console.breakers import Dial, breakers
+from fleet.console.page import Fragment, Missing, Page
+from fleet.console.words import Word
+from fleet.control.kinds import HOLD, MACHINE, PERMIT, SAFETY_POLICY, Json
+from fleet.safety.schema import parse_time
+
+TABS: Final = (("now", "Now"), ("policies", "Policies"), ("holds", "Holds"), ("windows", "Windows"), ("permits", "Permits"), ("refusals", "Refusals"))  # fmt: skip
+_FRAGMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "now": (("o-sentence", "_overview_sentence"), ("s-breakers", "_breakers"), ("o-refused", "_overview_refused"), ("c-budgets", "_budgets"), ("s-holds", "_holds")),
+    "policies": (("s-policies", "_policies"),),
+    "holds": (("s-holds", "_holds"),),
+    "windows": (("s-windows", "_windows"),),
+    "permits": (("s-permit-counts", "_permit_counts"), ("s-permits", "_permits")),
+    "refusals": (("s-refusals", "_refusals"),),
+}  # fmt: skip
+PAGE: Final = 100
+_REFUSED: Final = """
+SELECT r.machine_id, coalesce(m.name, '') AS machine, coalesce(c.name, '') AS cluster, r.verb, r.owner, r.reason, r.message, r.since, coalesce(o.name, '') AS operation
+FROM refusal r LEFT JOIN machine m ON m.id = r.machine_id LEFT JOIN clusters_cluster c ON c.id = r.cluster_id
+LEFT JOIN machines_operation o ON o.machine_id = r.machine_id AND o.uid::text = r.owner
+WHERE {scope} AND (%s = '' OR r.reason = %s) AND (r.since, r.machine_id) < (%s, %s) ORDER BY r.since DESC, r.machine_id DESC LIMIT %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One change that is refused now."""
+
+    machine: str
+    cluster: str
+    verb: str
+    operation: str
+    reason: str
+    message: str
+    since: datetime
+
+    @property
+    def word(self) -> str:
+        return words.REFUSED.get(self.reason, self.reason)
+
+    @property
+    def frees(self) -> str:
+        return words.frees(self.reason)
+
+
+def safety(actor: Actor, query: QueryDict, tab: str = "now") -> Page:
+    """What may start now, and who says wait."""
+    if tab not in _FRAGMENTS:
+        raise Missing(f"Safety has no tab {tab}. Tabs are {', '.join(_FRAGMENTS)}.")
+    holds = queries.holds(actor) if tab in ("now", "holds") else []
+    context: dict[str, Any] = {"tab": tab, "tabs": TABS, "switch": queries.guard(), "may_hold": _may_hold(actor), "may_reset": _may_reset(actor)}  # fmt: skip
+    if tab == "now":
+        context |= _now(actor, holds, context["switch"])
+    elif tab == "permits":
+        context |= {"permits": queries.open_permits(actor), "counts": _permit_counts(actor)}
+    elif tab == "windows":
+        context["windows"] = windows()
+    elif tab == "refusals":
+        context |= _refusals(actor, query)
+    elif tab == "policies":
+        context["policies"] = storage_for("safetypolicies").page(ListQuery(limit=500)).objects
+    if tab in ("now", "holds"):
+        context |= {"holds": [_hold(h) for h in holds], "covers": queries.phase_total(actor)}
+    fragments = tuple(Fragment(id_, f"console/{template}.html") for id_, template in _FRAGMENTS[tab])
+    kinds = frozenset({MACHINE, HOLD, PERMIT, SAFETY_POLICY})
+    return Page("console/safety.html", "Safety", context, fragments, kinds, "safety")
+
+
+def _may_hold(actor: Actor) -> bool:
+    return actor.may_somewhere("create", storage_for("holds").kind)
+
+
+def _may_reset(actor: Actor) -> bool:
+    return any(role in ("approver", "admin") for role, _ in actor.bindings)
+
+
+def _now(actor: Actor, holds: Sequence[Json], switch: queries.Guard) -> dict[str, Any]:
+    found = breakers(actor)
+    refused = queries.refusals(actor, 20)
+    waiting = sum(r.n for r in refused)
+    tally = {state: sum(b.state == state for b in found) for state in ("open", "half-open", "off", "closed")}
+    return {
+        "breakers": [b for b in found if b.trouble or b.series or b.state == "off" or b.dim == "fleet"],
+        "quiet": [b for b in found if not (b.trouble or b.series or b.state == "off" or b.dim == "fleet")],
+        "tally": ", ".join(f"{n:,} {state}" for state, n in tally.items() if n),
+        "budgets": queries.budgets(queries.scope_ids(actor)),
+        "refused": refused,
+        "waiting": waiting,
+        "sentence": sentence(switch, found, holds, waiting),
+    }
+
+
+def sentence(switch: queries.Guard, found: Sequence[Dial], holds: Sequence[Json], waiting: int) -> list[Word]:
+    """What keeps changes from starting, the hardest first."""
+    if switch.stopped:
+        why = switch.why.rstrip(".")
+        return [Word("All changes are stopped", tone="bad"), Word(f" by {switch.by}: {why}. Fleet only looks.")]
+    said: list[Word] = []
+    troubled = [b for b in found if b.trouble]
+    if troubled:
+        first, rest = troubled[0], len(troubled) - 1
+        since = f" since {first.since:%H:%M} UTC" if first.since else ""
+        said += [Word(f"The breaker of {first.place.lower() if first.dim != 'fleet' else 'the whole fleet'}", "#s-breakers", "bad"), Word(f" is {first.state}{since}")]  # fmt: skip
+        said += [Word(f", {words.count(rest, 'more')}".replace("mores", "more"))] if rest else []
+    over = sum(bool(h.get("status", {}).get("overdue")) for h in holds)
+    if len(holds) > over:
+        n = len(holds) - over
+        said += [Word("; " if said else ""), Word(words.count(n, "hold"), "/safety/holds", "held"), Word(f" {'keeps' if n == 1 else 'keep'} Fleet's hands off")]  # fmt: skip
+    if over:
+        said += [Word("; " if said else ""), Word(words.count(over, "hold"), "/safety/holds", "warn"), Word(f" {'is' if over == 1 else 'are'} overdue")]  # fmt: skip
+    if waiting:
+        said += [Word("; " if said else ""), Word(words.count(waiting, "change"), "/safety/refusals", "held"), Word(f" {'waits' if waiting == 1 else 'wait'}")]  # fmt: skip
+    return [*said, Word(".")] if said else [Word("Nothing is refused and nobody holds anything: changes start within their budgets.")]  # fmt: skip
+
+
+def _hold(obj: Json) -> Json:
+    """A hold with how long it is over, and what an extension would begin with."""
+    until = parse_time(obj["spec"]["until"])
+    over = until is not None and until <= timezone.now()
+    return {**obj, "over": over, "until": until}
+
+
+_WINDOWS: Final = """
+SELECT s.policy, s.dim, coalesce(pl.name, '') AS place, w.open, w.next, (s.spec -> 'windows')::text AS windows FROM safety_scopes() s
+LEFT JOIN safety_place pl ON pl.dim = s.dim AND pl.key = s.key CROSS JOIN LATERAL safety_window(s.spec -> 'windows', now(), s.dim || s.key) w
+WHERE s.spec ? 'windows' ORDER BY w.open DESC, w.next NULLS LAST, s.policy
+"""
+
+
+def windows() -> list[dict[str, Any]]:
+    """Maintenance windows of policies: whether one is open, when the next opens, and how each is written."""
+    found = queries.rows(_WINDOWS)
+    for row in found:
+        row["windows"] = [window_words(w) for w in orjson.loads(row["windows"])]
+    return found
+
+
+def window_words(window: Json) -> str:
+    """ "Mon, Tue 22:30–04:30 Europe/Berlin, up to 20 min later"."""
+    hours, minutes = (int(part) for part in window["start"].split(":"))
+    end = (hours * 60 + minutes + int(window["durationMinutes"])) % 1440
+    days = ", ".join(window.get("days", [])) or "every day"
+    later = f", up to {window['jitterMinutes']} min later" if window.get("jitterMinutes") else ""
+    return f"{days} {window['start']}–{end // 60:02}:{end % 60:02} {window.get('timeZone', 'UTC')}{later}"
+
+
+def _permit_counts(actor: Actor) -> list[dict[str, Any]]:
+    where, params = queries.scoped(actor, "cluster_id")
+    return queries.rows(
+        f"SELECT verb, unplanned, count(*) AS n, count(*) FILTER (WHERE draws) AS taking, min(granted_at) AS since FROM permit WHERE released_at IS NULL AND {where} GROUP BY 1, 2 ORDER BY n DESC, verb",
+        params,
+    )
+
+
+def _refusals(actor: Actor, query: QueryDict) -> dict[str, Any]:
+    """Machine by machine, the newest first."""
+    reason = query.get("reason", "")
+    if reason and reason not in words.REFUSED:
+        raise Missing(f"Nothing is refused for “{reason[:40]}”. Reasons are {', '.join(words.REFUSED)}.")
+    since, _, number = query.get("after", "").rpartition("~")
+    at = parse_time(since) if since else None
+    last = int(number) if number.isdecimal() and len(number) < 19 else 0
+    scope, params = queries.scoped(actor, "r.cluster_id")
+    place = [at, last] if at is not None and at.tzinfo else ["infinity", 0]
+    found = queries.rows(_REFUSED.format(scope=scope), [*params, reason, reason, *place, PAGE + 1])
+    shown = [Refused(**{k: v for k, v in r.items() if k not in ("machine_id", "owner")}) for r in found[:PAGE]]
+    more = ""
+    if len(found) > PAGE:
+        end = found[PAGE - 1]
+        more = urlencode({"reason": reason, "after": f"{end['since'].isoformat()}~{end['machine_id']}"})
+    groups = queries.refusals(actor, 100)
+    tally: dict[str, int] = {}
+    for group in groups:
+        tally[group.reason] = tally.get(group.reason, 0) + group.n
+    chips = [(r, words.REFUSED.get(r, r), n) for r, n in sorted(tally.items(), key=lambda t: -t[1])]
+    return {
+        "rows": shown,
+        "more": more,
+        "after": bool(since),
+        "reason": reason,
+        "chips": chips,
+        "waiting": sum(tally.values()),
+    }
