@@ -150,6 +150,8 @@ FLEET_HEARTBEAT_URL = env.str("FLEET_HEARTBEAT_URL", default="")  # posted to wh
 vars().update(env.email_url("FLEET_MAIL_URL", default="consolemail://"))
 DEFAULT_FROM_EMAIL = env.str("FLEET_MAIL_FROM", default="fleet@localhost")
 FLEET_INSTALLATION = env.str("FLEET_INSTALLATION", default="")  # "<uuid>:<incarnation>" this deployment belongs to
+FLEET_TICKET_URL = env.str("FLEET_TICKET_URL", default="")  # where hardware tickets are posted to
+FLEET_TICKET_SECRET = env.str("FLEET_TICKET_SECRET", default="")  # whsec_…: signs them
 FLEET_REQUESTS_PER_SECOND = env.float("FLEET_REQUESTS_PER_SECOND", default=200.0)  # of one user's tokens; 0 = no bound
 FLEET_IDCS = env.list("FLEET_IDCS", default=[])  # idcs this worker serves; empty = all
 FLEET_SWEEP_SECONDS = env.float("FLEET_SWEEP_SECONDS", default=1.0)

@@ -108,7 +108,7 @@ LEFT JOIN LATERAL (SELECT * FROM machine_state WHERE id = r.machine_id OFFSET 0)
 LEFT JOIN LATERAL (SELECT * FROM machine WHERE id = r.machine_id OFFSET 0) m ON true
 LEFT JOIN LATERAL (SELECT * FROM scheduling WHERE machine_id = r.machine_id OFFSET 0) q ON true
 LEFT JOIN LATERAL (
-  SELECT o.*, (SELECT t ->> 'reason' FROM jsonb_array_elements(o.status -> 'steps') t WHERE t ->> 'status' = 'False' LIMIT 1) AS reason FROM machines_operation o WHERE o.uid = r.operation_uid OFFSET 0) o ON true
+  SELECT o.*, (SELECT t ->> 'reason' FROM jsonb_array_elements(o.status -> 'steps') t WHERE t ->> 'status' = 'False' OR t ->> 'reason' = 'HostSilent' LIMIT 1) AS reason FROM machines_operation o WHERE o.uid = r.operation_uid OFFSET 0) o ON true
 WHERE r.id = ANY (%s::bigint[]) AND r.ended_at IS NULL
 """
 

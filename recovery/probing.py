@@ -6,7 +6,6 @@ What is found is evidence like any other. A look lasts seconds: it is taken besi
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from fleet.control.networks import allowed_networks
 from fleet.control.operators import Chore, Seat, register_chore
 from machines.bmc import Bmc, BmcError, Bmcs, Health
 from machines.controllers import SIMULATED, BmcLogins, kept_bmcs, read_bmc_logins
+from recovery.beside import beside
 from recovery.detecting import detect
 
-log = logging.getLogger("fleet.recovery")
 PROBER: Final = "prober"
 BMC: Final = "bmc"
 SECONDS: Final = 5.0  # between two rounds over machines with a live fault
@@ -211,57 +210,29 @@ async def bmcs_due(conn: Connection, *, live: bool) -> list[tuple[Any, ...]]:
     return list(await found.fetchall())
 
 
-class Prober:
-    """Looks under way in this process, at most one of a sort: its loop goes on meanwhile."""
-
-    def __init__(self) -> None:
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-
-    def busy(self, sort: str) -> bool:
-        """Whether the last look of that sort still lasts."""
-        task = self._under_way.get(sort)
-        return task is not None and not task.done()
-
-    def look(self, sort: str, looking: Coroutine[Any, Any, list[Said]]) -> None:
-        """Begin it; what it tells is written by a connection of its own."""
-        self._under_way[sort] = asyncio.create_task(self._run(sort, looking), name=f"probe-{sort}")
-
-    async def _run(self, sort: str, looking: Coroutine[Any, Any, list[Said]]) -> None:
-        try:
-            said = await looking
-            conn = await db.connect()
-            try:
-                await write(conn, said)
-            finally:
-                await conn.close()
-        except Exception:
-            log.exception("a look at %s broke; the next one comes", sort)
-
-    async def close(self) -> None:
-        """At the end of the process: looks are given up."""
-        for task in self._under_way.values():
-            task.cancel()
-        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
-
-
-def _prober(seat: Seat) -> Prober:
-    found: Prober = seat.kept.setdefault("prober", Prober())
-    return found
+async def _look(looking: Coroutine[Any, Any, list[Said]]) -> None:
+    """What a look tells is written by a connection of its own."""
+    said = await looking
+    conn = await db.connect()
+    try:
+        await write(conn, said)
+    finally:
+        await conn.close()
 
 
 async def _look_at_ports(seat: Seat) -> None:
-    prober = _prober(seat)
-    if not prober.busy("ports") and (rows := await ports_due(seat.conn)):
-        prober.look("ports", probe_ports(rows))
+    jobs = beside(seat)
+    if not jobs.busy("ports") and (rows := await ports_due(seat.conn)):
+        jobs.begin("ports", _look(probe_ports(rows)))
 
 
 async def _look_at_bmcs(seat: Seat, *, live: bool) -> None:
-    prober, sort = _prober(seat), "controllers" if live else "controllers of calm machines"
-    if prober.busy(sort) or not (rows := await bmcs_due(seat.conn, live=live)):
+    jobs, name = beside(seat), "controllers" if live else "calm-controllers"
+    if jobs.busy(name) or not (rows := await bmcs_due(seat.conn, live=live)):
         return
     specs: list[Json] = [row[4] for row in rows]
     logins = await read_bmc_logins(seat.conn, {str(s.get("credential", "")) for s in specs})
-    prober.look(sort, probe_bmcs(rows, logins, kept_bmcs(seat)))
+    jobs.begin(name, _look(probe_bmcs(rows, logins, kept_bmcs(seat))))
 
 
 register_chore(Chore("probe-ports", SECONDS, run=_look_at_ports))

@@ -183,7 +183,7 @@ async def _record(conn: Connection, me: int, works: Sequence[Work]) -> None:
     values = {
         "me": me, "id": [w.id for w in ordered], "epoch": [w.epoch for w in ordered], "phase": [w.step.phase for w in ordered],
         "rung": [w.step.rung for w in ordered], "status": [orjson.dumps(w.step.status).decode() for w in ordered],
-        "op": [w.operation_uid if w.operation_uid else None for w in ordered], "wait": [w.step.wait for w in ordered],
+        "op": [w.operation_uid if w.operation_uid else None for w in ordered], "wait": [float(w.step.wait) for w in ordered],
         "fault": [w.step.fault for w in ordered], "fault_reason": [w.step.fault_reason for w in ordered], "fault_message": [w.step.fault_message[:900] for w in ordered],
         "told": [w.step.told[0] for w in ordered], "told_message": [w.step.told[1][:900] for w in ordered],
         "legal": list(remediation_moves()), "fault_legal": list(fault_moves()),

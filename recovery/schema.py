@@ -99,6 +99,7 @@ FAULT_KIND = Kind(
             "sources": {"type": "array", "items": {"type": "string"}, "description": "Who says so, independently of each other."},
             "evidence": {"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "description": "What speaks for it."},
             "remediation": {"type": "string", "description": "The Remediation that works on it, or did."},
+            "ticket": {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "description": "Of a part to be replaced: id, state (Posted, or why not yet), message."},
             "repair": {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "description": "Why it is not repaired now: reason, message, since."},
         },
     },

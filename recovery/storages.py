@@ -146,7 +146,7 @@ class FaultStorage(Storage):
         return out | {"status": status}
 
 
-_KEPT = frozenset({"reason", "message", "remediation", "repair", "seen"})
+_KEPT = frozenset({"reason", "message", "remediation", "repair", "seen", "ticket"})
 
 
 class RemediationStorage(Storage):

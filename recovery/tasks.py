@@ -10,7 +10,7 @@ from fleet.control.db import Connection
 from fleet.control.kinds import REMEDIATION
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from machines import packing
-from recovery import detect_sql, probing
+from recovery import detect_sql, probing, tickets
 from recovery.builtins import install
 from recovery.detecting import Ruleset, detect, read_rules
 from recovery.figures import refresh_figures
@@ -69,7 +69,7 @@ async def _some(conn: Connection, rules: Ruleset, after: int) -> list[int]:
     return [row[0] for row in await found.fetchall()]
 
 
-__all__ = ["find_faults", "look_at_all", "probing"]  # whose import registers its chores
+__all__ = ["find_faults", "look_at_all", "probing", "tickets"]  # whose imports register their chores
 
 register_operator(Operator(REMEDIATION, reconcile_remediations, batch=200))
 register_chore(Chore("detect-faults", DETECT_SECONDS, run=find_faults))

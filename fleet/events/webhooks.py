@@ -128,7 +128,7 @@ class Poster:
             )
         return self._session
 
-    async def post(self, url: str, key: bytes, id_: str, body: bytes) -> Answer:
+    async def post(self, url: str, key: bytes, id_: str, body: bytes, content_type: str = CONTENT_TYPE) -> Answer:
         """One try; what came of it. The same id marks every try of the same event."""
         why = literal_refusal(
             urlsplit(url).hostname or "", self._networks
@@ -137,7 +137,7 @@ class Poster:
             return Answer("NotAllowed", why)
         now = int(self._clock())
         headers = {
-            "Content-Type": CONTENT_TYPE, "User-Agent": "fleet", "webhook-id": id_, "webhook-timestamp": str(now),
+            "Content-Type": content_type, "User-Agent": "fleet", "webhook-id": id_, "webhook-timestamp": str(now),
             "webhook-signature": signature(key, id_, now, body),
         }  # fmt: skip
         try:

@@ -84,6 +84,8 @@ async def test_a_machine_without_power_is_switched_on_and_well_again(power: Powe
     ]  # fmt: skip
     assert operation["status"]["verb"] == "PowerCycle"
     assert (await power.box()).boot_id != before
+    kept = await (await power.conn.execute("SELECT content FROM machine_evidence")).fetchall()
+    assert kept[0][0].splitlines()[:2] == ["Power: Off", "Drives: well"]
 
 
 async def hung(power: Power) -> Box:
