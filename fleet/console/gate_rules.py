@@ -172,7 +172,7 @@ def gate_rule(actor: Actor, query: QueryDict, name: str) -> Page:
             ("g-head", "_gate_rule_head"),
             ("g-counts", "_gate_rule_counts"),
             ("g-rows", "_gate_rule_machines"),
-            ("c-conditions", "_conditions"),
+            ("g-conditions", "_gate_rule_conditions"),
         )
     )
     crumbs = (("Clusters", "/clusters"), ("Gates", "/gates"))
