@@ -64,7 +64,8 @@ class Dial:
         """What it guards, in words."""
         if self.dim == "fleet":
             return "Fleet"
-        return f"{self.dim.capitalize()} {self.breaker.name}" if self.breaker.name else f"Machines without {self.dim}"
+        word = "IDC" if self.dim == "idc" else self.dim.capitalize()
+        return f"{word} {self.breaker.name}" if self.breaker.name else f"Machines without {self.dim}"
 
     @property
     def id(self) -> str:

@@ -148,7 +148,7 @@ def _playbook(obj: Json) -> dict[str, Any]:
     swatches = {"succeeded": "s-open", "escalated": "s-failed", "cancelled": "s-off"}
     parts = [words.Part(swatches[k], k, figures[k], "") for k in swatches if figures[k]]
     rungs = [r["name"] for r in obj["spec"].get("rungs", [])]
-    return {"obj": obj, "name": obj["metadata"]["name"], "spec": obj["spec"], "rungs": rungs, "rate": repair.rate(status), "parts": parts, "median": status.get("medianSeconds"), "probation": obj["spec"].get("probationSeconds", PROBATION_SECONDS), **figures}  # fmt: skip
+    return {"obj": obj, "name": obj["metadata"]["name"], "spec": obj["spec"], "rungs": rungs, "rate": repair.rate(status), "parts": parts, "median": float(status["medianSeconds"]) if status.get("medianSeconds") is not None else None, "probation": obj["spec"].get("probationSeconds", PROBATION_SECONDS), **figures}  # fmt: skip
 
 
 def playbook(actor: Actor, query: QueryDict, name: str) -> Page:
@@ -156,7 +156,7 @@ def playbook(actor: Actor, query: QueryDict, name: str) -> Page:
     stored = storage_for("playbooks").read(name)
     if stored is None:
         raise Missing(f"There is no playbook {name}.")
-    row = _playbook(stored.obj)
+    row = _playbook({**stored.obj, "status": fault_queries.figures_of(name)})
     did = fault_queries.rungs_of(name)
     rungs = [
         {"name": r["name"], "steps": [repair.action_words(s) for s in r["steps"]], "verify": 0 if any(s["action"] in OF_PEOPLE for s in r["steps"]) else r.get("verifySeconds", VERIFY_SECONDS), **_did(did.get(r["name"]))}

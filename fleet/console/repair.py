@@ -61,15 +61,15 @@ def stops(why: Json) -> bool:
     return any(r["answer"] != "holds" for r in why["rungs"])
 
 
-def ladder(faults: Sequence[Json]) -> Json | None:
-    """ "Why is nobody repairing it?" of the worst fault that is no trial; None = nothing is wrong."""
+def ladder(faults: Sequence[Json], *, here: bool = False) -> Json | None:
+    """ "Why is nobody repairing it?" of the worst fault that is no trial; None = nothing is wrong. `here`: on the fault's own page."""
     real = [f for f in faults if not f["shadow"]]
     trial = [f for f in faults if f["shadow"]]
     if not real and not trial:
         return None
     fault = (real or trial)[0]
     rungs: list[Json] = []
-    for text, owner, since, (answer, explanation, actions) in _questions(fault):
+    for text, owner, since, (answer, explanation, actions) in _questions(fault, here):
         asked = not rungs or rungs[-1]["answer"] == "holds"
         rungs.append({
             "text": text, "owner": owner, "since": since, "answer": answer if asked else "notAsked",
@@ -81,10 +81,10 @@ def ladder(faults: Sequence[Json]) -> Json | None:
 Answer = tuple[str, str, list[Json]]
 
 
-def _questions(fault: Json) -> list[tuple[str, str, str, Answer]]:
+def _questions(fault: Json, here: bool) -> list[tuple[str, str, str, Answer]]:
     phase, repair = fault["phase"], fault["status"].get("repair", {})
     name, seen = f"Fault {fault['name']}", fault["first_seen"].isoformat()
-    look = [{"href": f"/faults/{quote(fault['name'], safe='')}", "text": "Look at the fault"}]
+    look = [] if here else [{"href": f"/faults/{quote(fault['name'], safe='')}", "text": "Look at the fault"}]
     since = str(repair.get("since", "")) or seen
     changed = fault["phase_at"].isoformat() if fault.get("phase_at") else since
     return [
@@ -182,10 +182,13 @@ def _rung(number: int, rung: Json, entries: list[Json], at: int, status: Json, e
     verbs = [ACTIONS.get(s.get("action", ""), "None") for s in rung.get("steps", [])]
     return RungView(
         number, rung["name"], max(verbs, key=_HARD.index, default="None"), steps, _state(number, at, entries, status, ended),
-        str(last.get("outcome", "")), closed(str(last.get("message", ""))), tuple(e["operation"] for e in entries if e.get("operation")), 0 if any(s.get("action") in OF_PEOPLE for s in rung.get("steps", [])) else int(rung.get("verifySeconds", VERIFY_SECONDS)),
+        _OUTCOMES.get(str(last.get("outcome", "")), str(last.get("outcome", ""))), closed(str(last.get("message", ""))), tuple(e["operation"] for e in entries if e.get("operation")), 0 if any(s.get("action") in OF_PEOPLE for s in rung.get("steps", [])) else int(rung.get("verifySeconds", VERIFY_SECONDS)),
     )  # fmt: skip
 
 
+_OUTCOMES: Final[Mapping[str, str]] = {
+    "DidNotHelp": "did not help", "CameBack": "it came back", "RungFailed": "failed", "LadderEnded": "did not help", "PersonAsked": "a person was asked", "Cancelled": "cancelled",
+}  # fmt: skip
 _HARD: Final = ("None", "Cordon", "Restart", "Drain", "Reboot", "PowerCycle", "Replace")
 
 

@@ -74,7 +74,7 @@ def test_a_remediation_shows_its_ladder_steps_evidence_and_history(repairs: None
     assert "Rung 2 of 3: Restart is under way." in text
     ladder = text[text.index('id="x-ladder"') : text.index('id="m-operation"')]
     assert ladder.index("restart") < ladder.index("reboot") < ladder.index("ask")
-    assert "90 s after restart the fault is &lt;still&gt; seen." in ladder and "DidNotHelp" in ladder
+    assert "90 s after restart the fault is &lt;still&gt; seen." in ladder and "did not help" in ladder
     assert "asks for a permit to reboot" in ladder and "Restart units: kubelet.service" in ladder
     assert "Reseat the card." in ladder
     assert "a1-7" in text[text.index('id="m-operation"') :]
