@@ -13,7 +13,9 @@ BEGIN
   UNION ALL
   SELECT 'person/' || f.cluster_id, 'NeedsAPerson', 1, format('%s machine%s of %s need%s a person', f.n, CASE WHEN f.n = 1 THEN '' ELSE 's' END, breaker_place('cluster', coalesce(p.name, '')), CASE WHEN f.n = 1 THEN 's' ELSE '' END),
     f.names || CASE WHEN f.n > 5 THEN format(' and %s more', f.n - 5) ELSE '' END || '. fleetctl why machine/NAME says what stands in the way.', coalesce(p.name, '')
-  FROM (SELECT s.cluster_id, count(*) AS n, array_to_string((array_agg(s.name ORDER BY s.name))[1:5], ', ') AS names FROM machine_state s WHERE s.phase = 'Failed' AND s.phase <> 'Running' GROUP BY 1) f
+  FROM (SELECT s.cluster_id, count(*) AS n, array_to_string((array_agg(s.name ORDER BY s.name))[1:5], ', ') AS names FROM (
+      SELECT m.cluster_id, m.name FROM machine_state m WHERE m.phase = 'Failed' AND m.phase <> 'Running'
+      UNION SELECT m.cluster_id, m.name FROM machine_fault x CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = x.machine_id OFFSET 0) m WHERE x.phase = 'NeedsPerson') s GROUP BY 1) f
   LEFT JOIN safety_place p ON p.dim = 'cluster' AND p.key = f.cluster_id
   UNION ALL
   SELECT 'stopped', 'Stopped', 2, 'The kill switch is on', format('%s: %s. Nothing starts anywhere.', coalesce(l.stopped_by, 'somebody'), coalesce(l.stopped_why, '')), '' FROM ledger l WHERE l.stopped;
