@@ -11,7 +11,7 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from fleet.api.rights import Actor
-from fleet.console import gates, plane, words
+from fleet.console import gates, kit_guard, plane, words
 from fleet.console.diffs import lines
 from fleet.console.machine_page import Day, Difference
 from fleet.console.nodes import NodesView, Reported
@@ -68,6 +68,7 @@ def kit(actor: Actor, query: QueryDict) -> Page:
         "packages": [{"name": "kubelet", "wanted": "1.37.2", "seen": "1.36.3", "origin": "cluster default", "state": "Differs", "message": "Waits for its permit."}, {"name": "npd", "wanted": "0.8.19", "seen": "0.8.19", "origin": "this machine", "state": "UpToDate", "message": ""}],
         "layer_rows": [SimpleNamespace(layer="cluster", name="iad1-ads", state=s, created_at=now, message=m, canary="iad1-r112-u07") for s, m in (("Canary", "The first machine has it and is watched for 60 s."), ("Stopped", "iad1-r112-u07 failed."))],
         **_cluster(now.isoformat()),
+        **kit_guard.context(now),
         "may_write": True, "may_approve": True, "name": "iad1-r112-u07", "m": {"conditions": {}}, "can_write": True,
     }  # fmt: skip
     return Page("console/kit.html", "Kit", context, section="kit")

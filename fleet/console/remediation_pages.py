@@ -82,7 +82,7 @@ def remediation(actor: Actor, query: QueryDict, name: str) -> Page:
     operations = [operation(o) for o in _operations(names)]
     cluster = obj["spec"].get("clusterName", "")
     context: dict[str, Any] = {
-        "obj": obj, "name": name, "rungs": rungs, "stages": repair.stages(rungs), "operations": operations, "current": operations[0] if operations else None,
+        "obj": obj, "name": name, "rungs": rungs, "ladder_stages": repair.stages(rungs), "operations": operations, "current": operations[0] if operations else None,
         "evidence": fault_queries.evidence_of([o.obj["metadata"]["uid"] for o in operations]), "of": {o.obj["metadata"]["uid"]: o.obj["metadata"]["name"] for o in operations},
         "before": fault_queries.before(actor, row["machine_id"], row["serial_number"], stored.id), "serial": row["serial_number"],
         "verdict": repair.verdict(obj, rungs), "may_write": actor.may("update", storage_for("remediations").kind, cluster), "pill": repair.REMEDIATION_WORDS.get(obj["status"]["phase"]),

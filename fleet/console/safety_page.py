@@ -78,8 +78,11 @@ def safety(actor: Actor, query: QueryDict, tab: str = "now") -> Page:
     elif tab == "policies":
         context["policies"] = storage_for("safetypolicies").page(ListQuery(limit=500)).objects
     if tab in ("now", "holds"):
-        context |= {"holds": [_hold(h) for h in holds], "covers": queries.phase_total(actor)}
-    fragments = tuple(Fragment(id_, f"console/{template}.html") for id_, template in _FRAGMENTS[tab])
+        context["holds"] = [_hold(h) for h in holds]
+    context["covers"] = queries.phase_total(actor)  # what the kill switch of every tab asks to be typed
+    fragments = tuple(
+        Fragment(id_, f"console/{template}.html") for id_, template in (("s-tabs", "_safety_tabs"), *_FRAGMENTS[tab])
+    )
     kinds = frozenset({MACHINE, HOLD, PERMIT, SAFETY_POLICY})
     return Page("console/safety.html", "Safety", context, fragments, kinds, "safety")
 

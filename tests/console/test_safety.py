@@ -185,8 +185,9 @@ def test_who_is_no_approver_resets_nothing(busy: None, browser_of: Browser, who:
 
 def test_the_kill_switch_takes_the_count_that_was_shown(small_fleet: list[str], browser_of: Browser) -> None:
     client = browser_of("admin")
-    text = client.get("/safety").content.decode()
-    assert 'name="told" value="3"' in text and 'data-must="3" data-arms="#stop-go"' in text
+    for tab in TABS:
+        text = client.get(f"/safety{tab}").content.decode()
+        assert 'name="told" value="3"' in text and 'data-must="3" data-arms="#stop-go"' in text, tab
     form = {"verb": "stop", "reason": "bad kernel", "told": "3"}
     for count in ("", "2", "30"):
         assert client.post("/safety/do", form | {"count": count}).status_code == 400

@@ -54,7 +54,7 @@ def _main(page: Page) -> str:
     return str(page.evaluate(_CONTENT))
 
 
-@pytest.mark.parametrize("path", ["/machines/a1/why", "/clusters/a", "/safety", "/"])
+@pytest.mark.parametrize("path", ["/machines/a1/why", "/clusters/a", "/safety", "/safety/holds", "/faults", "/"])
 def test_an_old_page_and_its_frames_are_a_reloaded_page(
     chromium: Browser, server: Server, people: People, small_fleet: list[str], path: str
 ) -> None:
