@@ -353,10 +353,27 @@ def test_moving_a_machine_takes_rights_on_both_clusters(
         assert http("PATCH", f"{BASE}/machines/a1", move, Content_Type=MERGE).status == 200
 
 
-@pytest.mark.parametrize(("who", "code"), [("oper-a", 403), ("approver", 403), ("admin-a", 200)])
-def test_an_annotation_that_is_a_persons_word_takes_an_approver_who_may_write(
+@pytest.mark.parametrize(("who", "code"), [("viewer-a", 403), ("oper-a", 403), ("approver", 200), ("admin-a", 200)])
+def test_an_annotation_that_is_a_persons_word_takes_an_approver(
     who: str, code: int, server: Server, crowd: dict[str, dict[str, str]], small_fleet: list[str]
 ) -> None:
     word = {"metadata": {"annotations": {"fleet.dev/abandon": "a1"}}}
     with Http(server.http, crowd[who]) as http:
         assert http("PATCH", f"{BASE}/machines/a1?dryRun=All", word, Content_Type=MERGE).status == code
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"spec": {"rack": "r9"}}, id="a field of spec"),
+        pytest.param({"metadata": {"labels": {"x": "y"}, "annotations": {"fleet.dev/abandon": "a1"}}}, id="a label"),
+        pytest.param({"metadata": {"annotations": {"fleet.dev/abandon": "a1", "note": "z"}}}, id="another annotation"),
+        pytest.param({"metadata": {"finalizers": None, "annotations": {"fleet.dev/abandon": "a1"}}}, id="a finalizer"),
+        pytest.param({}, id="nothing at all"),
+    ],
+)
+def test_an_approver_who_may_not_write_says_a_word_and_changes_nothing_besides(
+    more: Json, server: Server, crowd: dict[str, dict[str, str]], small_fleet: list[str]
+) -> None:
+    with Http(server.http, crowd["approver"]) as http:
+        assert http("PATCH", f"{BASE}/machines/a1?dryRun=All", more, Content_Type=MERGE).status == 403
