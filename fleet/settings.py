@@ -142,6 +142,13 @@ FLEET_PUBLIC_KEY = env.str("FLEET_PUBLIC_KEY", default="")  # base64, X25519: we
 FLEET_PRIVATE_KEY = env.str("FLEET_PRIVATE_KEY", default="")  # base64; workers only
 FLEET_HMAC_KEY = env.str("FLEET_HMAC_KEY", default=SECRET_KEY)
 FLEET_REQUIRE_APPROVAL = env.bool("FLEET_REQUIRE_APPROVAL", default=True)
+FLEET_NOTIFY_WEBHOOK = env.str("FLEET_NOTIFY_WEBHOOK", default="")  # told what people must look at, as JSON
+FLEET_NOTIFY_SECRET = env.str("FLEET_NOTIFY_SECRET", default="")  # signs what is posted there
+FLEET_NOTIFY_ALERTMANAGER = env.str("FLEET_NOTIFY_ALERTMANAGER", default="")
+FLEET_NOTIFY_MAIL = env.list("FLEET_NOTIFY_MAIL", default=[])  # addresses
+FLEET_HEARTBEAT_URL = env.str("FLEET_HEARTBEAT_URL", default="")  # posted to while Fleet's workers and database live
+vars().update(env.email_url("FLEET_MAIL_URL", default="consolemail://"))
+DEFAULT_FROM_EMAIL = env.str("FLEET_MAIL_FROM", default="fleet@localhost")
 FLEET_INSTALLATION = env.str("FLEET_INSTALLATION", default="")  # "<uuid>:<incarnation>" this deployment belongs to
 FLEET_TICKET_URL = env.str("FLEET_TICKET_URL", default="")  # where hardware tickets are posted to
 FLEET_TICKET_SECRET = env.str("FLEET_TICKET_SECRET", default="")  # whsec_…: signs them

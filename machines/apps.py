@@ -17,6 +17,7 @@ class MachinesConfig(AppConfig):
         from fleet.api.subresources import register_subresource
         from fleet.control.kinds import register
         from machines.conditions import TYPES
+        from machines.evidence import evidence_shown
         from machines.reported import conditions_of, report_conditions
         from machines.storages import storages
         from machines.why import plan_of, why_of
@@ -28,3 +29,4 @@ class MachinesConfig(AppConfig):
         register_subresource("machines", "why", why_of)
         register_subresource("machines", "plan", plan_of)
         register_subresource("machines", "conditions", conditions_of, report_conditions)
+        register_subresource("operations", "evidence", evidence_shown)

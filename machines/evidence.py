@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, LiteralString
 
+from django.db import connection
+
+from fleet.api.rights import Actor
 from fleet.control.db import Connection
+from fleet.control.kinds import Json
 from machines.fence import EVIDENCE
 from machines.hosts import StepResult
 from machines.passes import Pass
@@ -39,3 +43,27 @@ async def keep_evidence(conn: Connection, found: Sequence[tuple[int, StepResult]
         "machine": [m for m, _ in found], "content": [r.output for _, r in found],
     }  # fmt: skip
     await conn.execute(_KEEP, values)
+
+
+_READ: Final = """
+SELECT v.step, to_char(v.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), v.content FROM machine_evidence v WHERE v.operation_uid = ANY (%s::uuid[]) ORDER BY v.at, v.step
+"""
+KEEP_DAYS: Final = 90
+
+
+def evidence(operation_uids: Sequence[str]) -> Json:
+    """`GET …/operations/<name>/evidence` and `…/remediations/<name>/evidence`: {"evidence": [{step, time, content}]}, oldest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_READ, [list(operation_uids)])
+        return {"evidence": [{"step": step, "time": at, "content": content} for step, at, content in cursor.fetchall()]}
+
+
+def evidence_shown(obj: Json, actor: Actor) -> Json:
+    """What the steps of one Operation collected."""
+    return evidence([obj["metadata"]["uid"]])
+
+
+async def forget_old(conn: Connection) -> int:
+    """Evidence older than 90 days goes, a thousand at a time."""
+    sql: LiteralString = "DELETE FROM machine_evidence WHERE ctid = ANY (ARRAY(SELECT ctid FROM machine_evidence WHERE at < now() - %s * interval '1 day' LIMIT 1000))"
+    return (await conn.execute(sql, [KEEP_DAYS])).rowcount

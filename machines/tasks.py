@@ -14,6 +14,7 @@ from fleet.control.work import Claim
 from machines import counts, gate_counts, hot
 from machines.controllers import kept_bmcs
 from machines.drivers import driver
+from machines.evidence import forget_old
 from machines.hosts import Hosts
 from machines.layers import rollout_layers
 from machines.nodes import KeptClusters
@@ -107,4 +108,5 @@ async def _recount(seat: Seat) -> None:
 
 register_chore(Chore("recount", 600.0, _recount))
 register_chore(Chore("count-gates", gate_counts.REFRESH_SECONDS, run_sync=gate_counts.count_gates))
+register_chore(Chore("forget-evidence", 3_600.0, lambda seat: forget_old(seat.conn)))
 register_chore(Chore("layers", 5.0, run_sync=rollout_layers))

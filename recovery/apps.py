@@ -28,14 +28,16 @@ class RecoveryConfig(AppConfig):
     def ready(self) -> None:
         """Models are loaded: kinds and storages can be known."""
         from fleet.api.storage import register_storage
+        from fleet.api.subresources import register_subresource
         from fleet.control.kinds import register
         from machines.waking import listen
         from machines.why import more_ladders
-        from recovery.storages import storages
+        from recovery.storages import evidence_of, storages
         from recovery.why import ladders
 
         listen(_hear)
         more_ladders(ladders)
+        register_subresource("remediations", "evidence", evidence_of)
 
         for storage in storages():
             register(storage.kind)

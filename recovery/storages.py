@@ -13,7 +13,8 @@ from fleet.api.storage import Storage, Stored, format_time
 from fleet.control import work
 from fleet.control.kinds import REMEDIATION, Json, Problem
 from fleet.events.publish import Cursor, publish
-from machines.models import Machine
+from machines.evidence import evidence
+from machines.models import Machine, Operation
 from recovery.models import Fault, FaultRule, Playbook, Remediation
 from recovery.people import CLEAR, RETRY, clear_faults, retry_fault
 from recovery.schema import FAULT_KIND, REMEDIATION_KIND
@@ -223,6 +224,13 @@ class FaultRuleStorage(Storage):
         if name and not Playbook.objects.filter(name=name).exists():
             return [Problem("spec.playbook", f'"{name}": there is no playbook of that name')]
         return ()
+
+
+def evidence_of(obj: Json, actor: Actor) -> Json:
+    """What was collected in all rungs of one remediation."""
+    names = [r["operation"] for r in obj.get("status", {}).get("rungs", [])]
+    uids = [str(u) for u in Operation.objects.filter(name__in=names).values_list("uid", flat=True)]
+    return evidence(uids)
 
 
 def storages() -> tuple[Storage, ...]:

@@ -20,6 +20,7 @@ PROBATION: Final = "Probation"
 SUCCEEDED: Final = "Succeeded"
 ESCALATED: Final = "Escalated"
 CANCELLED: Final = "Cancelled"
+ENDED: Final = (SUCCEEDED, ESCALATED, CANCELLED)
 SEVERITIES: Final = ("normal", "warning", "error")
 
 

@@ -238,3 +238,36 @@ def test_why_answers_each_question_with_its_rungs(ctl: Ctl) -> None:
     said = ctl("why", "machine/iad1-r01-u01")
     assert "Why is iad1-r01-u01 not at its final state?" in said
     assert re.search(r"^  (yes|NO|\?|-) +\S", said, re.MULTILINE)
+
+
+def test_why_asks_the_ledger_too_and_grants_nothing(ctl: Ctl) -> None:
+    seed_demo(clusters=1, machines=40)
+    rows("UPDATE capacity SET in_service = true, down = machine_id - (SELECT min(machine_id) FROM capacity) = 1")
+    said = ctl("why", "machine/iad1-r01-u01", "--verb", "Drain")
+    assert "May Drain begin on iad1-r01-u01 now?" in said
+    assert "  yes The kill switch is off" in said
+    assert "  NO  The budget in cluster iad1-web has room  In cluster iad1-web 1 of 40 machines is unavailable" in said
+    assert "now, as a repair?" in ctl("why", "machine/iad1-r01-u01", "--repair")
+    assert rows("SELECT count(*) FROM permit") == [(0,)]
+
+
+def test_safety_shows_breakers_budgets_notices_and_a_reset_is_a_word_of_people(ctl: Ctl) -> None:
+    seed_demo(clusters=1, machines=40)
+    rows("UPDATE capacity SET in_service = true, down = false")
+    rows("SELECT breaker_trip('cluster', id::int, 'Pods cannot be created.') FROM clusters_cluster")
+    rows("SELECT notice_turn()")
+    said = ctl("safety")
+    assert re.search(r"cluster/iad1-web +open +0 +8", said)
+    assert "cluster/iad1-web is open: Pods cannot be created. It lets one through after " in said
+    assert re.search(r"cluster/iad1-web +40 +0 +1 +1", said)
+    assert (
+        "page: The breaker of cluster iad1-web is open: Pods cannot be created. Take it: fleetctl acknowledge 1" in said
+    )
+    assert "Yours: The breaker of cluster iad1-web is open" in ctl("acknowledge", "1")
+    assert "is half-open" not in said
+    assert "cluster/iad1-web: half-open." in ctl("breaker", "reset", "cluster/iad1-web")
+    assert "There is no breaker cluster/typo" in ctl("breaker", "reset", "cluster/typo", code=1)
+    assert rows("SELECT actor, verb, name FROM audit WHERE kind IN ('Breaker', 'Notice') ORDER BY pos") == [
+        ("olga", "acknowledge", "1"),
+        ("olga", "reset", "cluster/iad1-web"),
+    ]

@@ -74,7 +74,7 @@ def squeeze(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     return response
 
 
-_API = ("/apis", "/api", "/openapi", "/version", "/livez", "/readyz", "/healthz")
+_API = ("/apis", "/api", "/openapi", "/version", "/livez", "/readyz", "/healthz", "/metrics")
 
 
 def refused_early(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -17,6 +17,7 @@ from fleet.api.storage import ListQuery, format_time, storage_for
 from fleet.control.kinds import Json
 from fleet.safety import switch
 from fleet.safety.breakers import Breaker, find_place, read_breakers, reset
+from fleet.safety.notices import acknowledge, read_notices
 
 _HOLDS: Final = 100
 # Clusters by a machine each, found by the index; policies of other scopes by their own.
@@ -65,6 +66,7 @@ def safety_now(actor: Actor) -> Json:
             if _sees(seen, dim, name)
         ],
         "refusals": [{"reason": r, "machines": n, "example": text, "since": _time(since)} for r, n, text, since in refusals],
+        "notices": [n.json() for n in read_notices() if seen is None or n.cluster in seen],
         "holds": [
             {"name": o["metadata"]["name"], **o["spec"], "phase": o.get("status", {}).get("phase", ""), "machines": o.get("status", {}).get("machines", 0)}
             for o in holds
@@ -97,6 +99,32 @@ def reset_view(request: HttpRequest, place: str) -> HttpResponse:
         raise errors.method_not_allowed(request.method or "")
     answer = reset_breaker(place, actor)
     return respond(answer, negotiation.Accepted("json"), 202 if answer["state"] == "asked" else 200)
+
+
+def acknowledge_view(request: HttpRequest, number: int) -> HttpResponse:
+    """POST /api/safety/notices/<number>/acknowledge: somebody takes it."""
+    actor = request_actor(request)
+    if request.method != "POST":
+        raise errors.method_not_allowed(request.method or "")
+    return respond(acknowledge_notice(number, actor), negotiation.Accepted("json"))
+
+
+def acknowledge_notice(number: int, by: Actor) -> Json:
+    """The notice; audited. Raises ApiError: 403 for who only looks, 404 when it is over or never was, 409 when another was first."""
+    found = next((n for n in read_notices() if n.id == number), None)
+    if found is None:
+        raise ApiError(404, "NotFound", f"There is no notice {number}, or it is over.")
+    if not by.is_system and not by.roles_in(found.cluster or None) & {"operator", "approver", "admin"}:
+        raise ApiError(
+            403, "Forbidden", f'User "{by.name}" cannot acknowledge notice {number}: that takes more than looking.'
+        )
+    with transaction.atomic(), connection.cursor() as cursor:
+        if not acknowledge(number, by.name):
+            raise ApiError(
+                409, "Conflict", f"Notice {number} was acknowledged by {found.acked_by or 'somebody'} already."
+            )
+        audit.note(cursor, by, "acknowledge", "Notice", str(number), {"subject": found.subject}, found.cluster)
+    return found.json() | {"acknowledgedBy": by.name}
 
 
 def reset_breaker(place: str, by: Actor) -> Json:

@@ -16,6 +16,7 @@ from fleet.api.storage import Storage, Stored, register_storage
 from fleet.control.kinds import MACHINE, Json, register
 from fleet.control.operators import Chore, register_chore
 from fleet.control.work import wake
+from fleet.safety import notices
 from fleet.safety.breakers import TURN_SECONDS, turn
 from fleet.safety.models import Hold, SafetyPolicy
 from fleet.safety.permits import tidy
@@ -98,6 +99,7 @@ def register_safety_kinds() -> None:
     register_chore(Chore("safety-status", _REFRESH_SECONDS, run_sync=refresh_statuses))
     register_chore(Chore("breakers", TURN_SECONDS, run=lambda seat: turn(seat.conn)))
     register_chore(Chore("foreign-permits", ASK_SECONDS, run_sync=settle_requests))
+    register_chore(Chore("notices", notices.TURN_SECONDS, run=lambda seat: notices.turn(seat.conn)))
     register_chore(Chore("tidy-permits", _TIDY_SECONDS, run=lambda seat: tidy(seat.conn)))
     for kind in (HOLD_KIND, SAFETY_POLICY_KIND, PERMIT_KIND):
         register(kind)

@@ -21,7 +21,8 @@ from fleet.api.authentication import request_actor
 from fleet.api.core_events import events_view
 from fleet.api.event_doors import door, publish, read_alerts, read_cloud_events, read_redfish
 from fleet.api.event_watch import event_watch_view
-from fleet.api.safety_door import reset_view, safety_view
+from fleet.api.metrics import metrics_view
+from fleet.api.safety_door import acknowledge_view, reset_view, safety_view
 from fleet.api.views import group_view, page_not_found, wants_watch
 from fleet.control.kinds import GROUP, VERSION, Json, kinds
 
@@ -179,8 +180,10 @@ urlpatterns = [
     re_path(r"^(?:livez|healthz)/?$", threaded(_ok), name="api-live"),
     re_path(r"^readyz/?$", threaded(_ready), name="api-ready"),
     path("api/docs", threaded(_docs), name="api-docs"),
+    path("metrics", threaded(metrics_view), name="metrics"),
     path("api/safety", threaded(safety_view), name="api-safety"),
     re_path(r"^api/safety/breakers/(?P<place>.+)/reset$", threaded(reset_view), name="api-breaker-reset"),
+    path("api/safety/notices/<int:number>/acknowledge", threaded(acknowledge_view), name="api-notice-acknowledge"),
     re_path(r"^api/?$", threaded(lambda request: _discovery(request, core=True)), name="api-core"),
     re_path(r"^apis/?$", threaded(lambda request: _discovery(request, core=False)), name="api-groups"),
     re_path(r"^api/v1/?$", document(discovery.core_resources), name="api-core-v1"),

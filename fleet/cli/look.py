@@ -67,7 +67,11 @@ def _loop(conn: psycopg.Connection[Any]) -> None:
     out.print(f"loop: {row[0]} due, {row[1]} in work, the oldest waits {row[2]:.0f} s", markup=False)
 
 
-def why(target: Annotated[str, typer.Argument(help="machine/NAME")]) -> None:
+def why(
+    target: Annotated[str, typer.Argument(help="machine/NAME")],
+    verb: Annotated[str, typer.Option(help="What the safety ledger is asked about; nothing is granted.")] = "Reboot",
+    repair: Annotated[bool, typer.Option("--repair", help="As for a repair, not for a planned change.")] = False,
+) -> None:
     """Why a machine is as it is: each question with its answers in order; the first NO is the cause."""
     machine = _machine(target)
     from fleet.api.rights import SYSTEM
@@ -82,6 +86,19 @@ def why(target: Annotated[str, typer.Argument(help="machine/NAME")]) -> None:
             mark = ANSWERS.get(rung["answer"], rung["answer"])
             more = f"  {rung['explanation']}" if rung.get("explanation") else ""
             out.print(f"  {mark:<4}{rung['text']}{more}", markup=False)
+    _guards(machine["metadata"]["name"], verb, repair)
+
+
+def _guards(name: str, verb: str, repair: bool) -> None:
+    """The ledger's guards, all of them: more than one may stand in the way."""
+    from fleet.api.storage import storage_for
+    from fleet.safety.reasons import read_why
+
+    out.print(f"May {verb} begin on {name} now{', as a repair' if repair else ''}?", style="bold", markup=False)
+    for id_ in storage_for("machines").ids_of([name]):
+        for guard in read_why(id_, verb, unplanned=repair):
+            more = f"  {guard.message}" if guard.message else ""
+            out.print(f"  {'yes' if guard.ok else 'NO':<4}{guard.text}{more}", markup=False)
 
 
 def diff(target: Annotated[str, typer.Argument(help="machine/NAME")]) -> None:

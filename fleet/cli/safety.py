@@ -16,6 +16,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(safety)
+    app.command()(acknowledge)
     breaker = typer.Typer(
         help="Breakers stop what takes machines away when too many are taken by faults.", no_args_is_help=True
     )
@@ -47,11 +48,29 @@ def safety() -> None:
         out.print(
             f"refused, {each['reason']}: {each['machines']} since {each['since']}. {each['example']}", markup=False
         )
+    for each in now["notices"]:
+        taken = (
+            f" (taken by {each['acknowledgedBy']})"
+            if each["acknowledgedBy"]
+            else f" Take it: fleetctl acknowledge {each['id']}"
+        )
+        out.print(f"{each['severity']}: {each['subject']}: {each['message']}{taken}", markup=False)
     for each in now["holds"]:
         out.print(
             f"hold/{each['name']} {each['phase']}, {each['machines']} machines, until {each['until']}: {each['reason']}",
             markup=False,
         )
+
+
+def acknowledge(
+    number: Annotated[int, typer.Argument(help="Number of the notice, as `fleetctl safety` shows it.")],
+) -> None:
+    """Take a notice: it is not repeated."""
+    start_django()
+    from fleet.api.rights import Actor
+    from fleet.api.safety_door import acknowledge_notice
+
+    out.print(f"Yours: {acknowledge_notice(number, Actor(who(), is_system=True))['subject']}", markup=False)
 
 
 def _breakers(rows: list[Json]) -> Table:

@@ -64,7 +64,8 @@ class Dial:
         """What it guards, in words."""
         if self.dim == "fleet":
             return "Fleet"
-        return f"{self.dim.capitalize()} {self.breaker.name}" if self.breaker.name else f"Machines without {self.dim}"
+        word = "IDC" if self.dim == "idc" else self.dim.capitalize()
+        return f"{word} {self.breaker.name}" if self.breaker.name else f"Machines without {self.dim}"
 
     @property
     def id(self) -> str:
@@ -85,6 +86,16 @@ class Dial:
     def trouble(self) -> bool:
         """Whether it lets less through than when it is closed."""
         return self.state in ("open", "half-open")
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it is worth a chart: troubled, off, past half of its limit, or the fleet's."""
+        return self.state != "closed" or self.dim == "fleet" or self.breaker.count * 2 >= self.threshold
+
+    @property
+    def width(self) -> int:
+        """Of a bar of 200; the limit's mark stands at 160."""
+        return min(200, round(160 * self.breaker.count / max(1, self.threshold)))
 
     @property
     def window(self) -> str:
@@ -146,7 +157,7 @@ def breakers(actor: Actor) -> list[Dial]:
 
 def _with_series(found: Sequence[Breaker]) -> list[Dial]:
     """With a chart where there is something to see."""
-    drawn = [b for b in found if b.state in ("open", "half-open") or b.count or any(b.series)][:_SHOWN]
+    drawn = [b for b in found if Dial(b).drawn and (b.state != "closed" or b.count or any(b.series))][:_SHOWN]
     if not drawn:
         return [Dial(b) for b in found]
     values: dict[str, Any] = {

@@ -111,7 +111,8 @@ def fault_do(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 def faults_do(request: HttpRequest) -> HttpResponse:
     """POST of a word about a fault that is named in the form, from the page of its machine."""
-    return _do(request, request.POST.get("fault", "")[:253], FAULT, "/faults")
+    name = request.POST.get("fault", "")[:253]
+    return _do(request, name, FAULT, f"/faults/{quote(name, safe='')}")
 
 
 @login_required

@@ -121,7 +121,7 @@ def fault(actor: Actor, query: QueryDict, name: str) -> Page:
         [stored.id],
     )
     own = [f for f in fault_queries.of_machine(machine_id) if f["name"] == name]
-    why = repair.ladder(own) if own else None
+    why = repair.ladder(own, here=True) if own else None
     cluster = obj["spec"].get("clusterName", "")
     context: dict[str, Any] = {
         "obj": obj, "name": name, "fault": obj, "meaning": repair.meaning(obj["spec"]["type"]), "tries": tries, "ladders": [why] if why else [],
@@ -163,18 +163,23 @@ def rules(actor: Actor, query: QueryDict) -> Page:
     return Page("console/rules.html", "Rules", context, fragments, frozenset({FAULT_RULE}), "faults", (("Faults", "/faults"),))  # fmt: skip
 
 
+_SECONDS: Final = 30  # that something must be seen, or not be seen any more, where the rule does not say
 MODES: Final = {"Active": ("ok", "In force"), "Shadow": ("held", "On trial"), "Disabled": ("off", "Switched off")}
 
 
-def _rule(obj: Json) -> dict[str, Any]:
+def _rule(obj: Json, days: list[tuple[int, int]] | None = None) -> dict[str, Any]:
+    """A rule as list and page show it; with its `days` the figures are theirs, not those that are counted now and then."""
     status, spec = obj.get("status", {}), obj["spec"]
     confirmed, fleeting = int(status.get("confirmed") or 0), int(status.get("fleeting") or 0)
+    if days is not None:
+        confirmed, fleeting = sum(a for a, _ in days), sum(b for _, b in days)
     seen = confirmed + fleeting
     parts = [words.Part("s-repair", "confirmed", confirmed, ""), words.Part("s-unknown", "went away before they counted", fleeting, "")]  # fmt: skip
     return {
         "obj": obj, "name": obj["metadata"]["name"], "spec": spec, "mode": spec.get("mode", "Shadow"), "pill": MODES[spec.get("mode", "Shadow")], "live": int(status.get("live") or 0),
         "confirmed": confirmed, "fleeting": fleeting, "repaired": int(status.get("repaired") or 0), "trust": f"{confirmed * 100 // seen} %" if seen else "–",
         "parts": [p for p in parts if p.n], "target": describe_target(spec.get("target", {})),
+        "hold": spec.get("holdSeconds", _SECONDS), "clear": spec.get("clearSeconds", _SECONDS),
     }  # fmt: skip
 
 
@@ -189,10 +194,10 @@ def rule(actor: Actor, query: QueryDict, name: str) -> Page:
     stored = storage_for("faultrules").read(name)
     if stored is None:
         raise Missing(f"There is no rule {name}.")
-    row = _rule(stored.obj)
+    days = fault_queries.days_of(name)
+    row = _rule(stored.obj, days)
     spec = row["spec"]
     found = fault_queries.faults(actor, ListFilter((("rule", name),)), limit=30, live=False)[:30]
-    days = fault_queries.days_of(name)
     playbook = spec.get("playbook") or (TYPES[spec["faultType"]].playbook if spec["faultType"] in TYPES else "")
     context: dict[str, Any] = {
         "rule": row, "obj": stored.obj, "name": name, "faults": found, "when": [match_words(m) for m in spec.get("when", [])], "unless": [match_words(m) for m in spec.get("unless", [])],

@@ -238,6 +238,18 @@ def rungs_of(playbook: str) -> dict[str, Json]:
     return {r["rung"]: r for r in found}
 
 
+def figures_of(playbook: str) -> Json:
+    """How the repairs by a playbook stand now and ended in the last 30 days, as its status tells it."""
+    found = rows(
+        """SELECT count(*) FILTER (WHERE ended_at IS NULL) AS running, count(*) FILTER (WHERE phase = 'Succeeded') AS succeeded, count(*) FILTER (WHERE phase = 'Escalated') AS escalated,
+          count(*) FILTER (WHERE phase = 'Cancelled') AS cancelled,
+          percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - created_at)) FILTER (WHERE phase = 'Succeeded') AS "medianSeconds"
+        FROM recovery_remediation WHERE playbook = %s AND created_at > now() - interval '30 days'""",
+        [playbook],
+    )
+    return found[0]
+
+
 _LENGTHS: Final = (60, 300, 900, 3_600, 14_400)  # seconds
 LENGTHS: Final = ("under 1 min", "to 5 min", "to 15 min", "to 1 h", "to 4 h", "longer")
 

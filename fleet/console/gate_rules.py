@@ -153,7 +153,7 @@ def gate_rule(actor: Actor, query: QueryDict, name: str) -> Page:
     if stored is None:
         raise Missing(f"There is no ReadinessRule {name}.")
     row = RuleRow(stored.obj)
-    which = query.get("which", "held")
+    which = query.get("which", next((k for k in ANSWERS if row._n(k)), "held"))  # what there is something to see of
     if which not in ANSWERS:
         raise Missing(f"Machines are listed by which={' or which='.join(ANSWERS)}.")
     after = query.get("after", "")
@@ -172,7 +172,7 @@ def gate_rule(actor: Actor, query: QueryDict, name: str) -> Page:
             ("g-head", "_gate_rule_head"),
             ("g-counts", "_gate_rule_counts"),
             ("g-rows", "_gate_rule_machines"),
-            ("c-conditions", "_conditions"),
+            ("g-conditions", "_gate_rule_conditions"),
         )
     )
     crumbs = (("Clusters", "/clusters"), ("Gates", "/gates"))

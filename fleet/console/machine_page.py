@@ -87,7 +87,9 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     }  # fmt: skip
     context["waits"] = gates.of_machine(stored.obj)
     context |= _faults(stored.id, context["ladders"])
-    context["verdict"] = verdict(m, context["current"], context["hold"])
+    context["verdict"] = (
+        f"{verdict(m, context['current'], context['hold'])} {repair.said_of(context['faults'])}".strip()
+    )
     context["blockers"] = _blockers(m, context)
     fragments = tuple(Fragment(f"m-{n}", f"console/_machine_{n}.html") for n in _fragments(tab))
     crumbs = [("Machines", "/machines")]
@@ -99,12 +101,12 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
 
 def _faults(id_: int, ladders: list[Any]) -> dict[str, Any]:
     """Live faults, and behind the other ladders why nobody repairs the worst of them."""
-    found = fault_queries.of_machine(id_)
+    found = [{**f, "who": repair.sources_of(f)} for f in fault_queries.of_machine(id_)]
     why = repair.ladder(found)
     return {
         "faults": found,
         "worst": found[0]["phase"] if found else "",
-        "ladders": [*ladders, why] if why else ladders,
+        "ladders": [*ladders, why] if why and repair.stops(why) else ladders,
         "fault_types": sorted(TYPES),
     }
 

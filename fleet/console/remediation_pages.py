@@ -21,6 +21,7 @@ from fleet.console.machine_page import operation
 from fleet.console.page import Fragment, Missing, NotAllowed, Page, respond
 from fleet.console.words import Word
 from fleet.control.kinds import FAULT, OPERATION, PLAYBOOK, REMEDIATION, Json
+from recovery.playbooks import OF_PEOPLE, PROBATION_SECONDS, VERIFY_SECONDS
 
 SECONDS: Final = 3
 TABS: Final = (("remediations", "Remediations"), ("playbooks", "Playbooks"))
@@ -147,7 +148,7 @@ def _playbook(obj: Json) -> dict[str, Any]:
     swatches = {"succeeded": "s-open", "escalated": "s-failed", "cancelled": "s-off"}
     parts = [words.Part(swatches[k], k, figures[k], "") for k in swatches if figures[k]]
     rungs = [r["name"] for r in obj["spec"].get("rungs", [])]
-    return {"obj": obj, "name": obj["metadata"]["name"], "spec": obj["spec"], "rungs": rungs, "rate": repair.rate(status), "parts": parts, "median": status.get("medianSeconds"), **figures}  # fmt: skip
+    return {"obj": obj, "name": obj["metadata"]["name"], "spec": obj["spec"], "rungs": rungs, "rate": repair.rate(status), "parts": parts, "median": float(status["medianSeconds"]) if status.get("medianSeconds") is not None else None, "probation": obj["spec"].get("probationSeconds", PROBATION_SECONDS), **figures}  # fmt: skip
 
 
 def playbook(actor: Actor, query: QueryDict, name: str) -> Page:
@@ -155,10 +156,10 @@ def playbook(actor: Actor, query: QueryDict, name: str) -> Page:
     stored = storage_for("playbooks").read(name)
     if stored is None:
         raise Missing(f"There is no playbook {name}.")
-    row = _playbook(stored.obj)
+    row = _playbook({**stored.obj, "status": fault_queries.figures_of(name)})
     did = fault_queries.rungs_of(name)
     rungs = [
-        {"name": r["name"], "steps": [repair.action_words(s) for s in r["steps"]], "verify": r.get("verifySeconds", 120), **_did(did.get(r["name"]))}
+        {"name": r["name"], "steps": [repair.action_words(s) for s in r["steps"]], "verify": 0 if any(s["action"] in OF_PEOPLE for s in r["steps"]) else r.get("verifySeconds", VERIFY_SECONDS), **_did(did.get(r["name"]))}
         for r in row["spec"].get("rungs", [])
     ]  # fmt: skip
     lengths = fault_queries.lengths_of(name)

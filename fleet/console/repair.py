@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fleet.console.words import Stage, closed, count
 from fleet.control.kinds import Json
-from recovery.playbooks import ACTIONS
+from recovery.playbooks import ACTIONS, OF_PEOPLE, VERIFY_SECONDS
 from recovery.types import TYPES
 
 _ACTIONS: Final[Mapping[str, str]] = {
@@ -41,15 +41,35 @@ def action_words(step: Json) -> str:
     return f"{word}: {what}" if what else step.get("task") or word
 
 
-def ladder(faults: Sequence[Json]) -> Json | None:
-    """ "Why is nobody repairing it?" of the worst fault that is no trial; None = nothing is wrong."""
+def sources_of(fault: Json) -> str:
+    """Who says so, in words: a person's word stands for two sources."""
+    found = [s.removeprefix("person:") for s in fault["sources"] if s != "word-of-a-person"]
+    return ", ".join(found)
+
+
+def said_of(faults: Sequence[Json]) -> str:
+    """The worst fault of a machine in a sentence, "" = there is none."""
+    fault = next((f for f in faults if not f["shadow"]), None)
+    if fault is None:
+        return ""
+    done = {"NeedsPerson": "it needs a person", "Recovering": "Fleet repairs it", "Confirmed": "its repair waits"}.get(fault["phase"], "not confirmed yet")  # fmt: skip
+    return f"{fault['type']}: {done}."
+
+
+def stops(why: Json) -> bool:
+    """Whether a ladder has a rung that does not hold: else the repair is under way, and nobody has to be told why not."""
+    return any(r["answer"] != "holds" for r in why["rungs"])
+
+
+def ladder(faults: Sequence[Json], *, here: bool = False) -> Json | None:
+    """ "Why is nobody repairing it?" of the worst fault that is no trial; None = nothing is wrong. `here`: on the fault's own page."""
     real = [f for f in faults if not f["shadow"]]
     trial = [f for f in faults if f["shadow"]]
     if not real and not trial:
         return None
     fault = (real or trial)[0]
     rungs: list[Json] = []
-    for text, owner, since, (answer, explanation, actions) in _questions(fault):
+    for text, owner, since, (answer, explanation, actions) in _questions(fault, here):
         asked = not rungs or rungs[-1]["answer"] == "holds"
         rungs.append({
             "text": text, "owner": owner, "since": since, "answer": answer if asked else "notAsked",
@@ -61,15 +81,15 @@ def ladder(faults: Sequence[Json]) -> Json | None:
 Answer = tuple[str, str, list[Json]]
 
 
-def _questions(fault: Json) -> list[tuple[str, str, str, Answer]]:
+def _questions(fault: Json, here: bool) -> list[tuple[str, str, str, Answer]]:
     phase, repair = fault["phase"], fault["status"].get("repair", {})
     name, seen = f"Fault {fault['name']}", fault["first_seen"].isoformat()
-    look = [{"href": f"/faults/{quote(fault['name'], safe='')}", "text": "Look at the fault"}]
+    look = [] if here else [{"href": f"/faults/{quote(fault['name'], safe='')}", "text": "Look at the fault"}]
     since = str(repair.get("since", "")) or seen
     changed = fault["phase_at"].isoformat() if fault.get("phase_at") else since
     return [
         (f"{name}: the rule that found it is in force", fault["rule"] or "a person", seen, _in_force(fault)),
-        ("Its time has passed and enough sources say so", ", ".join(fault["sources"]) or "recovery", seen, _confirmed(fault, look)),
+        ("Its time has passed and enough sources say so", sources_of(fault) or "recovery", seen, _confirmed(fault, look)),
         ("Fleet may repair it, it was not given to a person", "recovery", since, _of_fleet(fault, look)),
         ("Nothing stands against the repair", "safety" if "Budget" in str(repair.get("reason")) else "recovery", since, _allowed(fault, look)),
         ("A rung of its playbook is under way", fault.get("playbook") or "recovery", changed, _under_way(fault, phase)),
@@ -92,7 +112,7 @@ def _confirmed(fault: Json, look: list[Json]) -> Answer:
     if fault["phase"] == "Suspected":
         return (
             "no",
-            f"Only {', '.join(fault['sources']) or 'nobody'} says so; a second, independent source is waited for.",
+            f"Only {sources_of(fault) or 'nobody'} says so; a second, independent source is waited for.",
             look,
         )
     return _HOLDS
@@ -162,10 +182,13 @@ def _rung(number: int, rung: Json, entries: list[Json], at: int, status: Json, e
     verbs = [ACTIONS.get(s.get("action", ""), "None") for s in rung.get("steps", [])]
     return RungView(
         number, rung["name"], max(verbs, key=_HARD.index, default="None"), steps, _state(number, at, entries, status, ended),
-        str(last.get("outcome", "")), closed(str(last.get("message", ""))), tuple(e["operation"] for e in entries if e.get("operation")), int(rung.get("verifySeconds", 120)),
+        _OUTCOMES.get(str(last.get("outcome", "")), str(last.get("outcome", ""))), closed(str(last.get("message", ""))), tuple(e["operation"] for e in entries if e.get("operation")), 0 if any(s.get("action") in OF_PEOPLE for s in rung.get("steps", [])) else int(rung.get("verifySeconds", VERIFY_SECONDS)),
     )  # fmt: skip
 
 
+_OUTCOMES: Final[Mapping[str, str]] = {
+    "DidNotHelp": "did not help", "CameBack": "it came back", "RungFailed": "failed", "LadderEnded": "did not help", "PersonAsked": "a person was asked", "Cancelled": "cancelled",
+}  # fmt: skip
 _HARD: Final = ("None", "Cordon", "Restart", "Drain", "Reboot", "PowerCycle", "Replace")
 
 

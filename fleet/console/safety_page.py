@@ -31,6 +31,7 @@ _FRAGMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "refusals": (("s-refusals", "_refusals"),),
 }  # fmt: skip
 PAGE: Final = 100
+_COUNTING: Final = 12  # closed breakers that are shown as bars
 _REFUSED: Final = """
 SELECT r.machine_id, coalesce(m.name, '') AS machine, coalesce(c.name, '') AS cluster, r.verb, r.owner, r.reason, r.message, r.since, coalesce(o.name, '') AS operation
 FROM refusal r LEFT JOIN machine m ON m.id = r.machine_id LEFT JOIN clusters_cluster c ON c.id = r.cluster_id
@@ -97,8 +98,9 @@ def _now(actor: Actor, holds: Sequence[Json], switch: queries.Guard) -> dict[str
     waiting = sum(r.n for r in refused)
     tally = {state: sum(b.state == state for b in found) for state in ("open", "half-open", "off", "closed")}
     return {
-        "breakers": [b for b in found if b.trouble or b.series or b.state == "off" or b.dim == "fleet"],
-        "quiet": [b for b in found if not (b.trouble or b.series or b.state == "off" or b.dim == "fleet")],
+        "breakers": [b for b in found if b.drawn],
+        "counting": [b for b in found if not b.drawn and b.breaker.count][:_COUNTING],
+        "quiet": sum(not b.drawn and not b.breaker.count for b in found),
         "tally": ", ".join(f"{n:,} {state}" for state, n in tally.items() if n),
         "budgets": queries.budgets(queries.scope_ids(actor)),
         "refused": refused,

@@ -167,9 +167,12 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+_NAME_LIKE = re.compile(r"[^\s]*[\d._/]\S")
+
+
 def closed(text: str) -> str:
-    """As a sentence: begun with a capital, ended with a full stop; nothing stays nothing."""
-    text = text[:1].upper() + text[1:]
+    """As a sentence: begun with a capital, unless it begins with a name (`kubelet.service`, `a1-7`); ended with a full stop; nothing stays nothing."""
+    text = text if _NAME_LIKE.match(text) else text[:1].upper() + text[1:]
     return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 

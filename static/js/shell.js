@@ -115,6 +115,8 @@ function moveRow(step) {
   $("a", row)?.focus({ preventScroll: true });
 }
 
+$(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+
 function moveTab(step) {
   const tabs = [...document.querySelectorAll(".tabs a")];
   const at = tabs.findIndex((t) => t.hasAttribute("aria-current"));

@@ -11,11 +11,13 @@ import pytest
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
+from clusters.models import Cluster
 from fleet.api import subresources
 from fleet.api.actions import Write, create_object
 from fleet.api.rights import SYSTEM
 from fleet.api.storage import format_time
 from fleet.control.kinds import Json, Kind, kinds
+from recovery.models import Remediation
 from tests.api.http import BASE, MERGE, Http
 from tests.servers import People, Server
 
@@ -43,7 +45,9 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-live": ("GET", "/livez", ANYBODY),
     "api-ready": ("GET", "/readyz", ANYBODY),
     "api-docs": ("GET", "/api/docs", LOGIN),
+    "metrics": ("GET", "/metrics", only("viewer", "approver", "admin")),
     "api-safety": ("GET", "/api/safety", WITH_A_ROLE),
+    "api-notice-acknowledge": ("POST", "/api/safety/notices/4711/acknowledge", only(*EVERYBODY[1:], ok=404)),
     "api-breaker-reset": ("POST", "/api/safety/breakers/cluster/a/reset", only("approver", "admin-a", "admin", ok=409)),
     "api-core": ("GET", "/api", KNOWN),
     "api-groups": ("GET", "/apis", KNOWN),
@@ -143,6 +147,10 @@ WRITERS: dict[str, tuple[Row, Row]] = {
     "machinepackageversions": (FLEET_ADMINS, WITH_A_ROLE),
     "machineconfigversions": (FLEET_ADMINS, WITH_A_ROLE),
     "clusterpackageversions": (FLEET_ADMINS, WITH_A_ROLE),
+    "faults": (OPERATORS_OF_A, READERS_OF_A),
+    "remediations": (OPERATORS_OF_A, READERS_OF_A),
+    "faultrules": (FLEET_ADMINS, WITH_A_ROLE),
+    "playbooks": (FLEET_ADMINS, WITH_A_ROLE),
 }
 # What a test needs to lie in cluster a, by kind, over the kind's own example.
 PLACED: dict[str, Json] = {
@@ -157,6 +165,14 @@ PLACED: dict[str, Json] = {
         "filter": {"matchAll": True},
     },
     "permits": {"machine": "a1", "verb": "Reload"},
+    "faults": {"machine": "a1", "type": "Odd", "category": "Component", "severity": "warning"},
+    "remediations": {"machine": "a1", "clusterName": "a", "fault": "x", "playbook": "y"},
+    "faultrules": {
+        "faultType": "Odd",
+        "category": "Component",
+        "when": [{"condition": "Odd"}],
+        "target": {"matchAll": True},
+    },
 }
 
 
@@ -225,6 +241,11 @@ def stored(kind: Kind) -> Json:
     obj = sample(kind)
     if kind.plural == "machines":
         obj["metadata"]["name"] = "a1"
+    elif kind.plural == "remediations":  # Fleet makes them
+        name, now, cluster = obj["metadata"]["name"], timezone.now(), Cluster.objects.get(name="a").pk
+        Remediation.objects.create(
+            name=name, spec=obj["spec"], created_at=now, phase_at=now, ended_at=now, fault_id=1, machine_id=1, cluster_id=cluster, playbook="y"
+        )  # fmt: skip
     elif kind.plural != "clusters" and not kind.read_only:
         create_object(kind.plural, obj, write=Write(by=SYSTEM))
     return obj
@@ -245,10 +266,11 @@ def requests_of(kind: Kind, obj: Json) -> Iterator[tuple[str, str, str, Any, Row
     for sub in ("status", *subresources.names().get(kind.plural, [])):
         yield f"get {sub}", "GET", f"{one}/{sub}", None, readers
     new = {**obj, "metadata": {"name": f"{name}-2"}}
-    if kind.plural in ("machines", "operations"):
-        new["spec"] = PLACED[kind.plural] | ({"machine": "a2"} if kind.plural == "operations" else {})
+    if kind.plural in ("machines", "operations", "faults"):
+        new["spec"] = PLACED[kind.plural] | ({"machine": "a2"} if kind.plural != "machines" else {})
+    made = 409 if kind.plural == "remediations" else 201  # by Fleet alone
     if kind.plural != "clusters":  # a cluster of another name lies in another scope
-        yield "create", "POST", base + dry, new, {w: 201 if code == 200 else code for w, code in writers.items()}
+        yield "create", "POST", base + dry, new, {w: made if code == 200 else code for w, code in writers.items()}
     yield "patch", "PATCH", one + dry, label, writers
     yield "patch status", "PATCH", f"{one}/status{dry}", {"status": {}}, FLEET_ADMINS
     if kind.plural != "clusters":  # deleting a cluster takes its name as a word, tested with clusters

@@ -116,3 +116,19 @@ def test_no_yaml_text_raises_anything_but_a_refusal(text: str) -> None:
 @given(JSON_VALUES)
 def test_what_was_written_as_json_is_read_back(value: Any) -> None:
     assert loads(json.dumps(value).encode()) == (value, [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"a": 1, "a": 2, "t": "x\u0022: y"}', rb'{"a": 1, "a": 2, "t": "x\"\u003a y"}', rb'{"a": 1, "a": 2, "t": "x\"\u003A y"}', rb'{"a" : 1, "a":2}',
+        rb'{"a": {"b": 1}, "a": 2, "t": "\":"}',
+    ],
+)  # fmt: skip
+def test_a_key_that_stands_twice_is_found_whatever_texts_hold(body: bytes) -> None:
+    assert loads(body)[1] == ["a"]
+
+
+@pytest.mark.parametrize("body", [rb'{"a": "x\":\":"}', rb'{"a": "x\"  : y"}', rb'{"a\":": 1}', rb'{"a": "\u0022:"}'])
+def test_texts_that_look_like_keys_are_none(body: bytes) -> None:
+    assert loads(body)[1] == []

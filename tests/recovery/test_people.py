@@ -254,3 +254,24 @@ async def test_the_machine_says_why_nobody_repairs_its_fault(world: World) -> No
     assert ladder["question"].startswith("Why is nobody repairing ComponentCrash of m1")
     assert (first["text"], first["owner"]) == ("Safety grants the permit", "safety")
     assert first["explanation"].startswith("Held: Hold mine of olga covers it")
+
+
+async def test_a_fault_that_needs_a_person_is_a_notice_until_it_is_over(world: World) -> None:
+    box = await world.box()
+    box.faults["start-fails"] = {"at": 0, "count": 50}
+    stopped(box)
+    await world.turn(30)
+    await world.conn.execute("SELECT notice_turn()")
+    row = await (
+        await world.conn.execute(
+            "SELECT reason, subject, message FROM notice WHERE cleared_at IS NULL AND reason = 'NeedsAPerson'"
+        )
+    ).fetchone()
+    assert row is not None
+    assert row[1].startswith("1 machine of") and row[2].startswith("m1.")
+    await word((await world.fault())["metadata"]["name"], "fleet.dev/clear")
+    await world.conn.execute("SELECT notice_turn()")
+    left = await (
+        await world.conn.execute("SELECT count(*) FROM notice WHERE cleared_at IS NULL AND reason = 'NeedsAPerson'")
+    ).fetchone()
+    assert left == (0,)

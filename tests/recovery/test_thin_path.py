@@ -52,3 +52,24 @@ async def test_a_unit_that_fell_over_is_found_permitted_restarted_verified_and_t
     assert await world.events("dev.fleet.remediation.") == [
         "dev.fleet.remediation.started", "dev.fleet.remediation.verifying", "dev.fleet.remediation.probation", "dev.fleet.remediation.succeeded",
     ]  # fmt: skip
+
+
+async def test_evidence_of_a_repair_is_read_through_the_api(world: World) -> None:
+    from fleet.api.rights import SYSTEM
+    from fleet.control.threads import in_thread
+    from recovery.storages import evidence_of
+
+    await world.playbook()
+    await world.rule()
+    await running(world)
+    stopped(await world.box())
+    await world.turn(12)
+    (operation,) = await world.operations()
+    row = (operation["metadata"]["uid"], "03-collect-evidence-1", "==== kernel ====")
+    await world.conn.execute(
+        "INSERT INTO machine_evidence (operation_uid, step, machine_id, content) VALUES (%s, %s, 1, %s) ON CONFLICT DO NOTHING",
+        row,
+    )
+    remediation = await world.remediation()
+    found = (await in_thread(lambda: evidence_of(remediation, SYSTEM)))["evidence"]
+    assert [(e["step"], e["content"]) for e in found] == [(row[1], row[2])]
