@@ -131,7 +131,12 @@ async def test_a_reset_that_is_refused_is_sent_once(
     bmcs: RedfishBmcs, controller: bmc.Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(controller, "reset", lambda type_: bool(asked.append(type_)))
+
+    def refuses(type_: str) -> bool:
+        asked.append(type_)
+        return False
+
+    monkeypatch.setattr(controller, "reset", refuses)
     with pytest.raises(BmcError) as caught:
         await bmcs.bmc(access(controller)).power_off()
     assert (asked, caught.value.sent) == (["ForceOff"], True)

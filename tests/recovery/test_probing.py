@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def world(conn: Connection) -> World:
     return World(conn)
 
 
-async def rows(conn: Connection) -> list[tuple[object, ...]]:
+async def rows(conn: Connection) -> list[tuple[Any, ...]]:
     found = await conn.execute("SELECT type, status, reason, count, since FROM recovery_evidence ORDER BY type")
     return list(await found.fetchall())
 
