@@ -78,7 +78,7 @@ BUDGETS: list[tuple[str, str, Any, int]] = [
     ("GET", f"{BASE}/machineclasses?labelSelector=n%3D1", None, 2),
     ("GET", f"{BASE}/machines?limit=500", None, 1),
     ("GET", f"{BASE}/machines/a1", None, 1),
-    ("GET", f"{BASE}/machines/a1/why", None, 3),
+    ("GET", f"{BASE}/machines/a1/why", None, 4),  # with the live faults
     ("GET", f"{BASE}/machines/a1/conditions", None, 2),
     ("GET", f"{BASE}/clusters?limit=500", None, 2),
     ("GET", "/api/v1/events", None, 2),
