@@ -28,6 +28,10 @@ POLL_SECONDS: Final = 5.0
 WORSE: Final = (
     "worse fault "  # begins the word by which recovery itself ends a remediation for a worse fault of its machine
 )
+ONLY_SILENCE: Final = (
+    "OnlySilence",
+    "Only silence speaks for it, and a cut network looks the same: its controller, or another who sees the machine, must say so too.",
+)
 BY_RECOVERY: Final = "recovery"  # who cancelled an Operation whose fault went away before it began
 
 
@@ -193,6 +197,8 @@ def refused(rung: Rung, case: Case) -> tuple[str, str]:
         return "ViewBroken", case.blind
     if case.cordoned:
         return "CordonedByPerson", case.cordoned
+    if rung.only_silence(case.sources):
+        return ONLY_SILENCE
     if len(case.sources) < rung.sources:
         who = ", ".join(case.sources) or "nobody"
         return (

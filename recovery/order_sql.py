@@ -10,7 +10,8 @@ SELECT f.id, f.uid::text, f.name, f.type, f.severity, f.sources, f.status ->> 'm
   s.rack_id, coalesce(q.state = 'CordonedByPerson', false), coalesce(q.message, ''),
   (SELECT count(*) FROM recovery_remediation r WHERE r.machine_id = f.machine_id AND r.created_at > now() - interval '24 hours' AND r.operation_uid IS NOT NULL)::int,
   (SELECT r.name FROM recovery_remediation r WHERE r.machine_id = f.machine_id AND r.ended_at IS NULL), coalesce(m.serial_number, ''),
-  coalesce((SELECT g.severity FROM recovery_remediation r CROSS JOIN LATERAL (SELECT severity FROM recovery_fault WHERE id = r.fault_id OFFSET 0) g WHERE r.machine_id = f.machine_id AND r.ended_at IS NULL), 9)::int,
+  coalesce((SELECT (f.severity, f.category <> 'Resource') > (g.severity, g.category <> 'Resource') FROM recovery_remediation r CROSS JOIN LATERAL (SELECT severity, category FROM recovery_fault WHERE id = r.fault_id OFFSET 0) g
+    WHERE r.machine_id = f.machine_id AND r.ended_at IS NULL), false), f.confirmed_at < now() - interval '10 minutes',
   (SELECT count(*) FROM recovery_remediation r WHERE r.fault_id = f.id)::int
 FROM recovery_fault f
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id OFFSET 0) s

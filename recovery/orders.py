@@ -19,7 +19,7 @@ from fleet.control.kinds import REMEDIATION, Json
 from fleet.safety import permits
 from machines.waking import wake
 from recovery import blindness, order_sql
-from recovery.advance import WORSE
+from recovery.advance import ONLY_SILENCE, WORSE
 from recovery.playbooks import Ladder, ladder_of, operation_spec, task_of
 
 LIMIT: Final = 1_000
@@ -53,7 +53,8 @@ class Candidate:
     in_a_day: int
     other: str
     serial: str
-    other_severity: int
+    outranks: bool  # the fault that `other` works on is a lesser one; pressure is less than all else
+    long: bool  # confirmed more than ten minutes ago
     tries: int
 
     @property
@@ -94,7 +95,7 @@ def standing(each: Candidate, ladder: Ladder | None, blind: str) -> Refusal | No
         return Refusal(each.id, "PlaybookMissing", f"There is no playbook {each.playbook}.", True)
     if blind:
         return Refusal(each.id, "ViewBroken", blind)
-    if each.other and each.severity > each.other_severity:
+    if each.other and each.outranks:
         return Refusal(
             each.id,
             OUTRANKS,
@@ -111,6 +112,8 @@ def standing(each: Candidate, ladder: Ladder | None, blind: str) -> Refusal | No
     first = ladder.rungs[0]
     if first.of_people:
         return Refusal(each.id, "PersonAsked", task_of(first), True)
+    if first.only_silence(each.sources):
+        return Refusal(each.id, *ONLY_SILENCE, person=each.long, wait=30.0)
     if len(each.sources) < first.sources:
         who = ", ".join(each.sources) or "nobody"
         text = f"{first.verb} asks for {first.sources} independent sources; only {who} says that there is a fault."

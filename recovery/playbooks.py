@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +23,9 @@ ACTIONS: Final[dict[str, str]] = {
 }
 _ORDER: Final = ("None", "Cordon", "Restart", "Drain", "Reboot", "PowerCycle", "Replace")
 TWO_SOURCES: Final = frozenset({"Reboot", "PowerCycle", "Replace"})  # never on the word of one source alone
+SILENCE: Final = frozenset(
+    {"fleet", "kubelet"}
+)  # sources that a cut network makes silent: without another nothing is power-cycled
 OF_PEOPLE: Final = frozenset({"Replace", "AskPerson"})  # nothing is sent to the host: a person is asked
 VERIFY_SECONDS: Final = 120
 PROBATION_SECONDS: Final = 60
@@ -45,6 +49,10 @@ class Rung:
     def of_people(self) -> bool:
         """A person does it."""
         return any(s["action"] in OF_PEOPLE for s in self.steps)
+
+    def only_silence(self, sources: Sequence[str]) -> bool:
+        """It switches the power, and nobody speaks for the fault but those whom a cut network would silence as well."""
+        return any(s["action"] == "PowerCycle" for s in self.steps) and not set(sources) - SILENCE
 
     @property
     def sources(self) -> int:

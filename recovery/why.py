@@ -20,6 +20,7 @@ _BEFORE: Final = {
     "RepairedTooOften": "It was not repaired too often already",
     "NoPlaybook": "A playbook repairs it",
     "PlaybookMissing": "Its playbook is there",
+    "OnlySilence": "More than silence speaks for it: a cut network looks like a dead machine",
     "OneSource": "As many independent sources say so as the first rung asks for",
     "PersonAsked": "Fleet can do something about it",
 }

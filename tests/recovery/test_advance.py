@@ -242,3 +242,19 @@ def test_an_operation_whose_fault_went_away_before_it_began_is_taken_back() -> N
     assert step.cancel_operation == BY_RECOVERY
     step = advance(case(operation=operation("Cancelled", cancelled_by=BY_RECOVERY), fault_cleared_since=START), START)
     assert (step.phase, step.fault) == ("Probation", "")
+
+
+def test_no_power_is_switched_for_silence_alone() -> None:
+    power = ladder_of(
+        "power",
+        {
+            "rungs": [
+                {"name": "cycle", "steps": [{"action": "PowerCycle"}]},
+                {"name": "ask", "steps": [{"action": "AskPerson"}]},
+            ]
+        },
+    )
+    cut = case(WAITING, ladder=power, sources=("fleet", "kubelet"))
+    step = advance(cut, START)
+    assert (step.status["reason"], step.ask) == ("OnlySilence", None)
+    assert advance(replace(cut, sources=("bmc", "fleet")), START).ask is not None
