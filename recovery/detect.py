@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from recovery.rules import EVENT, Rule
+from recovery.rules import EVENT, Match, Rule
 from recovery.types import CONFIRMED, NEEDS_PERSON, OPEN, RECOVERING, RESOLVED, SUSPECTED
 
 MOST_FLIPS: Final = 100
@@ -95,16 +95,15 @@ def look(rules: Sequence[Rule], sight: Sight, known: Mapping[str, Known], now: d
     """Every fault of one machine that is new or may have moved."""
     matched: dict[str, tuple[Rule, tuple[Evidence, ...]]] = {}
     by_name: dict[str, Rule] = {}
+    said = _Said(sight.evidence)
     for rule in rules:
         if not rule.covers(sight.cluster, sight.labels):
             continue
         by_name[rule.name] = rule
-        found = tuple(e for e in sight.evidence if any(m.says(e.type, e.status, e.reason) for m in rule.when))
-        if not found or any(m.says(e.type, e.status, e.reason) for m in rule.unless for e in sight.evidence):
+        found = said.by(rule.when)
+        if not found or said.by(rule.unless):
             continue
-        found += tuple(
-            e for e in sight.evidence if e not in found and any(m.says(e.type, e.status, e.reason) for m in rule.also)
-        )
+        found = _joined(found, said.by(rule.also))
         there = matched.get(rule.fault_type)
         if there is None:
             matched[rule.fault_type] = (rule, found)
@@ -119,7 +118,29 @@ def look(rules: Sequence[Rule], sight: Sight, known: Mapping[str, Known], now: d
     return out
 
 
+class _Said:
+    """Evidence by its type: most rules look for what nobody says of a machine."""
+
+    def __init__(self, evidence: Sequence[Evidence]) -> None:
+        self._by_type: dict[str, list[Evidence]] = {}
+        for each in evidence:
+            key = EVENT if each.type.startswith(EVENT) else each.type
+            self._by_type.setdefault(key, []).append(each)
+
+    def by(self, matches: Sequence[Match]) -> tuple[Evidence, ...]:
+        """What these matches mean, each once."""
+        found = [
+            e
+            for m in matches
+            for e in self._by_type.get(EVENT if m.is_event else m.type, ())
+            if m.says(e.type, e.status, e.reason)
+        ]
+        return tuple(dict.fromkeys(found)) if len(found) > 1 else tuple(found)
+
+
 def _joined(*groups: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    if not all(groups):
+        return next((g for g in groups if g), ())
     return tuple(dict.fromkeys(e for group in groups for e in group))
 
 

@@ -158,9 +158,8 @@ async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
         else:
             refusals.append(Refusal(each.id, answer.reason, answer.message))
     machines = await _begin(conn, granted, ladders)
-    worse = {
-        c.machine_id: c.name for c in candidates if any(r.fault == c.id and r.reason == OUTRANKS for r in refusals)
-    }
+    outranking = {r.fault for r in refusals if r.reason == OUTRANKS}
+    worse = {c.machine_id: c.name for c in candidates if c.id in outranking}
     if worse:
         await _outrank(conn, worse)
     await _refuse(conn, refusals)
