@@ -120,6 +120,7 @@ _FREES: Final[dict[str, str]] = {
     "DomainBusy": "the rack or idc that changes now is done",
     "Rate": "fewer of that verb began lately",
     "Reserve": "enough machines stay available",
+    "Quorum": "a machine of that control plane is back",
     "SafetyUnavailable": "the safety ledger answers",
     "MachineUnknown": "the machine is declared again",
 }
@@ -142,6 +143,7 @@ REFUSED: Final[dict[str, str]] = {
     "DomainBusy": "One rack at a time",
     "Rate": "Rate of the verb",
     "Reserve": "Reserve",
+    "Quorum": "Quorum of a control plane",
     "SafetyUnavailable": "No answer from safety",
     "MachineUnknown": "Unknown to safety",
 }

@@ -69,6 +69,14 @@ class Ledger:
         """A policy that says something else than a budget."""
         await self._object("safety_safetypolicy", name, {"scope": scope, **spec})
 
+    async def carries(self, ids: list[int], plane: str = "kube") -> None:
+        """Label machines as those that carry a control plane."""
+        await self.sql(
+            "UPDATE machine SET labels = labels || jsonb_build_object('fleet.dev/control-plane', %s::text) WHERE id = ANY (%s)",
+            plane,
+            ids,
+        )
+
     async def no_breaker(self) -> None:
         """Switch breakers off for every cluster and the fleet, for tests of other guards."""
         for (name,) in await self.sql("SELECT name FROM clusters_cluster"):

@@ -244,6 +244,26 @@ async def below_reserve(ledger: Ledger) -> bool:
     return await ledger.granted(ids[:2]) > 1
 
 
+async def plane(ledger: Ledger, members: int, *, down: int = 0) -> list[int]:
+    """Machines that carry a control plane, in a cluster whose budget lets all of them go."""
+    ids = await ledger.cluster("a", 100, racks=1, down=down)
+    await ledger.policy("wide", {"cluster": "a"}, percent=100)
+    await ledger.carries(ids[:members])
+    return ids[:members]
+
+
+async def below_quorum(ledger: Ledger) -> bool:
+    return sum([(await ledger.one(i)).ok for i in await plane(ledger, 3)]) > 1
+
+
+async def below_quorum_at_once(ledger: Ledger) -> bool:
+    return await ledger.granted(await plane(ledger, 5)) > 2
+
+
+async def below_quorum_by_faults(ledger: Ledger) -> bool:
+    return (await ledger.one((await plane(ledger, 3, down=1))[1])).ok
+
+
 LOCK = "PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;  -- the one lock"
 LOOP = "FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP"
 GUARDS: dict[str, tuple[str, str, Probe]] = {
@@ -285,6 +305,10 @@ GUARDS: dict[str, tuple[str, str, Probe]] = {
     "built-in rates": ("AS d(verb, cluster, fleet) ON p.dim IN", "AS d(verb, cluster, fleet) ON false AND p.dim IN", wiped_too_often),
     "the reserve": ("IF vrooms[s] < price AND why IS NULL THEN", "IF false THEN", below_reserve),
     "the reserve in a batch": ("vrooms[kept[i]] := vrooms[kept[i]] - price;", "NULL;", below_reserve),
+    "the quorum": ("IF seats < price THEN", "IF false THEN", below_quorum),
+    "the quorum in a batch": ("to_jsonb(seats - price)", "to_jsonb(seats)", below_quorum_at_once),
+    "the quorum counts who is down": ("FILTER (WHERE c.down OR", "FILTER (WHERE", below_quorum_by_faults),
+    "the quorum counts permits": ("p.machine_id = c.machine_id AND p.released_at IS NULL AND p.draws)))", "false)))", below_quorum),
     "the lock": (LOCK, "--", raced),
     "counting after the lock": (LOCK, "--", counted_too_early),
 }  # fmt: skip

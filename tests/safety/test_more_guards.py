@@ -176,6 +176,42 @@ async def test_a_reserve_stays_whatever_the_budget_says_and_whoever_asks(ledger:
     assert (await ledger.one(ids[0], "Reboot")).ok  # it is away already
 
 
+@pytest.mark.parametrize(
+    ("members", "may"), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2)], ids=["one", "two", "three", "four", "five"]
+)
+async def test_a_control_plane_keeps_its_quorum_whoever_asks(ledger: Ledger, members: int, may: int) -> None:
+    ids = await ledger.cluster("a", 20, racks=1)
+    await ledger.no_breaker()
+    await ledger.policy("wide", {"cluster": "a"}, percent=100)
+    await ledger.carries(ids[:members])
+    assert await ledger.granted(ids[:members], "Reboot") == may
+    assert [(await ledger.one(ids[members - 1], verb, unplanned=u, owner="o")).reason for verb in ("Drain", "Wipe") for u in (True, False)] == ["Quorum"] * 4  # fmt: skip
+    assert await ledger.granted(ids[members:]) == 20 - members
+
+
+async def test_a_refused_quorum_says_whose_and_opens_with_the_machine_that_is_back(ledger: Ledger) -> None:
+    ids = await ledger.cluster("a", 20, racks=1)
+    await ledger.policy("wide", {"cluster": "a"}, percent=100)
+    await ledger.carries(ids[:3])
+    await ledger.carries(ids[3:4], "small")
+    assert (await ledger.one(ids[0])).ok
+    assert (await ledger.one(ids[1])).message == (
+        "3 machines carry the control plane of cluster kube, and at most 1 may be unavailable, or its quorum is lost: this waits until one is back."
+    )
+    assert (await ledger.one(ids[3])).message == (
+        "1 machine carries the control plane of cluster small: fewer than three bear no loss, so none is taken away."
+    )
+    await ledger.give_back(ids[0])
+    assert (await ledger.one(ids[1])).ok
+
+
+async def test_who_of_a_control_plane_is_away_already_may_be_repaired(ledger: Ledger) -> None:
+    ids = await ledger.cluster("a", 20, racks=1, down=2)
+    await ledger.policy("wide", {"cluster": "a"}, percent=100)
+    await ledger.carries(ids[:3])
+    assert [(await ledger.one(i)).ok for i in ids[:3]] == [True, True, False]
+
+
 async def ladder(
     ledger: Ledger, machine: int, verb: str = "Restart", unplanned: bool = False
 ) -> list[tuple[bool, str]]:
@@ -202,7 +238,7 @@ async def test_why_names_every_guard_in_the_order_in_which_permits_ask_them(ledg
 @pytest.mark.parametrize("unplanned", [True, False])
 @pytest.mark.parametrize(
     "case",
-    ["nothing", "hold", "pause", "other", "mine", "breaker", "half-open", "window", "domain", "rate", "budget", "reserve", "down", "out of service"],
+    ["nothing", "hold", "pause", "other", "mine", "breaker", "half-open", "window", "domain", "rate", "budget", "reserve", "quorum", "down", "out of service"],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["Reboot", "Wipe", "Reload", "Uncordon"])
 async def test_what_why_says_is_what_a_permit_would_say(ledger: Ledger, case: str, verb: str, unplanned: bool) -> None:
@@ -219,6 +255,7 @@ async def test_what_why_says_is_what_a_permit_would_say(ledger: Ledger, case: st
         "rate": lambda: ledger.rule("r", {"cluster": "a"}, rates=[{"verb": verb, "count": 0, "windowSeconds": 60}]),
         "budget": lambda: ledger.policy("none", {"cluster": "a"}, count=0),
         "reserve": lambda: ledger.rule("keep", {"cluster": "a"}, minSchedulable=100),
+        "quorum": lambda: ledger.carries(ids[:2]),
         "down": lambda: ledger.sql("UPDATE capacity SET down = true"),
         "out of service": lambda: ledger.sql(
             "UPDATE capacity SET in_service = false; SELECT breaker_trip('cluster', 1, 'x.')"

@@ -15,7 +15,7 @@ PERMITS = (
     Path(__file__).with_name("permit_batch.sql").read_text().replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
 )
 GUARDS = Path(__file__).with_name("guards.sql").read_text()
-UNDO = """DROP FUNCTION safety_why(bigint, text, boolean, text); DROP FUNCTION safety_reserves(bigint[]); DROP FUNCTION safety_rates(bigint[], text[], timestamptz); DROP FUNCTION safety_domain_busy(int, text, int);
+UNDO = """DROP FUNCTION safety_why(bigint, text, boolean, text); DROP FUNCTION IF EXISTS safety_quorum(text); DROP FUNCTION safety_reserves(bigint[]); DROP FUNCTION safety_rates(bigint[], text[], timestamptz); DROP FUNCTION safety_domain_busy(int, text, int);
 DROP FUNCTION safety_domains(bigint[]); DROP FUNCTION safety_windows(bigint[], timestamptz); DROP FUNCTION safety_window(jsonb, timestamptz, text); DROP FUNCTION safety_places(bigint[]); DROP FUNCTION safety_place_in(text, text);"""
 
 

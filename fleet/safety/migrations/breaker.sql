@@ -8,7 +8,18 @@ BEGIN
   RETURN QUERY
   SELECT s.dim, s.key, min((s.spec #>> '{breaker,percent}')::numeric), min((s.spec #>> '{breaker,count}')::numeric::int), max((s.spec #>> '{breaker,windowSeconds}')::numeric::int),
     bool_and(coalesce(s.spec #> '{breaker,disabled}' = 'true', false)), string_agg(s.policy, ', ' ORDER BY s.policy)
-  FROM safety_scopes() s WHERE s.spec ? 'breaker' AND s.key IS NOT NULL GROUP BY 1, 2;
+  FROM safety_scopes() s WHERE (s.spec -> 'breaker') - 'podSuccess' <> '{}' AND s.key IS NOT NULL GROUP BY 1, 2;
+END $$;
+
+-- What policies say of the pods of a cluster: those of the cluster, or where none of them speaks of pods those of the whole fleet. The
+-- strictest counts, as above; null = nobody says it.
+CREATE FUNCTION breaker_pods(p_cluster int) RETURNS TABLE (percent numeric, at_least int, seconds int, off boolean, policy text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN QUERY
+  WITH s AS MATERIALIZED (SELECT a.dim, a.policy, a.spec #> '{breaker,podSuccess}' AS pods FROM safety_scopes() a WHERE (a.dim = 'cluster' AND a.key = p_cluster OR a.dim = 'fleet') AND a.spec #> '{breaker,podSuccess}' IS NOT NULL)
+  SELECT max((s.pods ->> 'percent')::numeric), min((s.pods ->> 'atLeast')::numeric::int), max((s.pods ->> 'windowSeconds')::numeric::int),
+    coalesce(bool_and(coalesce(s.pods -> 'disabled' = 'true', false)), false), coalesce(string_agg(s.policy, ', ' ORDER BY s.policy), '')
+  FROM s WHERE s.dim = 'cluster' OR NOT EXISTS (SELECT FROM s o WHERE o.dim = 'cluster');
 END $$;
 
 -- How these breakers stand: one row for each place, whether or not it ever tripped. most = the start that trips it, of machines in

@@ -1,4 +1,4 @@
--- Guards beside budgets and breakers: windows, one failure domain at a time, rates, reserves; and all guards asked without asking for a permit.
+-- Guards beside budgets and breakers: windows, one failure domain at a time, rates, reserves, quorums; and all guards asked without asking for a permit.
 -- Each function answers for the places of the asked machines: a few rows, whatever the size of the batch.
 
 CREATE FUNCTION safety_place_in(dim text, name text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -98,6 +98,19 @@ BEGIN
   FROM m LEFT JOIN u ON u.dim = m.dim AND u.key = m.key LEFT JOIN safety_place pl ON pl.dim = m.dim AND pl.key = m.key ORDER BY m.rank;
 END $$;
 
+-- How many more of the machines that carry a control plane (label fleet.dev/control-plane: its cluster) may go: of n members of an
+-- etcd floor((n-1)/2) may be away, or nobody can write any more. The sentence has no count that moves: the row of who waits stays as it is.
+CREATE FUNCTION safety_quorum(p_plane text) RETURNS TABLE (room int, message text) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN QUERY
+  SELECT (n.total - 1) / 2 - n.gone, CASE WHEN n.total < 3 THEN
+      format('%s machine%s the control plane of cluster %s: fewer than three bear no loss, so none is taken away.', n.total, CASE WHEN n.total = 1 THEN ' carries' ELSE 's carry' END, p_plane)
+    ELSE format('%s machines carry the control plane of cluster %s, and at most %s may be unavailable, or its quorum is lost: this waits until one is back.', n.total, p_plane, (n.total - 1) / 2) END
+  FROM (SELECT count(*)::int AS total, (count(*) FILTER (WHERE c.down OR EXISTS (SELECT FROM permit p WHERE p.machine_id = c.machine_id AND p.released_at IS NULL AND p.draws)))::int AS gone
+    FROM safety_target_by_key k CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = k.machine_id OFFSET 0) c
+    WHERE k.labels @> jsonb_build_object('fleet.dev/control-plane', p_plane) AND c.in_service) n;
+END $$;
+
 -- All guards in the order in which permits ask them, for one machine, without asking for a permit. The first that does not hold is the answer.
 CREATE FUNCTION safety_why(p_id bigint, p_verb text, p_unplanned boolean, p_owner text) RETURNS TABLE (guard text, ok boolean, reason text, message text) LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
@@ -136,4 +149,8 @@ BEGIN
         ELSE safety_sentence(b.dim, b.name, m.most, b.total, b.gone, NOT p_unplanned AND m.most < b.cap, b.policy) END
     FROM safety_limits(ARRAY[p_id]) b CROSS JOIN LATERAL (SELECT CASE WHEN p_unplanned THEN b.cap ELSE b.planned_cap END AS most) m;
   RETURN QUERY SELECT 'The reserve stays', price = 0 OR r.room >= price, 'Reserve', CASE WHEN r.room >= price THEN format('%s more may go.', r.room) ELSE r.message END FROM safety_reserves(ARRAY[p_id]) r;
+  IF t.labels ->> 'fleet.dev/control-plane' <> '' THEN
+    RETURN QUERY SELECT 'The control plane of cluster ' || (t.labels ->> 'fleet.dev/control-plane') || ' keeps its quorum', price = 0 OR q.room >= price, 'Quorum', CASE WHEN q.room >= price THEN format('%s more may go.', q.room) ELSE q.message END
+      FROM safety_quorum(t.labels ->> 'fleet.dev/control-plane') q;
+  END IF;
 END $$;

@@ -106,7 +106,7 @@ DECLARE
   halt record; r record; lim record; brk record; base bigint; moment timestamptz; guarded boolean; counting boolean; hard boolean; owned boolean; begins boolean; at int; places int[]; wide int;
   codes bigint[] := '{}'; states text[] := '{}'; rooms int[] := '{}'; mosts int[] := '{}'; hits int[] := '{}'; froms timestamptz[] := '{}'; stops text[] := '{}'; limits text[] := '{}'; trips text[] := '{}';
   bdims text[] := '{}'; bkeys int[] := '{}'; bnames text[] := '{}'; spans int[] := '{}'; starts boolean[] := '{}'; tried bigint[] := '{}'; tries int[] := '{}';
-  plans boolean; same boolean; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb;
+  plans boolean; same boolean; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb; quorums jsonb := '{}'; seats int;
   rverbs text[] := '{}'; rdims text[] := '{}'; rkeys int[] := '{}'; rrooms int[] := '{}'; rsaid text[] := '{}'; vdims text[] := '{}'; vkeys int[] := '{}'; vrooms int[] := '{}'; vsaid text[] := '{}'; begun boolean[] := '{}';
   dims text[] := '{}'; keys int[] := '{}'; names text[] := '{}'; caps int[] := '{}'; planned int[] := '{}'; totals int[] := '{}'; used int[] := '{}'; policies text[] := '{}';
   oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; theirs int[]; kept int[]; why text; said text; price int; most int;
@@ -150,11 +150,11 @@ BEGIN
   FOR r IN
     SELECT a.ord::int AS ord, a.id, a.verb, a.unplanned, a.owner, c.machine_id IS NOT NULL AS known, c.in_service, c.down, c.cluster_id, c.idc_id, c.model_id, c.rack_id,
       safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, p.unplanned AS open_unplanned, safety_class(p.verb) AS open_class, p.expires_at <= now() AS over, s.last AS struck, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
-      coalesce(t.paused, false) AS paused, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
+      coalesce(t.paused, false) AS paused, coalesce(t.labels ->> 'fleet.dev/control-plane', '') AS plane, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
     FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
     LEFT JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true
     LEFT JOIN LATERAL (SELECT * FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON true
-    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused FROM safety_target_by_key WHERE machine_id = a.id OFFSET 0) t ON true
+    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused, labels FROM safety_target_by_key WHERE machine_id = a.id OFFSET 0) t ON true
     LEFT JOIN LATERAL (SELECT max(k.at) AS last FROM breaker_strike k WHERE guarded AND k.machine_id = a.id) s ON true
     ORDER BY a.ord
   LOOP
@@ -216,9 +216,15 @@ BEGIN
           IF vrooms[s] < price AND why IS NULL THEN why := 'Reserve'; said := vsaid[s]; END IF;
         END IF;
       END LOOP;
+      IF why IS NULL AND r.plane <> '' THEN  -- counted when the first of its machines is asked for: hardly any batch has one
+        IF NOT quorums ? r.plane THEN quorums := quorums || (SELECT jsonb_build_object(r.plane, jsonb_build_array(q.room, q.message)) FROM safety_quorum(r.plane) q); END IF;
+        seats := (quorums -> r.plane ->> 0)::int;
+        IF seats < price THEN why := 'Quorum'; said := quorums -> r.plane ->> 1; END IF;
+      END IF;
       IF why IS NULL THEN
         FOR i IN 1 .. cardinality(mine) LOOP used[mine[i]] := used[mine[i]] + price; END LOOP;
         FOR i IN 1 .. cardinality(kept) LOOP vrooms[kept[i]] := vrooms[kept[i]] - price; END LOOP;
+        IF r.plane <> '' THEN quorums := jsonb_set(quorums, ARRAY[r.plane, '0'], to_jsonb(seats - price)); END IF;
       END IF;
     END IF;
     IF why IS NULL THEN
