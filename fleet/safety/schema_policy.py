@@ -10,6 +10,16 @@ from zoneinfo import available_timezones
 from fleet.control.kinds import SAFETY_POLICY, Column, Json, Kind, Problem
 from fleet.safety.schema import CONDITIONS, describe_target, one_of
 
+POD_SUCCESS: Final[Json] = {
+    "type": "object",
+    "description": "When too few pods start in a cluster, its breaker opens too: under 80 % of at least 20 pods tried within 10 minutes. Only failures of nodes and of the control plane count, on at least two nodes. Said of a cluster, or with matchAll of those without a word of their own.",
+    "properties": {
+        "percent": {"type": "number", "minimum": 0, "maximum": 100, "description": "So many must start."},
+        "atLeast": {"type": "integer", "minimum": 2, "maximum": 10000, "description": "With fewer pods tried it stays closed."},
+        "windowSeconds": {"type": "integer", "minimum": 120, "maximum": 43200, "description": "Pods are counted so long. One that fails counts after a minute, if it has not started by then."},
+        "disabled": {"type": "boolean", "description": "true: pods open no breaker here. Only if every policy with podSuccess for this scope says so."},
+    },
+}  # fmt: skip
 SAYS: Final = ("maxUnavailable", "breaker", "rates", "windows", "domain", "minSchedulable")
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 BREAKER: Final[Json] = {
@@ -20,6 +30,7 @@ BREAKER: Final[Json] = {
         "count": {"type": "integer", "minimum": 1, "maximum": 100000, "description": "At most so many, whatever percent says."},
         "windowSeconds": {"type": "integer", "minimum": 60, "maximum": 43200, "description": "Machines are counted so long, and an open breaker cools down so long after the last."},
         "disabled": {"type": "boolean", "description": "true: no breaker here. Only if every policy with a breaker for this scope says so."},
+        "podSuccess": POD_SUCCESS,
     },
 }  # fmt: skip
 RATES: Final[Json] = {
@@ -66,12 +77,15 @@ def _check_policy(new: Json, old: Json | None) -> Sequence[Problem]:
         )
     if "breaker" in spec and not spec["breaker"]:
         problems.append(
-            Problem("spec.breaker", "say percent, count, windowSeconds or disabled: true", "FieldValueRequired")
+            Problem(
+                "spec.breaker", "say percent, count, windowSeconds, podSuccess or disabled: true", "FieldValueRequired"
+            )
         )
     if "breaker" in spec and "hardwareModel" in spec["scope"]:
         problems.append(
             Problem("spec.breaker", "a breaker is of a cluster, an idc, a rack or of everything", "FieldValueForbidden")
         )
+    problems += _check_pods(spec)
     if "domain" in spec and not {"cluster", "matchAll"} & set(spec["scope"]):
         problems.append(
             Problem("spec.domain", "is said of a cluster, or of everything by matchAll: true", "FieldValueForbidden")
@@ -79,6 +93,18 @@ def _check_policy(new: Json, old: Json | None) -> Sequence[Problem]:
     for index, window in enumerate(spec.get("windows", [])):
         problems += _check_window(f"spec.windows[{index}]", window)
     return problems
+
+
+def _check_pods(spec: Json) -> Sequence[Problem]:
+    said = spec.get("breaker", {}).get("podSuccess")
+    path = "spec.breaker.podSuccess"
+    if said is None:
+        return []
+    if not said:
+        return [Problem(path, "say percent, atLeast, windowSeconds or disabled: true", "FieldValueRequired")]
+    if not {"cluster", "matchAll"} & set(spec["scope"]):
+        return [Problem(path, "is said of a cluster, or of everything by matchAll: true", "FieldValueForbidden")]
+    return []
 
 
 def _check_window(path: str, window: Json) -> Sequence[Problem]:

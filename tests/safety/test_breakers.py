@@ -313,3 +313,16 @@ async def test_starts_are_forgotten_after_a_day(ledger: Ledger) -> None:
     await ledger.later(days=2)
     await turn(ledger.conn)
     assert await ledger.sql("SELECT * FROM breaker_strike") == []
+
+
+async def test_a_policy_that_speaks_of_pods_alone_leaves_the_breaker_as_it_is(ledger: Ledger) -> None:
+    ids = await ledger.cluster("a", 10)
+    await ledger.rule("off", {"cluster": "a"}, breaker={"disabled": True, "podSuccess": {"atLeast": 9}})
+    await ledger.rule("pods", {"cluster": "a"}, breaker={"podSuccess": {"percent": 90, "atLeast": 30}})
+    await ledger.rule("everywhere", {"matchAll": True}, breaker={"podSuccess": {"percent": 99}})
+    await trip(ledger.conn, "cluster", 1, "Pods do not start.")
+    assert await ledger.breaker() == "closed" and (await ledger.one(ids[0])).ok
+    assert await ledger.sql("SELECT percent::float, at_least, seconds, off, policy FROM breaker_pods(1)") == [
+        (90.0, 9, None, False, "off, pods")
+    ]
+    assert await ledger.sql("SELECT percent::float, off, policy FROM breaker_pods(2)") == [(99.0, False, "everywhere")]

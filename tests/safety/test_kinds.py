@@ -304,6 +304,10 @@ def test_a_policy_shows_its_breaker_and_says_loudly_that_it_is_off(machines: lis
         {"scope": {"hardwareModel": "m"}, "breaker": {"count": 1}},
         {"scope": {"cluster": "a"}, "breaker": {"count": 0}},
         {"scope": {"cluster": "a"}, "breaker": {"windowSeconds": 1}},
+        {"scope": {"cluster": "a"}, "breaker": {"podSuccess": {}}},
+        {"scope": {"cluster": "a"}, "breaker": {"podSuccess": {"percent": 101}}},
+        {"scope": {"cluster": "a"}, "breaker": {"podSuccess": {"windowSeconds": 60}}},
+        {"scope": {"idc": "i"}, "breaker": {"podSuccess": {"percent": 90}}},
     ],
     ids=str,
 )
