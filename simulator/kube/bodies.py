@@ -12,6 +12,7 @@ from simulator.kube.resources import NODES, Json
 LEASE_NAMESPACE: Final = "kube-node-lease"
 UNREACHABLE: Final = "node.kubernetes.io/unreachable"
 NOT_READY: Final = "node.kubernetes.io/not-ready"
+NO_SANDBOX: Final = "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox: no route to the address pool"
 _GOOD: Final = (
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
     ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),

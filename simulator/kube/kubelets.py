@@ -1,7 +1,7 @@
 """The nodes that have a kubelet here: heartbeats, conditions, pods that start and end, and what the node controller makes of silence.
 
-A kubelet is well (""), `NotReady` (says so), `Dead` (says nothing, and its pods neither start nor end) or `Lying` (says Ready, but its
-pods neither start nor end). Only those that are not well, and pods under way, take memory of their own.
+A kubelet is well (""), `NotReady` (says so), `Dead` (says nothing, and its pods neither start nor end), `Lying` (says Ready, but its
+pods neither start nor end) or `NoSandbox` (says Ready, and of each new pod that it cannot make its sandbox). Only those that are not well, and pods under way, take memory of their own.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Final
 
 from simulator.kube import bodies
 from simulator.kube.follow import Follower
+from simulator.kube.journal import Journal
 from simulator.kube.packing import body_of
 from simulator.kube.resources import LEASES, NODES, PODS, Json
 from simulator.kube.verbs import Api, Options, Place
 from simulator.kube.wheel import Wheel
 
-MODES: Final = ("", "NotReady", "Dead", "Lying")
+MODES: Final = ("", "NotReady", "Dead", "Lying", "NoSandbox")
 _RENEWED: Final = b'"renewTime":"'
 _MICRO: Final = len("2026-01-01T00:00:00.000000Z")
 _STUCK: Final = ("Dead", "Lying")
@@ -28,13 +29,14 @@ _STUCK: Final = ("Dead", "Lying")
 @dataclass(frozen=True, slots=True)
 class Times:
     """Seconds. `lease` between renewals, `status` between reports without news, `grace` until silence counts, `tolerated` until the
-    pods of a silent node are deleted, `start` until a pod runs."""
+    pods of a silent node are deleted, `start` until a pod runs, `again` until one that did not start is tried again."""
 
     lease: float = 10.0
     status: float = 300.0
     grace: float = 50.0
     tolerated: float = 300.0
     start: float = 2.0
+    again: float = 12.0
 
 
 class Kubelets:
@@ -48,6 +50,7 @@ class Kubelets:
         self._leases = Wheel(times.lease, 40, now)
         self._statuses = Wheel(times.status, 600, now)
         self._modes: dict[str, str] = {}
+        self._journal = Journal(api)
         self._due: list[tuple[float, str, str]] = []  # (when, what, node or pod)
         self._pods = Follower(api.store.of(PODS))
         self._nodes = Follower(api.store.of(NODES))
@@ -257,7 +260,13 @@ class Kubelets:
             or self.mode(pod["spec"]["nodeName"]) in _STUCK
         ):
             return
-        self._set_pod(key, ready=self.mode(pod["spec"]["nodeName"]) == "")
+        mode = self.mode(pod["spec"]["nodeName"])
+        if mode == "NoSandbox":
+            self._journal.tell(pod, "FailedCreatePodSandBox", bodies.NO_SANDBOX, type="Warning")
+            self._later(self._api.clock() + self.times.again, "start", key)
+            return
+        self._set_pod(key, ready=mode == "")
+        self._journal.tell(pod, "Started", "Container started")
 
     def _set_pod(self, key: str, *, ready: bool) -> None:
         pod = self._api.store.of(PODS).get(key)

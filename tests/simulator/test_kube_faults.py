@@ -206,7 +206,7 @@ async def test_orders_come_over_http_too(server: KubeServer) -> None:
         assert (await order("kubelets", names=["n1"], mode="Gone"))[0] == 400
         async with session.get("/-/state") as answer:
             state = await answer.json()
-        assert state["kubelets"] == {"Well": 14, "NotReady": 1, "Dead": 0, "Lying": 0}
+        assert state["kubelets"] == {"Well": 14, "NotReady": 1, "Dead": 0, "Lying": 0, "NoSandbox": 0}
         assert state["collections"]["nodes"]["objects"] == 15 and state["faults"] == []
         async with session.get(f"{NODES}/node-0000100") as answer:
             assert (await answer.json())["spec"]["providerID"] == "fleet://node-0000100"

@@ -10,7 +10,7 @@ import pytest
 from fleet.api.errors import ApiError
 from simulator.kube.cluster import SimulatedCluster
 from simulator.kube.kubelets import Times
-from simulator.kube.resources import BUDGETS, LEASES, NODES, PODS
+from simulator.kube.resources import BUDGETS, EVENTS, LEASES, NODES, PODS
 from simulator.kube.verbs import Options, Place
 
 Json = dict[str, Any]
@@ -123,6 +123,24 @@ def test_a_lying_kubelet_says_ready_and_does_nothing() -> None:
     world.cluster.kubelets.fail("n0", "")
     world.wait(5)
     assert world.phase("after") == "Running" and world.pod("before") is None
+
+
+def test_a_kubelet_without_sandboxes_says_so_of_each_pod_until_it_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.kube.journal.MOST", 3)
+    world = World()
+    world.cluster.kubelets.fail("n0", "NoSandbox")
+    world.make("p")
+    world.wait(30)
+    events = world.cluster.store.of(EVENTS)
+    (told,) = [events.get(key) or {} for key in events.keys]
+    assert (told["reason"], told["type"], told["count"], told["source"]["host"]) == ("FailedCreatePodSandBox", "Warning", 3, "n0")  # fmt: skip
+    assert (world.phase("p"), world.ready()[0]) == ("Pending", "True")
+    world.cluster.kubelets.fail("n0", "")
+    world.make("q", on="n1")
+    world.make("r", on="n1")
+    world.wait(15)
+    assert {world.phase(name) for name in "pqr"} == {"Running"}
+    assert [(events.get(key) or {})["reason"] for key in events.keys] == ["Started"] * 3  # the oldest is forgotten
 
 
 def test_a_deleted_pod_takes_its_grace_on_a_node_with_a_kubelet() -> None:
