@@ -300,6 +300,11 @@ CLUSTER_KIND = Kind(
             "stopped": {"type": "object", "description": "Why a change stopped.", "x-kubernetes-preserve-unknown-fields": True},
             "snapshots": {"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
             "nodes": {"type": "object", "additionalProperties": {"type": "integer"}, "description": "Nodes as seen: total, ready, open, unknown, undeclared."},
+            "podStarts": {
+                "type": "object",
+                "description": "Pods that nodes and control plane were to start lately, and how many of them they failed. Mistakes in the pods themselves do not count. Too many open the breaker of the cluster (SafetyPolicy: breaker.podSuccess).",
+                "properties": {"tried": {"type": "integer"}, "failed": {"type": "integer"}, "windowSeconds": {"type": "integer"}},
+            },
             "gates": {"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}, "description": "Per gate: machines held and released."},
             "scheduling": {"type": "object", "additionalProperties": {"type": "integer"}, "description": "Machines by the state of their node: Open, Closed, CordonedByPerson, Joining."},
             "machines": {"type": "integer", "description": "How many machines name this cluster."},

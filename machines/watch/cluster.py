@@ -24,8 +24,10 @@ from machines.watch.reflect import ORDINARY, Times
 from machines.watch.reporting import Reporting
 from machines.watch.reports import Reports
 from machines.watch.side import EventStream
+from machines.watch.starts import Starts
 from machines.watch.told import tell
-from machines.watch.view import STALE, View
+from machines.watch.tripping import Tripping
+from machines.watch.view import FRESH, STALE, View
 
 log = logging.getLogger("fleet.watch")
 T = TypeVar("T")
@@ -63,11 +65,14 @@ class ClusterWatch:
     view: View = field(init=False)
     nodes: NodeStream = field(init=False)
     reports: Reports = field(init=False)
+    starts: Starts = field(default_factory=Starts)
+    tripping: Tripping = field(init=False)
     lost: bool = False  # the lease went to another watcher
 
     async def run(self) -> None:
         """Until cancelled, or until the lease is lost. An error of one part ends all of it: the process starts it anew."""
         self.reports = Reports(self.lease)
+        self.tripping = Tripping(self.lease, self.starts, self._with, lambda: self.view.state() == FRESH)
         self.view = View(self.lease, by_name=self.subject.by_name)
         pace = Pace()
         kube = Kube(
@@ -87,9 +92,9 @@ class ClusterWatch:
             log.warning("cluster %d is watched by another process now", self.lease.cluster_id)
 
     def _side(self, group: asyncio.TaskGroup, kube: Kube, pace: Pace) -> None:
-        events = EventStream(kube, times=self.times, pace=pace)
+        events = EventStream(kube, self.starts, times=self.times, pace=pace)
         reporting = Reporting(kube, self.reports, self._with, self._view_of_reports, times=self.times, pace=pace)
-        for part in (events.run(), self._tell(events), reporting.run()):
+        for part in (events.run(), self._tell(events), self.tripping.run(), reporting.run()):
             group.create_task(part)
         if self.subject.certifies:
             requests = CsrStream(kube, times=self.times, pace=pace)

@@ -177,37 +177,34 @@ class Watcher:
     # -- what is said of clusters -------------------------------------------------------------------------------------
 
     async def _say(self) -> None:
-        """`ViewFresh`, `ReportersHealthy` and the counts of nodes on the Clusters where something moved."""
+        """`ViewFresh`, `ReportersHealthy`, the counts of nodes and the rate of pods on the Clusters where something moved."""
         parts: dict[int, Part] = {}
-        told: dict[int, int] = {}
+        told: dict[int, tuple[int, int]] = {}
         for cluster, running in self._running.items():
             view = getattr(running.watch, "view", None)
             if view is None:
                 continue
-            condition, reports = view.condition(), running.watch.reports
+            condition, reports, tripping = view.condition(), running.watch.reports, running.watch.tripping
             healthy = reports.condition()
             conditions = (condition,) if healthy is None else (condition, healthy)
             stamp = tuple((c.status, c.reason, c.message) for c in conditions)
-            if stamp == running.told and not view.moved and not reports.told:
+            fields: dict[str, Any] = tripping.fields()
+            if stamp == running.told and not (view.moved or reports.told or tripping.told or fields):
                 continue
-            fields: dict[str, Any] = {}
             if view.moved:
                 view.moved = False
                 counted: Any = await self.borrow(lambda conn, c=cluster: ingest.counts(conn, c))  # type: ignore[misc]
-                fields = {
-                    "nodes": {
-                        **counted,
-                        "ready": max(counted["ready"], view.cache.ready() if condition.status == "True" else 0),
-                    }
-                }
-            refused = reports.told[:MOST_TOLD]
-            parts[cluster] = Part(fields, conditions, (*_told(running.told, condition), *refused))
-            told[cluster] = len(refused)
+                ready = max(counted["ready"], view.cache.ready() if condition.status == "True" else 0)
+                fields |= {"nodes": {**counted, "ready": ready}}
+            refused, failing = reports.told[:MOST_TOLD], list(tripping.told)
+            parts[cluster] = Part(fields, conditions, (*_told(running.told, condition), *refused, *failing))
+            told[cluster] = len(refused), len(failing)
             running.told = stamp
         if parts:
             await asyncio.to_thread(_write_parts, parts)
-        for cluster, count in told.items():
-            del self._running[cluster].watch.reports.told[:count]
+        for cluster, (reported, tripped) in told.items():
+            watch = self._running[cluster].watch
+            del watch.reports.told[:reported], watch.tripping.told[:tripped]
 
 
 def _told(before: tuple[Any, ...], condition: Condition) -> tuple[Told, ...]:

@@ -163,16 +163,26 @@ class Involved(Struct, frozen=True):
 
     kind: str = ""
     name: str = ""
+    uid: str = ""
+
+
+class Source(Struct, frozen=True, gc=False):
+    """Who says so: `host` is a kubelet's node."""
+
+    host: str = ""
 
 
 class KubeEvent(Struct, frozen=True):
-    """A core/v1 Event."""
+    """A core/v1 Event. `instance`: the host of who writes Events in the newer way; `count`: how often it was said."""
 
     metadata: Meta
     involved: Involved = field(default_factory=Involved, name="involvedObject")
     reason: str = ""
     message: str = ""
     type: str = ""
+    source: Source = field(default_factory=Source)
+    instance: str = field(default="", name="reportingInstance")
+    count: int | None = None
 
 
 class KubeEventLine(Struct, frozen=True):

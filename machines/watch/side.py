@@ -1,4 +1,4 @@
-"""The side streams of a cluster: Condition ConfigMaps by label, and Kubernetes Events about nodes."""
+"""The side streams of a cluster: Condition ConfigMaps by label, and Kubernetes Events about nodes and the starts of pods."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Final, Protocol
 
 import msgspec
 
-from clusters.kube import Kube
+from clusters.kube import Kube, KubeUnreachable
 from machines.watch.pace import Pace
 from machines.watch.reflect import ORDINARY, Reflector, Times, decoded
 from machines.watch.seen import ConditionMap, ConfigMap, KubeEvent, event_line, event_page, map_line, map_page
+from machines.watch.starts import Starts
 
 log = logging.getLogger("fleet.watch")
 
 LABEL: Final = "fleet.dev/conditions=true"
 REPORTER: Final = "fleet.dev/reporter"
 _MOST_EVENTS: Final = 200  # kept until they are written; the oldest go first
+# Terms of a field selector all hold, so one stream for nodes and pods can only say what it does without: what there is most of.
+_NOT_HEARD: Final = (
+    "Scheduled", "Pulling", "Pulled", "Created", "Killing", "BackOff", "Failed", "Unhealthy", "ProbeWarning", "FailedScheduling", "FailedMount",
+    "FailedAttachVolume", "SuccessfulAttachVolume", "SuccessfulCreate", "SuccessfulDelete", "ScalingReplicaSet", "SuccessfulRescale",
+    "SawCompletedJob", "Completed", "LeaderElection",
+)  # fmt: skip
 
 
 class MapTaker(Protocol):
@@ -89,27 +96,36 @@ class MapStream(Reflector):
 
 
 class EventStream(Reflector):
-    """Warnings about nodes from now on; what happened before the watch began is not told again."""
+    """Warnings about nodes and starts of pods from now on; what happened before the watch began is not told again."""
 
-    def __init__(self, kube: Kube, *, times: Times = ORDINARY, pace: Pace | None = None) -> None:
-        selection = {"fieldSelector": "involvedObject.kind=Node,type=Warning"}
+    def __init__(self, kube: Kube, starts: Starts, *, times: Times = ORDINARY, pace: Pace | None = None) -> None:
+        selection = {"fieldSelector": ",".join(f"reason!={reason}" for reason in _NOT_HEARD)}
         super().__init__(kube, "/api/v1/events", times=times, pace=pace, selection=selection)
+        self._starts = starts
         self._kept: dict[tuple[str, str], KubeEvent] = {}
 
     async def read_all(self) -> str:
-        """Only where the present is."""
+        """Only where the present is. What was counted of pods ends here: what happened meanwhile is not known."""
         body = await self.kube.send("GET", self.path, params={**self.selection, "limit": "1"})
-        return decoded(event_page, body).metadata.version
+        self._starts.clear()
+        version = decoded(event_page, body).metadata.version
+        if not version:  # a watch from nowhere would begin with all that was
+            raise KubeUnreachable("the API server's list of Events has no version")
+        return version
 
     def line(self, line: bytes) -> str:
-        """One event; the newest of a node and reason is kept."""
+        """One event; the newest of a node and reason is kept, those of pods are counted."""
         try:
             found = event_line(line)
         except msgspec.DecodeError as error:
             log.warning("%s: an Event cannot be read: %s", self.kube.endpoint.server, error)
             return ""
         event = found.object
-        if found.type in ("ADDED", "MODIFIED") and event.involved.kind == "Node" and event.type == "Warning":
+        if found.type not in ("ADDED", "MODIFIED"):
+            return event.metadata.version
+        if event.involved.kind != "Node":
+            self._starts.take(event, again=found.type == "MODIFIED" or (event.count or 0) > 1)
+        elif event.type == "Warning":
             key = event.involved.name, event.reason
             self._kept.pop(key, None)
             self._kept[key] = event
