@@ -138,6 +138,7 @@ async def test_pods_that_do_not_start_open_the_breaker_and_a_healthy_cluster_goe
         await until(lambda: breaker(a)[0] == "open")
         await until(lambda: (pod_starts(b) or {}).get("tried") == COUNT)
         await until(lambda: (pod_starts(a) or {}).get("tried") == COUNT)
+        await until(lambda: sql("SELECT 1 FROM event WHERE type = 'dev.fleet.cluster.pods-fail'"))
         assert pod_starts(a) == {"tried": COUNT, "failed": COUNT, "windowSeconds": 600}
         assert pod_starts(b) == {"tried": COUNT, "failed": 0, "windowSeconds": 600}
     why = breaker(a)[1]
