@@ -51,7 +51,7 @@ class RuleStorage(Storage):
 
 def wake_covered(rule: Rule) -> int:
     """Make the machines of a rule due, in chunks; how many."""
-    where, params, join = _target(rule)
+    where, params, join = target_sql(rule)
     woken = last = 0
     with connection.cursor() as cursor:
         while True:
@@ -72,7 +72,7 @@ def refresh_rules(ids: Sequence[int] | None = None) -> int:
 
 def _status(row: ReadinessRule) -> Json:
     rule = rule_of(row.name, row.spec)
-    machines, released, held = _counted(rule)
+    machines, released, held = counted(rule)
     fact = _effective(rule, describe_target(row.spec["target"]), machines, held)
     return {
         "observedGeneration": row.generation, "machines": machines, "held": held, "released": released, "unknown": machines - released - held,
@@ -96,10 +96,10 @@ def _kept(fact: Condition, status: Json, generation: int) -> Json:
     return fact.json(generation) | {"lastTransitionTime": since}
 
 
-def _counted(rule: Rule) -> tuple[int, int, int]:
-    """(covered, released, held)."""
-    where, params, join = _target(rule)
-    says, values = _says(rule)
+def counted(rule: Rule) -> tuple[int, int, int]:
+    """How many machines a rule means: (covered, released, held)."""
+    where, params, join = target_sql(rule)
+    says, values = says_sql(rule)
     if rule.ttl_seconds is not None:
         join += " LEFT JOIN report rp ON rp.machine_id = s.id AND rp.type = %s"
         says = f"CASE WHEN rp.received_at < now() - %s * interval '1 s' THEN '' ELSE {says} END"
@@ -113,7 +113,7 @@ def _counted(rule: Rule) -> tuple[int, int, int]:
     return machines, released, held
 
 
-def _target(rule: Rule) -> tuple[str, list[Any], str]:
+def target_sql(rule: Rule) -> tuple[str, list[Any], str]:
     """(conditions on machine_state s, parameters, what must be joined)."""
     if rule.match_all:
         return "true", [], ""
@@ -123,7 +123,7 @@ def _target(rule: Rule) -> tuple[str, list[Any], str]:
     return "m.labels @> %s::jsonb AND %s", [labels, bool(rule.labels)], "JOIN machine m ON m.id = s.id"
 
 
-def _says(rule: Rule) -> tuple[str, list[Any]]:
+def says_sql(rule: Rule) -> tuple[str, list[Any]]:
     """The condition's status as SQL text: by the masks where it has a bit, else by the dictionary's ids in the packed arrays."""
     bit = BIT.get(rule.type)
     if bit is not None:

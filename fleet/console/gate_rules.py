@@ -198,7 +198,7 @@ def _sentence(row: RuleRow) -> list[Word]:
 def foreseen(name: str, spec: Json) -> tuple[int, int, int]:
     """(machines, held, released) that a rule would have in force; TooSlow when that takes too long to count."""
     with queries.bounded(SECONDS):
-        machines, released, held = rule_storage._counted(rule_of(name, spec))
+        machines, released, held = rule_storage.counted(rule_of(name, spec))
     return machines, held, released
 
 
@@ -214,8 +214,8 @@ def _machines(actor: Actor, rule: Rule, which: str, after: str) -> tuple[list[di
 
 
 def _ids(actor: Actor, rule: Rule, which: str, after: str) -> list[int]:
-    where, params, join = rule_storage._target(rule)
-    says, values = rule_storage._says(rule)
+    where, params, join = rule_storage.target_sql(rule)
+    says, values = rule_storage.says_sql(rule)
     if rule.ttl_seconds is not None:
         join += " LEFT JOIN report rp ON rp.machine_id = s.id AND rp.type = %s"
         says = f"CASE WHEN rp.received_at < now() - %s * interval '1 s' THEN '' ELSE {says} END"
