@@ -37,6 +37,9 @@ DELETE FROM breaker_trial; DELETE FROM breaker_strike; DELETE FROM breaker; DELE
 DELETE FROM machines_operation WHERE id IN (SELECT o.id FROM machines_operation o JOIN recovery_remediation r ON r.operation_uid = o.uid);
 DELETE FROM work_item WHERE kind = 16; DELETE FROM recovery_remediation; DELETE FROM recovery_fault;
 """
+_NO_NODES = """
+UPDATE machine_state SET is_node = false, k_cond = '{}', notes = NULL, cond_true = cond_true & ~1::bigint, cond_false = cond_false & ~1::bigint WHERE id = ANY (%s)
+"""
 
 
 class Measure:
@@ -45,7 +48,9 @@ class Measure:
 
     def prepare(self, world: World) -> None:
         from machines.watch.seen import node_line
+        from recovery import reacting
 
+        reacting._rules = None  # an earlier measure may have read that there are none
         self._decode = node_line
         self._count = NODES[world.size]
         self._cluster = more_machines(world, "stormy", _NUMBER, self._count, _FIRST)
@@ -146,12 +151,20 @@ class Measure:
         calm = self._one_by_one(world, storm=False)
         during = self._one_by_one(world, storm=True)
         round_trips = world.run(lambda conn: _round_trips(conn, self._ids[: len(calm)]))
-        drop_clusters(world, [self._cluster])
-        world.sql("DELETE FROM shard")
+        self._clear(world)
         return {
             "calm: fault to order, p50": _p(calm, 50), "calm: p99": _p(calm, 99), "calm: one commit and two round trips, p50": _p(round_trips, 50),
             "other clusters during the storm, p50": _p(during, 50), "other clusters during the storm, p99": _p(during, 99),
         }  # fmt: skip
+
+    def _clear(self, world: World) -> None:
+        """The next measure finds the world as it was."""
+        for statement in _FORGET.strip().split(";"):
+            if statement.strip():
+                world.sql(statement)
+        world.sql(_NO_NODES, [[i for _, ids in self._others for i in ids]])
+        world.sql("DELETE FROM recovery_faultrule; DELETE FROM recovery_playbook; DELETE FROM shard")
+        drop_clusters(world, [self._cluster])
 
     def _one_by_one(self, world: World, *, storm: bool) -> list[float]:
         """Milliseconds from the news to the committed order, one fault after the other, each cluster's turn in turn."""
