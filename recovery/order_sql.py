@@ -102,7 +102,7 @@ SELECT id FROM n
 LOAD: Final[LiteralString] = """
 SELECT r.id, r.uid::text, r.name, r.phase, r.rung, r.playbook, r.spec, r.status, r.phase_at, r.machine_id, r.cluster_id, f.id, f.uid::text, f.type, f.phase, f.cleared_since, f.sources, f.rule, f.evidence, f.status ->> 'message',
   s.name, coalesce((SELECT c.name FROM clusters_cluster c WHERE c.id = r.cluster_id), ''), s.rack_id, s.is_node, s.cond_true, m.id IS NULL OR m.deleted_at IS NOT NULL,
-  coalesce(q.state = 'CordonedByPerson', false), coalesce(q.message, ''), o.id, o.name, o.phase, o.started_at IS NOT NULL, o.status ->> 'message', o.spec ->> 'cancelledBy', o.reason, r.operation_uid::text
+  coalesce(q.state = 'CordonedByPerson', false), coalesce(q.message, ''), o.id, o.name, o.phase, o.started_at IS NOT NULL, o.status ->> 'message', o.spec ->> 'cancelledBy', o.reason, r.operation_uid::text, f.category
 FROM recovery_remediation r
 CROSS JOIN LATERAL (SELECT * FROM recovery_fault WHERE id = r.fault_id OFFSET 0) f
 LEFT JOIN LATERAL (SELECT * FROM machine_state WHERE id = r.machine_id OFFSET 0) s ON true

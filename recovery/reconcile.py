@@ -76,12 +76,13 @@ async def load(conn: Connection, claims: Mapping[int, Claim], now: datetime) -> 
 def _work(row: Sequence[Any], epoch: int, blind: blindness.Blind, now: datetime) -> Work:
     (
         id_, uid, name, phase, rung, playbook, spec, status, phase_at, machine_id, cluster_id, _, _, fault_type, fault_phase, cleared, sources, rule, evidence, message,
-        machine, cluster, rack_id, is_node, cond_true, gone, cordoned, cordon, op_id, op_name, op_phase, started, op_message, cancelled_by, op_reason, op_uid,
+        machine, cluster, rack_id, is_node, cond_true, gone, cordoned, cordon, op_id, op_name, op_phase, started, op_message, cancelled_by, op_reason, op_uid, category,
     ) = row  # fmt: skip
     operation = None
     if op_name is not None:
         operation = OperationSeen(op_name, op_phase, started, op_message or "", op_reason or "", cancelled_by or "")
-    well = bool((cond_true or 0) & _HEALTHY) and (not is_node or bool(cond_true & _READY))
+    # No look at a host tells that a part was replaced: of a hardware fault that somebody declared only a person says that it is over.
+    well = category != "Hardware" and bool((cond_true or 0) & _HEALTHY) and (not is_node or bool(cond_true & _READY))
     case = Case(
         phase=phase, rung=rung, ladder=ladder_of(playbook, spec["ladder"]), status=status, phase_at=phase_at, fault_phase=fault_phase, fault_cleared_since=cleared,
         fault_message=message or "", declared=not rule, well=well, sources=tuple(sources), operation=operation, blind=blind.why(cluster_id, rack_id or 0),

@@ -275,3 +275,19 @@ async def test_a_fault_that_needs_a_person_is_a_notice_until_it_is_over(world: W
         await world.conn.execute("SELECT count(*) FROM notice WHERE cleared_at IS NULL AND reason = 'NeedsAPerson'")
     ).fetchone()
     assert left == (0,)
+
+
+async def test_a_hardware_fault_that_a_person_declared_is_over_when_a_person_says_so(world: World) -> None:
+    empty = {"name": "empty", "steps": [{"action": "Isolate"}, {"action": "Drain"}], "verifySeconds": 0}
+    replace = {"name": "replace", "steps": [{"action": "Replace", "task": "Replace the card."}]}
+    await world.playbook(empty, replace, name="hardware")
+    await declare(type="NicFailure", playbook="hardware")
+    await world.turn(10)
+    fault, remediation = await world.fault(), await world.remediation()
+    assert (remediation["status"]["phase"], fault["status"]["phase"]) == ("Escalated", "NeedsPerson")
+    assert fault["status"]["message"] == "Replace the card."
+    assert (await world.condition("Faultless"))[0] == "False"
+    await word(fault["metadata"]["name"], "fleet.dev/clear")
+    await world.turn(2)
+    assert (await world.fault())["status"]["phase"] == "Resolved"
+    assert (await world.condition("Faultless"))[0] == "True"

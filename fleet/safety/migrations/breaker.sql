@@ -184,7 +184,8 @@ BEGIN
   moment := clock_timestamp();
   INSERT INTO breaker_strike (machine_id, cluster_id, idc_id, rack_id, at, failed, why)
   SELECT c.machine_id, c.cluster_id, c.idc_id, c.rack_id, moment, true, left(a.why, 1000)
-  FROM (SELECT DISTINCT ON (u.id) u.id, u.why FROM unnest(p_ids, p_whys) AS u(id, why) ORDER BY u.id) a CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c;
+  FROM (SELECT DISTINCT ON (u.id) u.id, u.why FROM unnest(p_ids, p_whys) AS u(id, why) ORDER BY u.id) a CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c
+  WHERE c.in_service;  -- one that is not has no capacity to lose: what joins may fail as it likes
   GET DIAGNOSTICS made = ROW_COUNT;
   PERFORM breaker_turn(moment);
   FOR b IN SELECT * FROM breakers_of(p_ids, moment, true) LOOP
