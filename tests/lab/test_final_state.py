@@ -119,11 +119,19 @@ def ground(lab: Lab, **cluster: Any) -> list[Json]:
             "metadata": {"name": "lab"},
             "spec": {"type": "ssh", "data": login, "clusters": ["lab"]},
         },
-        {
-            "kind": "SafetyPolicy",
-            "metadata": {"name": "lab"},
-            "spec": {"scope": {"cluster": "lab"}, "maxUnavailable": {"count": 5, "percent": 100}},
-        },
+        *(
+            # Of five hosts the second that breaks would open the breaker, and here most of them are broken at once.
+            {
+                "kind": "SafetyPolicy",
+                "metadata": {"name": f"lab-{dim}"},
+                "spec": {
+                    "scope": {dim: "lab"},
+                    "maxUnavailable": {"count": 5, "percent": 100},
+                    "breaker": {"disabled": True},
+                },
+            }
+            for dim in ("cluster", "idc")
+        ),
         {
             "kind": "Cluster",
             "metadata": {"name": "lab"},
