@@ -31,10 +31,11 @@ CHANGED: Final[LiteralString] = (
 DUE: Final[LiteralString] = (
     "SELECT machine_id FROM recovery_fault WHERE due_at <= now() AND phase <> 'Confirmed' AND phase <> 'Resolved' OR due_at <= now() AND cleared_since IS NOT NULL AND phase <> 'Resolved' LIMIT 20000"
 )
-# All that may have something to say: for the first look of a new set of rules, and for what no message told.
+# A stretch of all machines, at most 50,000: where it ends, and who of them may have something to say. One statement never reads the whole fleet.
 ALL: Final[LiteralString] = """
-SELECT s.id FROM machine_state s WHERE s.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired') AND s.id > %(after)s
-  AND EXISTS (SELECT FROM unnest(s.k_cond || s.m_cond || s.x_cond) v WHERE v >> 32 = ANY (%(ids)s::bigint[])) ORDER BY s.id LIMIT 20000
+WITH part AS MATERIALIZED (SELECT id, phase, k_cond || m_cond || x_cond AS said FROM machine_state WHERE id > %(after)s ORDER BY id LIMIT 50000)
+SELECT max(p.id), coalesce(array_agg(p.id ORDER BY p.id) FILTER (WHERE p.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired')
+  AND EXISTS (SELECT FROM unnest(p.said) v WHERE v >> 32 = ANY (%(ids)s::bigint[]))), '{}') FROM part p
 """
 
 # New faults and moves of known ones. Rows are locked in id order and looked at again; an illegal move is left out and said.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.db import connection
 from django.utils import timezone
 
 from fleet.api import errors
@@ -19,7 +20,7 @@ from recovery.models import Fault, FaultRule, Playbook, Remediation
 from recovery.people import CLEAR, RETRY, clear_faults, retry_fault
 from recovery.schema import FAULT_KIND, REMEDIATION_KIND
 from recovery.schema_rules import FAULT_RULE_KIND, PLAYBOOK_KIND
-from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, RECOVERING, SEVERITIES, TYPES
+from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, RECOVERING, SEVERITIES, TYPES, WHOLE
 
 
 class FaultStorage(Storage):
@@ -214,16 +215,25 @@ class PlaybookStorage(Storage):
 
 
 class FaultRuleStorage(Storage):
-    """Rules; the playbook that one names must be there."""
+    """Rules; the playbook that one names must be there. After a change every machine is looked at."""
 
     def __init__(self) -> None:
         super().__init__(FAULT_RULE_KIND, FaultRule)
+
+    def after_commit(self, stored: Stored) -> None:
+        look_anew()
 
     def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         name = new["spec"].get("playbook")
         if name and not Playbook.objects.filter(name=name).exists():
             return [Problem("spec.playbook", f'"{name}": there is no playbook of that name')]
         return ()
+
+
+def look_anew() -> None:
+    """The look at everything has its turn at once."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM slot WHERE name = %s", [f"chore-{WHOLE}"])
 
 
 def evidence_of(obj: Json, actor: Actor) -> Json:

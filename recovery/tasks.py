@@ -10,17 +10,18 @@ from fleet.control.db import Connection
 from fleet.control.kinds import REMEDIATION
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from machines import packing
-from recovery import detect_sql, probing, tickets
+from recovery import detect_sql
 from recovery.builtins import install
-from recovery.detecting import Ruleset, detect, read_rules
+from recovery.detecting import detect, read_rules
 from recovery.figures import refresh_figures
 from recovery.orders import order, refuse_tripped
 from recovery.reconcile import reconcile_remediations
 from recovery.told import take_events
+from recovery.types import WHOLE
 
 log = logging.getLogger("fleet.recovery")
 DETECT_SECONDS: Final = 1.0
-WHOLE_SECONDS: Final = 60.0
+WHOLE_SECONDS: Final = 300.0
 CURSOR: Final = "recovery-detect"
 _MOST: Final = 50_000  # machines looked at in one turn
 _FAR: Final = 1 << 36  # positions behind which looking at everything is cheaper
@@ -53,26 +54,19 @@ async def changed_machines(conn: Connection) -> tuple[set[int], int]:
 async def look_at_all(seat: Seat) -> int:
     """Every machine of which something speaks for a fault: what no change told, a new rule, a turn that died."""
     rules = await read_rules(seat.conn)
+    await packing.refresh(seat.conn)
+    numbers = packing.numbers_where(lambda t, s, r: any(m.says(t, s, r) for rule in rules.rules for m in rule.when))
     after = moved = 0
     while True:
-        ids = await _some(seat.conn, rules, after)
-        if not ids:
+        found = await (await seat.conn.execute(detect_sql.ALL, {"after": after, "ids": numbers})).fetchone()
+        if found is None or found[0] is None:
             return moved
+        after, ids = found
         moved += (await detect(seat.conn, ids, rules)).moved
-        after = ids[-1]
 
-
-async def _some(conn: Connection, rules: Ruleset, after: int) -> list[int]:
-    await packing.refresh(conn)
-    numbers = packing.numbers_where(lambda t, s, r: any(m.says(t, s, r) for rule in rules.rules for m in rule.when))
-    found = await conn.execute(detect_sql.ALL, {"after": after, "ids": numbers}, prepare=True)
-    return [row[0] for row in await found.fetchall()]
-
-
-__all__ = ["find_faults", "look_at_all", "probing", "tickets"]  # whose imports register their chores
 
 register_operator(Operator(REMEDIATION, reconcile_remediations, batch=200))
 register_chore(Chore("detect-faults", DETECT_SECONDS, run=find_faults))
-register_chore(Chore("detect-all-faults", WHOLE_SECONDS, run=look_at_all))
+register_chore(Chore(WHOLE, WHOLE_SECONDS, run=look_at_all))
 register_chore(Chore("recovery-built-ins", 30.0, run_sync=install))
 register_chore(Chore("recovery-figures", 30.0, run_sync=refresh_figures))

@@ -21,6 +21,7 @@ SUCCEEDED: Final = "Succeeded"
 ESCALATED: Final = "Escalated"
 CANCELLED: Final = "Cancelled"
 ENDED: Final = (SUCCEEDED, ESCALATED, CANCELLED)
+WHOLE: Final = "detect-all-faults"  # the chore that looks at every machine
 SEVERITIES: Final = ("normal", "warning", "error")
 
 

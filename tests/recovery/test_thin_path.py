@@ -73,3 +73,23 @@ async def test_evidence_of_a_repair_is_read_through_the_api(world: World) -> Non
     remediation = await world.remediation()
     found = (await in_thread(lambda: evidence_of(remediation, SYSTEM)))["evidence"]
     assert [(e["step"], e["content"]) for e in found] == [(row[1], row[2])]
+
+
+async def test_the_look_at_everything_finds_what_no_message_told_and_follows_a_new_rule_at_once(world: World) -> None:
+    from fleet.control.operators import Seat
+    from recovery.tasks import look_at_all
+
+    await running(world)
+    stopped(await world.box())
+    await world.step()
+    await world.conn.execute(
+        "INSERT INTO slot (name, slot) VALUES ('chore-detect-all-faults', 1 << 30) ON CONFLICT (name) DO NOTHING"
+    )
+    await world.playbook()
+    await world.rule()
+    assert (
+        await (await world.conn.execute("SELECT count(*) FROM slot WHERE name = 'chore-detect-all-faults'")).fetchone()
+    ) == (0,)
+    assert await look_at_all(Seat(world.conn, 1)) == 1
+    assert (await world.fault())["status"]["phase"] == "Confirmed"
+    assert await look_at_all(Seat(world.conn, 1)) == 0
