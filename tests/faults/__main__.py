@@ -31,11 +31,13 @@ def main() -> int:
         ended = subprocess.run([*command, *(str(HERE / t) for t in sorted(_widest(there)))], check=False)
         results = _results(report)
     survived = built = 0
-    max(len(r.fault) for r in ROWS)
+    width = max(len(r.fault) for r in ROWS)
     for row in ROWS:
         said = _of(row, results)
         built += said != "not built"
         survived += said == "survived"
+        sys.stdout.write(f"{row.fault:{width}}  {'must' if row.must else '    '}  {said:9}  {row.oracle}\n")
+    sys.stdout.write(f"\n{survived} of {len(ROWS)} rows survived; {len(ROWS) - built} are not built yet.\n")
     return ended.returncode
 
 
