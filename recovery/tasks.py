@@ -16,6 +16,7 @@ from recovery.detecting import detect, read_rules
 from recovery.figures import refresh_figures
 from recovery.orders import order, refuse_tripped
 from recovery.reconcile import reconcile_remediations
+from recovery.tidy import tidy
 from recovery.told import take_events
 from recovery.types import WHOLE
 
@@ -69,4 +70,5 @@ register_operator(Operator(REMEDIATION, reconcile_remediations, batch=200))
 register_chore(Chore("detect-faults", DETECT_SECONDS, run=find_faults))
 register_chore(Chore(WHOLE, WHOLE_SECONDS, run=look_at_all))
 register_chore(Chore("recovery-built-ins", 30.0, run_sync=install))
+register_chore(Chore("tidy-faults", 300.0, run=lambda seat: tidy(seat.conn)))
 register_chore(Chore("recovery-figures", 30.0, run_sync=refresh_figures))
