@@ -106,7 +106,7 @@ DECLARE
   halt record; r record; lim record; brk record; base bigint; moment timestamptz; guarded boolean; counting boolean; hard boolean; owned boolean; begins boolean; at int; places int[]; wide int;
   codes bigint[] := '{}'; states text[] := '{}'; rooms int[] := '{}'; mosts int[] := '{}'; hits int[] := '{}'; froms timestamptz[] := '{}'; stops text[] := '{}'; limits text[] := '{}'; trips text[] := '{}';
   bdims text[] := '{}'; bkeys int[] := '{}'; bnames text[] := '{}'; spans int[] := '{}'; starts boolean[] := '{}'; tried bigint[] := '{}'; tries int[] := '{}';
-  plans boolean; same boolean; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb; quorums jsonb := '{}'; seats int;
+  plans boolean; same boolean; tripped boolean; priced bigint[]; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb; quorums jsonb := '{}'; seats int;
   rverbs text[] := '{}'; rdims text[] := '{}'; rkeys int[] := '{}'; rrooms int[] := '{}'; rsaid text[] := '{}'; vdims text[] := '{}'; vkeys int[] := '{}'; vrooms int[] := '{}'; vsaid text[] := '{}'; begun boolean[] := '{}';
   dims text[] := '{}'; keys int[] := '{}'; names text[] := '{}'; caps int[] := '{}'; planned int[] := '{}'; totals int[] := '{}'; used int[] := '{}'; policies text[] := '{}';
   oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; theirs int[]; kept int[]; why text; said text; price int; most int;
@@ -115,25 +115,27 @@ BEGIN
   moment := clock_timestamp();
   IF EXISTS (SELECT FROM breaker b WHERE b.state <> 'closed') THEN PERFORM breaker_turn(moment); END IF;
   SELECT coalesce(bool_or(l.stopped), true) AS stopped, max(l.stopped_by) AS who, max(l.stopped_why) AS what INTO halt FROM ledger l WHERE l.id = 1;
-  FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP
+  -- Who is down, or out of service, costs nothing: no budget has to be counted for it.
+  priced := ARRAY(SELECT DISTINCT a.id FROM unnest(p_ids) AS a(id) CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE c.in_service AND NOT c.down);
+  FOR lim IN SELECT * FROM safety_limits(priced) LOOP
     dims := dims || lim.dim; keys := keys || lim.key; names := names || lim.name; caps := caps || lim.cap; planned := planned || lim.planned_cap;
     totals := totals || lim.total; used := used || lim.gone; policies := policies || lim.policy;
   END LOOP;
   SELECT coalesce(bool_or(safety_class(v.verb) IN ('disruptive', 'destructive')), false), coalesce(bool_or(v.unplanned AND safety_class(v.verb) IN ('disruptive', 'destructive')), false)
     INTO guarded, counting FROM unnest(p_verbs, p_unplanned) AS v(verb, unplanned);
-  IF counting THEN  -- a limit may be met before anything starts: machines have left service since the last start
-    FOR brk IN SELECT * FROM breakers_of(p_ids, moment, true) b WHERE b.state <> 'open' AND b.hit >= b.most LOOP
-      PERFORM breaker_open(brk.dim, brk.key, breaker_limit(brk.hit, brk.percent, brk.cap, brk.seconds), moment);
-    END LOOP;
-  END IF;
-  SELECT count(*) INTO wide FROM breaker b WHERE b.dim = 'cluster' AND b.state = 'open';
-  IF guarded THEN
+  WHILE guarded LOOP
+    tripped := false; codes := '{}'; bdims := '{}'; bkeys := '{}'; bnames := '{}'; spans := '{}'; rooms := '{}'; mosts := '{}'; hits := '{}'; froms := '{}'; states := '{}'; trips := '{}'; stops := '{}'; limits := '{}';
     FOR brk IN SELECT * FROM breakers_of(p_ids, moment, counting) LOOP
+      IF counting AND brk.state <> 'open' AND brk.hit >= brk.most THEN  -- a limit may be met before anything starts: machines have left service since the last start
+        PERFORM breaker_open(brk.dim, brk.key, breaker_limit(brk.hit, brk.percent, brk.cap, brk.seconds), moment); tripped := true;
+      END IF;
       codes := codes || brk.code; bdims := bdims || brk.dim; bkeys := bkeys || brk.key; bnames := bnames || brk.name; spans := spans || brk.seconds; rooms := rooms || brk.room;
       mosts := mosts || brk.most; hits := hits || brk.hit; froms := froms || greatest(brk.counted_from, moment - make_interval(secs => brk.seconds)); states := states || brk.state; trips := trips || ''::text;
       stops := stops || breaker_sentence(brk.dim, brk.name, brk.state, brk.since, brk.last_at, brk.seconds, brk.why, brk.allow); limits := limits || breaker_limit(brk.most, brk.percent, brk.cap, brk.seconds);
     END LOOP;
-  END IF;
+    EXIT WHEN NOT tripped;  -- what has just opened is read as it stands now
+  END LOOP;
+  SELECT count(*) INTO wide FROM breaker b WHERE b.dim = 'cluster' AND b.state = 'open';
   IF guarded THEN
     SELECT coalesce(bool_or(NOT u.planless), false) INTO plans FROM unnest(p_unplanned) AS u(planless);
     IF plans THEN
@@ -143,7 +145,7 @@ BEGIN
     FOR lim IN SELECT * FROM safety_rates(p_ids, p_verbs, moment) LOOP
       rverbs := rverbs || lim.verb; rdims := rdims || lim.dim; rkeys := rkeys || lim.key; rrooms := rrooms || greatest(0, lim.cap - lim.used); rsaid := rsaid || lim.message;
     END LOOP;
-    FOR lim IN SELECT * FROM safety_reserves(p_ids) LOOP
+    FOR lim IN SELECT * FROM safety_reserves(priced) LOOP
       vdims := vdims || lim.dim; vkeys := vkeys || lim.key; vrooms := vrooms || lim.room; vsaid := vsaid || lim.message;
     END LOOP;
   END IF;
