@@ -47,8 +47,8 @@ WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(machine)s::bigi
 st AS MATERIALIZED (
   SELECT r.*, f.rv AS old_rv, f.phase AS was, f.name AS fault, f.status AS old_status,
     f.phase = r.phase OR f.phase || '>' || r.phase = ANY (%(legal)s::text[]) AS lawful,
-    (f.phase, f.sources, f.count, f.evidence, f.cleared_since IS NULL, f.status ->> 'reason') IS DISTINCT FROM
-      (r.phase, r.sources::jsonb, r.count, CASE WHEN r.evidence = '[]' THEN f.evidence ELSE r.evidence::jsonb END, r.cleared IS NULL, r.reason)
+    (f.phase, f.sources, f.count, f.evidence, f.cleared_since IS NULL, CASE WHEN r.phase IN ('Recovering', 'NeedsPerson') THEN f.status ->> 'seen' ELSE f.status ->> 'reason' END) IS DISTINCT FROM
+      (r.phase, r.sources::jsonb, r.count, CASE WHEN r.evidence = '[]' THEN f.evidence ELSE r.evidence::jsonb END, r.cleared IS NULL, CASE WHEN r.phase IN ('Recovering', 'NeedsPerson') THEN r.message ELSE r.reason END)
       OR r.rule <> '' AND (f.rule, f.shadow, f.severity) IS DISTINCT FROM (r.rule, r.shadow, r.severity) AS changed
   FROM r JOIN LATERAL (SELECT * FROM recovery_fault WHERE id = r.id AND phase <> 'Resolved' FOR NO KEY UPDATE) f ON true WHERE r.id <> 0 ORDER BY r.id),
 p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM r) + 4) AS base),

@@ -20,7 +20,7 @@ from recovery.models import Fault, FaultRule, Playbook, Remediation
 from recovery.people import CLEAR, RETRY, clear_faults, retry_fault
 from recovery.schema import FAULT_KIND, REMEDIATION_KIND
 from recovery.schema_rules import FAULT_RULE_KIND, PLAYBOOK_KIND
-from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, RECOVERING, SEVERITIES, TYPES, WHOLE
+from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, RECOVERING, RULES, SEVERITIES, TYPES
 
 
 class FaultStorage(Storage):
@@ -231,9 +231,12 @@ class FaultRuleStorage(Storage):
 
 
 def look_anew() -> None:
-    """The look at everything has its turn at once."""
+    """The next turn of detection looks at every machine."""
     with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM slot WHERE name = %s", [f"chore-{WHOLE}"])
+        cursor.execute(
+            "INSERT INTO slot (name, slot, pos) VALUES (%s, 0, 1) ON CONFLICT (name) DO UPDATE SET pos = slot.pos + 1",
+            [RULES],
+        )
 
 
 def evidence_of(obj: Json, actor: Actor) -> Json:

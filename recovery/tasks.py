@@ -18,11 +18,12 @@ from recovery.orders import order, refuse_tripped
 from recovery.reconcile import reconcile_remediations
 from recovery.tidy import tidy
 from recovery.told import take_events
-from recovery.types import WHOLE
+from recovery.types import RULES
 
 log = logging.getLogger("fleet.recovery")
 DETECT_SECONDS: Final = 1.0
 WHOLE_SECONDS: Final = 300.0
+RULES_SEEN: Final = "recovery-rules-seen"
 CURSOR: Final = "recovery-detect"
 _MOST: Final = 50_000  # machines looked at in one turn
 _FAR: Final = 1 << 36  # positions behind which looking at everything is cheaper
@@ -31,6 +32,7 @@ _FAR: Final = 1 << 36  # positions behind which looking at everything is cheaper
 async def find_faults(seat: Seat) -> int:
     """What changed since the last turn, and faults for which the time has come; then the orders that follow."""
     conn = seat.conn
+    await _follow_rules(seat)
     rules = await read_rules(conn)
     machines, until = await changed_machines(conn)
     machines |= await take_events(conn, rules)
@@ -40,6 +42,14 @@ async def find_faults(seat: Seat) -> int:
     await order(conn)
     await refuse_tripped(conn)
     return found.moved if found else 0
+
+
+async def _follow_rules(seat: Seat) -> None:
+    """After a change of a rule every machine is looked at once."""
+    changed = await slots.position(seat.conn, RULES)
+    if changed > await slots.position(seat.conn, RULES_SEEN):
+        await look_at_all(seat)
+        await slots.advance(seat.conn, RULES_SEEN, changed)
 
 
 async def changed_machines(conn: Connection) -> tuple[set[int], int]:
@@ -68,7 +78,7 @@ async def look_at_all(seat: Seat) -> int:
 
 register_operator(Operator(REMEDIATION, reconcile_remediations, batch=200))
 register_chore(Chore("detect-faults", DETECT_SECONDS, run=find_faults))
-register_chore(Chore(WHOLE, WHOLE_SECONDS, run=look_at_all))
+register_chore(Chore("detect-all-faults", WHOLE_SECONDS, run=look_at_all))
 register_chore(Chore("recovery-built-ins", 30.0, run_sync=install))
 register_chore(Chore("tidy-faults", 300.0, run=lambda seat: tidy(seat.conn)))
 register_chore(Chore("recovery-figures", 30.0, run_sync=refresh_figures))

@@ -21,7 +21,7 @@ SUCCEEDED: Final = "Succeeded"
 ESCALATED: Final = "Escalated"
 CANCELLED: Final = "Cancelled"
 ENDED: Final = (SUCCEEDED, ESCALATED, CANCELLED)
-WHOLE: Final = "detect-all-faults"  # the chore that looks at every machine
+RULES: Final = "recovery-rules"  # how often rules were changed, in the table of slots
 SEVERITIES: Final = ("normal", "warning", "error")
 
 

@@ -77,19 +77,17 @@ async def test_evidence_of_a_repair_is_read_through_the_api(world: World) -> Non
 
 async def test_the_look_at_everything_finds_what_no_message_told_and_follows_a_new_rule_at_once(world: World) -> None:
     from fleet.control.operators import Seat
-    from recovery.tasks import look_at_all
+    from recovery.tasks import find_faults, look_at_all
 
     await running(world)
     stopped(await world.box())
     await world.step()
-    await world.conn.execute(
-        "INSERT INTO slot (name, slot) VALUES ('chore-detect-all-faults', 1 << 30) ON CONFLICT (name) DO NOTHING"
-    )
+    seat = Seat(world.conn, 1)
+    await find_faults(seat)  # the cursors begin here: nothing that was before is told again
+    assert await world.faults() == []
     await world.playbook()
     await world.rule()
-    assert (
-        await (await world.conn.execute("SELECT count(*) FROM slot WHERE name = 'chore-detect-all-faults'")).fetchone()
-    ) == (0,)
-    assert await look_at_all(Seat(world.conn, 1)) == 1
-    assert (await world.fault())["status"]["phase"] == "Confirmed"
-    assert await look_at_all(Seat(world.conn, 1)) == 0
+    await find_faults(seat)
+    assert (await world.fault())["status"]["phase"] in ("Confirmed", "Recovering")
+    await look_at_all(seat)
+    assert await look_at_all(seat) == 0  # what stays as it is is not written again
