@@ -16,6 +16,7 @@ from recovery.types import CONFIRMED, NEEDS_PERSON, OPEN, RECOVERING, RESOLVED, 
 
 MOST_FLIPS: Final = 100
 MOST_EVIDENCE: Final = 20
+MOST_TEXT: Final = 900
 # Fleet's look at a host and its probes go over the same network: together they are one source.
 OWN_EYES: Final = {"prober": "fleet"}
 BLIND: Final = "ViewBroken"
@@ -154,91 +155,63 @@ def _present(rule: Rule, found: tuple[Evidence, ...], sight: Sight, fault: Known
     held = min(first, now) if fault is None else fault.held_since
     if fault is not None and fault.cleared_since is not None and fault.phase in (OPEN, SUSPECTED):
         held = now  # it was away: the hold time counts anew, unless it comes and goes all the time
+
+    def seen(phase: str, reason: str, message: str, *, held: datetime = held, due: float | None = None) -> Finding:
+        return Finding(
+            machine_id=sight.machine_id, id=fault.id if fault else 0, rule=rule, type=fault.type if fault else rule.fault_type,
+            phase=phase, reason=reason, message=message[:MOST_TEXT], evidence=found[:MOST_EVIDENCE], sources=sources, count=count,
+            held_since=held, cleared_since=None, flips=flips, due_seconds=due,
+        )  # fmt: skip
+
     if sight.blind and (fault is None or fault.phase in (OPEN, SUSPECTED, CONFIRMED)):
-        phase = OPEN if fault is None or fault.phase != OPEN else fault.phase
-        return _finding(rule, found, sight, fault, phase, BLIND, sight.blind, sources, count, now, None, flips, 10.0)
+        return seen(OPEN, BLIND, sight.blind, held=now, due=10.0)
     flapping = rule.flaps[0] > 0 and len(flips) >= rule.flaps[0]
     rest = 0.0 if flapping else rule.hold_seconds - (now - held).total_seconds()
     said = _sentence(found)
     if fault is not None and fault.phase in (RECOVERING, NEEDS_PERSON):
-        return _finding(rule, found, sight, fault, fault.phase, "Seen", said, sources, count, held, None, flips, None)
+        return seen(fault.phase, "Seen", said)
     if rest > 0 and not (fault is not None and fault.phase == CONFIRMED):
-        text = f"{said} It counts once it has held for {rule.hold_seconds} s."
-        return _finding(rule, found, sight, fault, OPEN, "Holding", text, sources, count, held, None, flips, rest)
+        return seen(OPEN, "Holding", f"{said} It counts once it has held for {rule.hold_seconds} s.", due=rest)
     if len(sources) < rule.sources:
         text = f"{said} Only {', '.join(sources)} says so; {rule.sources} independent sources are asked for."
-        return _finding(
-            rule, found, sight, fault, SUSPECTED, "OneSource", text, sources, count, held, None, flips, 15.0
-        )
-    reason = "Flapping" if flapping else "Confirmed"
-    return _finding(rule, found, sight, fault, CONFIRMED, reason, said, sources, count, held, None, flips, None)
+        return seen(SUSPECTED, "OneSource", text, due=15.0)
+    return seen(CONFIRMED, "Flapping" if flapping else "Confirmed", said)
 
 
 def _absent(rule: Rule | None, fault: Known, sight: Sight, now: datetime) -> Finding:
     """Nothing speaks for the fault now: it is over if that is known, and has been so for long enough."""
+
+    def left(
+        phase: str, reason: str, message: str, *, cleared: datetime | None, held: datetime = fault.held_since, due: float | None = None
+    ) -> Finding:  # fmt: skip
+        return Finding(
+            machine_id=sight.machine_id, id=fault.id, rule=rule, type=fault.type, phase=phase, reason=reason, message=message[:MOST_TEXT],
+            evidence=(), sources=fault.sources, count=fault.count, held_since=held, cleared_since=cleared, flips=fault.flips, due_seconds=due,
+        )  # fmt: skip
+
     evidence = {e.type: e for e in sight.evidence}
     unknown = [
         t for t, _ in fault.seen if not t.startswith(EVENT) and (t not in evidence or evidence[t].status == "Unknown")
     ]
-    common = (sight, fault)
-    if (unknown or sight.blind) and rule is not None:
-        why = sight.blind or f"Nobody knows now whether {', '.join(sorted(unknown))} still says so."
-        reason = BLIND if sight.blind else "Unknown"
-        phase = OPEN if sight.blind and fault.phase in (SUSPECTED, CONFIRMED) else fault.phase
-        held = now if sight.blind else fault.held_since
-        return _finding(
-            rule, (), *common, phase, reason, why, fault.sources, fault.count, held, None, fault.flips, 30.0
-        )
+    if rule is not None and sight.blind:
+        phase = OPEN if fault.phase in (SUSPECTED, CONFIRMED) else fault.phase
+        return left(phase, BLIND, sight.blind, cleared=None, held=now, due=30.0)
+    if rule is not None and unknown:
+        text = f"Nobody knows now whether {', '.join(sorted(unknown))} still says so."
+        return left(fault.phase, "Unknown", text, cleared=None, due=30.0)
     since = fault.cleared_since or now
-    patience = 0.0 if rule is None else float(rule.clear_seconds)
-    if rule is not None and rule.flaps[0] > 0 and len(_recent(fault.flips, rule, now)) >= rule.flaps[0]:
+    if fault.phase == RECOVERING:  # its remediation watches over the rest
+        return left(RECOVERING, "Cleared", "It is not seen any more.", cleared=since)
+    if rule is None:
+        return left(RESOLVED, "RuleGone", "The rule that found it is gone.", cleared=since)
+    patience = float(rule.clear_seconds)
+    if rule.flaps[0] > 0 and len(_recent(fault.flips, rule, now)) >= rule.flaps[0]:
         patience = float(rule.flaps[1])  # what comes and goes is over only after a long calm
     rest = patience - (now - since).total_seconds()
-    if fault.phase == RECOVERING:  # its remediation watches over the rest
-        text = "It is not seen any more."
-        return _finding(
-            rule,
-            (),
-            *common,
-            RECOVERING,
-            "Cleared",
-            text,
-            fault.sources,
-            fault.count,
-            fault.held_since,
-            since,
-            fault.flips,
-            None,
-        )
     if rest > 0:
         text = f"It is not seen any more; it is over once that has lasted {patience:.0f} s."
-        return _finding(
-            rule,
-            (),
-            *common,
-            fault.phase,
-            "Clearing",
-            text,
-            fault.sources,
-            fault.count,
-            fault.held_since,
-            since,
-            fault.flips,
-            rest,
-        )
-    text = "The rule that found it is gone." if rule is None else "It went away by itself."
-    return _finding(rule, (), *common, RESOLVED, "RuleGone" if rule is None else "Cleared", text, fault.sources, fault.count, fault.held_since, since, fault.flips, None)  # fmt: skip
-
-
-def _finding(
-    rule: Rule | None, found: tuple[Evidence, ...], sight: Sight, fault: Known | None, phase: str, reason: str, message: str,
-    sources: tuple[str, ...], count: int, held: datetime, cleared: datetime | None, flips: tuple[datetime, ...], due: float | None,
-) -> Finding:  # fmt: skip
-    type_ = fault.type if fault is not None else rule.fault_type if rule is not None else ""
-    return Finding(
-        sight.machine_id, fault.id if fault else 0, rule, type_, phase, reason, message[:900], found[:MOST_EVIDENCE], sources, count,
-        held, cleared, flips, due,
-    )  # fmt: skip
+        return left(fault.phase, "Clearing", text, cleared=since, due=rest)
+    return left(RESOLVED, "Cleared", "It went away by itself.", cleared=since)
 
 
 def _recent(flips: tuple[datetime, ...], rule: Rule, now: datetime) -> tuple[datetime, ...]:

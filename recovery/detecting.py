@@ -61,15 +61,20 @@ async def read_rules(conn: Connection) -> Ruleset:
     return Ruleset(tuple(rules))
 
 
+async def look_up(conn: Connection, rules: Ruleset) -> None:
+    """Which rows of the dictionary of conditions these rules look for, as it is now."""
+    await packing.refresh(conn)
+    rules.numbers = packing.numbers_where(
+        lambda t, s, r: any(m.says(t, s, r) for rule in rules.rules for m in rule.when)
+    )
+
+
 async def detect(
     conn: Connection, machines: Iterable[int], rules: Ruleset | None = None, *, now: datetime | None = None
 ) -> Found:
     """Look at these machines and store what follows; chunks of a thousand, one writing statement each."""
     rules = rules or await read_rules(conn)
-    await packing.refresh(conn)
-    rules.numbers = packing.numbers_where(
-        lambda t, s, r: any(m.says(t, s, r) for rule in rules.rules for m in rule.when)
-    )
+    await look_up(conn, rules)
     ids = sorted(set(machines))
     confirmed: list[int] = []
     moved = 0

@@ -12,7 +12,7 @@ import orjson
 
 from fleet.control import work
 from fleet.control.db import Connection
-from fleet.control.kinds import REMEDIATION, Json
+from fleet.control.kinds import Json
 from fleet.control.operators import Seat
 from fleet.control.work import Claim
 from fleet.safety import permits
@@ -196,6 +196,3 @@ async def _record(conn: Connection, me: int, works: Sequence[Work]) -> None:
     # A machine whose Operation waits is due: the wake of the one who ordered it may have been lost.
     waiting = {w.machine_id for w in works if w.case.operation is not None and w.case.operation.phase == "Pending"}
     await wake(conn, waiting | {row[1] for row in rows if row[3]})
-
-
-__all__ = ["REMEDIATION", "load", "reconcile_remediations"]

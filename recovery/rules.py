@@ -96,11 +96,6 @@ def match_of(spec: Json) -> Match:
     return Match(spec["condition"], frozenset([spec.get("status", "True")]), reasons)
 
 
-def condition_types(rules: Iterable[Rule]) -> frozenset[str]:
-    """Types of conditions that any of them looks at."""
-    return frozenset(m.type for rule in rules for m in (*rule.when, *rule.also, *rule.unless) if not m.is_event)
-
-
 def event_matches(rules: Iterable[Rule]) -> tuple[Match, ...]:
     """Matches of events of all of them."""
     return tuple({m for rule in rules for m in (*rule.when, *rule.also) if m.is_event})

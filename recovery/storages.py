@@ -77,7 +77,7 @@ class FaultStorage(Storage):
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         """A fault that is worked on is ended by its remediation, or that by a person."""
-        if obj["status"]["phase"] == "Recovering":
+        if obj["status"]["phase"] == RECOVERING:
             name = obj["metadata"]["name"]
             raise errors.conflict(self.kind, name, f"{obj['status'].get('remediation')} works on it; cancel that first")
 

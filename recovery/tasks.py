@@ -9,10 +9,9 @@ from fleet.control import position, slots
 from fleet.control.db import Connection
 from fleet.control.kinds import REMEDIATION
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
-from machines import packing
 from recovery import detect_sql
 from recovery.builtins import install
-from recovery.detecting import detect, read_rules
+from recovery.detecting import detect, look_up, read_rules
 from recovery.figures import refresh_figures
 from recovery.orders import order, refuse_tripped
 from recovery.reconcile import reconcile_remediations
@@ -65,11 +64,10 @@ async def changed_machines(conn: Connection) -> tuple[set[int], int]:
 async def look_at_all(seat: Seat) -> int:
     """Every machine of which something speaks for a fault: what no change told, a new rule, a turn that died."""
     rules = await read_rules(seat.conn)
-    await packing.refresh(seat.conn)
-    numbers = packing.numbers_where(lambda t, s, r: any(m.says(t, s, r) for rule in rules.rules for m in rule.when))
+    await look_up(seat.conn, rules)
     after = moved = 0
     while True:
-        found = await (await seat.conn.execute(detect_sql.ALL, {"after": after, "ids": numbers})).fetchone()
+        found = await (await seat.conn.execute(detect_sql.ALL, {"after": after, "ids": rules.numbers})).fetchone()
         if found is None or found[0] is None:
             return moved
         after, ids = found

@@ -21,6 +21,7 @@ from fleet.events.schema import secret_bytes
 from fleet.events.webhooks import Answer, Poster, url_problem
 from recovery.beside import beside
 from recovery.playbooks import ladder_of, task_of
+from recovery.types import SEVERITIES
 
 log = logging.getLogger("fleet.recovery")
 SECONDS: Final = 10.0
@@ -79,7 +80,7 @@ def _ticket(row: Sequence[Any]) -> Ticket:
     ) = row  # fmt: skip
     where = {"name": machine, "uid": uid, "serialNumber": serial, "hardwareModel": model, "idc": idc, "rack": rack, "clusterName": cluster}  # fmt: skip
     what = {
-        "name": name, "type": type_, "category": category, "severity": ("normal", "warning", "error")[severity], "message": message, "sources": sources,
+        "name": name, "type": type_, "category": category, "severity": SEVERITIES[severity], "message": message, "sources": sources,
         "firstSeenTime": first.isoformat(), "confirmedTime": confirmed.isoformat() if confirmed else "",
     }  # fmt: skip
     body: Json = {
