@@ -11,9 +11,10 @@ from clusters.lifecycle import Progress, Step
 from clusters.models import Cluster, ClusterPackageVersion
 from clusters.reconcile import phase_column
 from clusters.status import Part, write_parts
-from fleet.api.storage import format_time, storage_for
+from fleet.api.storage import storage_for
 from fleet.control.errors import TemporaryError
 from fleet.control.kinds import CLUSTER, Json
+from fleet.control.times import format_time
 from fleet.control.work import Claim
 from fleet.safety.models import Hold
 from fleet.safety.schema import parse_time

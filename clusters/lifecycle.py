@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from clusters.planes import COMPONENTS, ComponentSeen
-from fleet.api.storage import format_time
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 
 ADDONS: Final = "addons"  # the part of a change that comes after the components, and before them on the way back
 PARTS: Final = (*COMPONENTS, ADDONS)

@@ -16,10 +16,10 @@ from clusters.preflight import Hop, kubelets_too_new, kubelets_too_old, refusals
 from clusters.status import Part, Told
 from clusters.versions import minor_text
 from clusters.wanted import values_for
-from fleet.api.storage import format_time
 from fleet.control.conditions import Condition
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 
 Ends = Sequence[tuple[str, datetime]]
 SOON: Final = timedelta(days=14)  # a certificate that ends so soon alarms

@@ -13,9 +13,9 @@ from typing import Final
 from clusters.lifecycle import ADDONS
 from clusters.manifests import Addon, called, digest_of
 from clusters.planes import ComponentSeen
-from fleet.api.storage import format_time
 from fleet.control.conditions import Condition, Status
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 
 GIVE_UP_SECONDS: Final = 600.0  # without any progress; the default of a Deployment's progressDeadlineSeconds
 HOPELESS: Final = frozenset({400, 405, 413, 415, 422})  # answers to an object that only another manifest changes

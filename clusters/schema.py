@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.control.conditions import conditions_schema
 from fleet.control.kinds import IDC, Column, Json, Kind
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+~-]*"
@@ -44,28 +45,7 @@ DRIVER: Json = {
         },
     },
 }
-CONDITIONS: Json = {
-    "type": "array",
-    "description": "The truth about the object; one owner each; missing means Unknown.",
-    "x-kubernetes-list-type": "map",
-    "x-kubernetes-list-map-keys": ["type"],
-    "items": {
-        "type": "object",
-        "required": ["type", "status"],
-        "properties": {
-            "type": {"type": "string"},
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "reason": {"type": "string", "description": "One CamelCase word."},
-            "message": {"type": "string", "description": "A sentence for people."},
-            "source": {
-                "type": "string",
-                "description": "The reporter that said so; without one it is Fleet's own, or the node's.",
-            },
-            "lastTransitionTime": {"type": "string", "format": "date-time"},
-            "observedGeneration": {"type": "integer"},
-        },
-    },
-}
+CONDITIONS: Json = conditions_schema("The truth about the object; one owner each; missing means Unknown.")
 
 
 def condition(obj: Json, type_: str, part: str = "status") -> str:

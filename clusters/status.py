@@ -9,9 +9,10 @@ from typing import Any
 from django.db import connection, transaction
 from django.utils import timezone
 
-from fleet.api.storage import Storage, difference, format_time
+from fleet.api.storage import Storage, difference
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from fleet.events.publish import MODIFIED, NORMAL, hint, note_change, publish
 
 

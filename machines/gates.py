@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 
 REQUIRE_TRUE: Final = "RequireTrue"
 FORBID_TRUE: Final = "ForbidTrue"
@@ -63,7 +64,7 @@ class Answer:
         }
         out |= {"reason": self.reason} if self.reason else {}
         out |= {"message": self.message} if self.message else {}
-        out |= {"since": self.since.strftime("%Y-%m-%dT%H:%M:%SZ")} if self.since else {}
+        out |= {"since": format_time(self.since)} if self.since else {}
         out |= {"owner": owner} if owner else {}
         return out | ({"dryRun": True} if gate.dry_run else {})
 

@@ -6,11 +6,12 @@ import base64
 import hashlib
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from fleet.control.endpoint import Endpoint
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from machines.hosts import WantedFile
 
 JOIN: Final = "join-node"  # the verb of the step
@@ -60,7 +61,7 @@ def secret_of(token: Token, machine: str) -> Json:
     values = {
         "token-id": token.id,
         "token-secret": token.secret,
-        "expiration": token.expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expiration": format_time(token.expires_at),
         "usage-bootstrap-authentication": "true",
         "auth-extra-groups": GROUP,
         "description": f"Fleet: lets machine {machine} join once.",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, Literal
 
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from machines.analyze import Diff
 from machines.desired import by_name
 from machines.gates import NodeRow
@@ -123,11 +124,6 @@ class Scene:
     boot_id: str = ""  # of the newest look at the host that was answered
 
 
-def time_text(moment: datetime) -> str:
-    """RFC 3339 in UTC, seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def current(status: Json) -> Json | None:
     """The first step that is not done."""
     return next((s for s in status.get("steps", []) if s["status"] != "True"), None)
@@ -138,7 +134,7 @@ def end(
 ) -> Move:
     """The Operation ends here."""
     return Move(
-        status | {"message": message, "endTime": time_text(now)},
+        status | {"message": message, "endTime": format_time(now)},
         ended,
         reason,
         message,
@@ -149,7 +145,7 @@ def end(
 
 def done(step: Json, now: datetime, reason: str = "Done", message: str = "") -> None:
     """The step is done."""
-    step.update(status="True", reason=reason, message=message, endTime=time_text(now))
+    step.update(status="True", reason=reason, message=message, endTime=format_time(now))
     step.pop("running", None)
 
 
@@ -162,7 +158,7 @@ def fail(
     status: Json, step: Json, reason: str, message: str, scene: Scene, inventory: list[InventoryChange]
 ) -> Move | None:
     """The step failed: the package is rolled back where it may be, else the Operation ends."""
-    step.update(status="False", reason=reason, message=message, endTime=time_text(scene.now))
+    step.update(status="False", reason=reason, message=message, endTime=format_time(scene.now))
     step.pop("running", None)
     entry = by_name(scene.body).get(step.get("subject", ""))
     old = by_name(scene.previous or {}).get(step.get("subject", ""))

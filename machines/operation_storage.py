@@ -10,9 +10,10 @@ from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.rights import Actor
-from fleet.api.storage import STRIDE, Storage, Stored, format_time
+from fleet.api.storage import STRIDE, Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import MACHINE, OPERATION, Json, Problem
+from fleet.control.times import format_time
 from fleet.events.publish import MODIFIED, Cursor, note_change
 from machines.models import Machine, MachineState, Operation, OwnerClass
 from machines.schema import OPERATION_KIND, VERBS

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from machines.analyze import runs_kernel
 from machines.desired import by_name, package_of
 from machines.fence import EVIDENCE
@@ -23,7 +24,6 @@ from machines.operation_moves import (
     end,
     fail,
     halted,
-    time_text,
     waited,
 )
 from machines.own_steps import own_step
@@ -277,8 +277,8 @@ def _start(
     action = action_of(step, body_of(status, scene), scene.facts, scene.uid, scene.mirrors)
     if isinstance(action, tuple):
         return fail(status, step, *action, scene, inventory)
-    step.update(running=True, reason="Begun", message="", startTime=time_text(scene.now))
-    status.setdefault("startTime", time_text(scene.now))
+    step.update(running=True, reason="Begun", message="", startTime=format_time(scene.now))
+    status.setdefault("startTime", format_time(scene.now))
     if step["verb"] == "reboot":
         status["bootIdBefore"] = scene.facts.boot_id
     start = Start(_ref(operation, step), action, step["verb"] in FREE)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from machines.join import WAIT_SECONDS as JOIN_SECONDS
-from machines.operation_moves import Effect, InventoryChange, Move, Scene, done, fail, halted, time_text, waited
+from machines.operation_moves import Effect, InventoryChange, Move, Scene, done, fail, halted, waited
 from machines.plan import POWER_CYCLE
 from machines.power import BOOT_SECONDS, late, opened, returned, touched
 from machines.rows import OperationRow
@@ -66,8 +67,8 @@ def _drain(
         return None
     if scene.halt[0]:
         return halted(status, step, scene, inventory)
-    step.setdefault("startTime", time_text(scene.now))
-    status.setdefault("startTime", time_text(scene.now))
+    step.setdefault("startTime", format_time(scene.now))
+    status.setdefault("startTime", format_time(scene.now))
     effect = Effect("drain", {"drain": operation.spec.get("drain")}, step.get("progress", {}))
     return Move(status | {"closesNode": True}, effect=effect, inventory=tuple(inventory))
 
@@ -79,8 +80,8 @@ def _isolate(status: Json, step: Json, scene: Scene, inventory: list[InventoryCh
         return None
     if scene.halt[0]:
         return halted(status, step, scene, inventory)
-    step.setdefault("startTime", time_text(scene.now))
-    status.setdefault("startTime", time_text(scene.now))
+    step.setdefault("startTime", format_time(scene.now))
+    status.setdefault("startTime", format_time(scene.now))
     return Move(status | {"closesNode": True}, effect=Effect("isolate"), inventory=tuple(inventory))
 
 
@@ -105,10 +106,10 @@ def _power_cycle(status: Json, step: Json, scene: Scene, inventory: list[Invento
     if scene.halt[0] and not touched(progress):
         return halted(status, step, scene, inventory)
     if "startTime" not in step:
-        step["startTime"] = time_text(scene.now)
+        step["startTime"] = format_time(scene.now)
         step["silent"] = not scene.facts.seen
         status["bootIdBefore"] = scene.boot_id
-    status.setdefault("startTime", time_text(scene.now))
+    status.setdefault("startTime", format_time(scene.now))
     step["progress"] = opened(progress, scene.now)
     return Move(status, effect=Effect(POWER_CYCLE, progress=step["progress"]), inventory=tuple(inventory))
 
@@ -117,7 +118,7 @@ def _wait_for_node(status: Json, step: Json, scene: Scene, inventory: list[Inven
     if scene.node is not None:
         done(step, scene.now, "Joined", f"The cluster has the node {scene.node.name}.")
         return None
-    step.setdefault("startTime", time_text(scene.now))
+    step.setdefault("startTime", format_time(scene.now))
     seconds = waited(step, scene.now)
     if seconds > JOIN_SECONDS:
         message = (
@@ -132,5 +133,5 @@ def _delete_node(status: Json, step: Json, scene: Scene, inventory: list[Invento
     if scene.node is None:
         done(step, scene.now, "Gone", "The cluster has no node of this machine any more.")
         return None
-    step.setdefault("startTime", time_text(scene.now))
+    step.setdefault("startTime", format_time(scene.now))
     return Move(status | {"message": "The node is deleted."}, effect=Effect("delete-node"), inventory=tuple(inventory))

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Final, Literal
 
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from machines.bmc import BmcError, PowerState
-from machines.operation_moves import Told, time_text
+from machines.operation_moves import Told
 
 Request = Literal["", "off", "on"]
 TRIES: Final = 2
@@ -25,7 +26,7 @@ def opened(progress: Json, now: datetime) -> Json:
     """The progress as it is committed before a round: with the request that the round may make."""
     left = {k: v for k, v in progress.items() if k not in ("next", "now")}
     wanted = progress.get("next")
-    return left | {"now": wanted, wanted: [*left.get(wanted, ()), time_text(now)]} if wanted else left
+    return left | {"now": wanted, wanted: [*left.get(wanted, ()), format_time(now)]} if wanted else left
 
 
 def touched(progress: Json) -> bool:
@@ -58,8 +59,8 @@ def round_of(progress: Json, power: PowerState, now: datetime) -> tuple[Request,
 def _reached(progress: Json, target: PowerState, now: datetime) -> Told:
     if target == "Off":
         text = "The controller says that the power is off."
-        return _told("Off", text, progress | {"wasOff": time_text(now), "next": "on"}, 0.5)
-    since = progress.get("isOn") or time_text(now)
+        return _told("Off", text, progress | {"wasOff": format_time(now), "next": "on"}, 0.5)
+    since = progress.get("isOn") or format_time(now)
     return _told("Booting", "The power is on; the host has not answered yet.", progress | {"isOn": since}, 3.0)
 
 
@@ -69,7 +70,7 @@ def troubled(progress: Json, error: BmcError, now: datetime) -> Told:
     asked = progress.get("now")
     if asked and not error.sent:
         left |= {asked: progress[asked][:-1], "next": asked}
-    since = progress.get("troubleSince") or time_text(now)
+    since = progress.get("troubleSince") or format_time(now)
     if (now - datetime.fromisoformat(since)).total_seconds() > TROUBLE_SECONDS:
         return Told("Failed", error.reason, error.message, left)
     return _told(error.reason, error.message, left | {"troubleSince": since}, 5.0)

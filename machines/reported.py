@@ -11,9 +11,9 @@ from fleet.api import audit, errors
 from fleet.api.actions import Write
 from fleet.api.errors import ApiError
 from fleet.api.rights import Actor
-from fleet.api.storage import format_time
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json, Problem
+from fleet.control.times import format_time
 from fleet.events.publish import hint
 from machines.reporters import Declared, Refused, Reporter, declared, read_conditions
 from machines.reports import Report, learn, write_one

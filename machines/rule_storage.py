@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 from django.db import connection
 
-from fleet.api.storage import Storage, Stored, format_time, storage_for
+from fleet.api.storage import Storage, Stored, storage_for
 from fleet.control.conditions import Condition
 from fleet.control.kinds import MACHINE, Json
 from fleet.control.operators import Chore, register_chore
@@ -76,7 +76,7 @@ def _status(row: ReadinessRule) -> Json:
     fact = _effective(rule, describe_target(row.spec["target"]), machines, held)
     return {
         "observedGeneration": row.generation, "machines": machines, "held": held, "released": released, "unknown": machines - released - held,
-        "conditions": [_kept(fact, row.status, row.generation)],
+        "conditions": [fact.kept(row.status, row.generation, datetime.now(UTC))],
     }  # fmt: skip
 
 
@@ -87,13 +87,6 @@ def _effective(rule: Rule, what: str, machines: int, held: int) -> Condition:
         text = f"It only counts: in force it would hold {held} of {machines} machines."
         return Condition("Effective", "False", "DryRun", text)
     return Condition("Effective", "True", "InForce", f"Asks {machines} machine{'s' if machines != 1 else ''}.")
-
-
-def _kept(fact: Condition, status: Json, generation: int) -> Json:
-    """The condition as stored: its time moves only when its status does."""
-    old: Json = next((c for c in status.get("conditions", []) if c["type"] == fact.type), {})
-    since = old["lastTransitionTime"] if old.get("status") == fact.status else format_time(datetime.now(UTC))
-    return fact.json(generation) | {"lastTransitionTime": since}
 
 
 def counted(rule: Rule) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from fleet.control.times import format_time
 from recovery.rules import EVENT, Match, Rule
 from recovery.types import CONFIRMED, NEEDS_PERSON, OPEN, RECOVERING, RESOLVED, SUSPECTED
 
@@ -37,7 +38,7 @@ class Evidence:
         """As it stands in `Fault.status.evidence[]`."""
         return {
             "type": self.type, "status": self.status, "reason": self.reason, "message": self.message[:400],
-            "source": self.source, "since": self.since.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "source": self.source, "since": format_time(self.since),
         }  # fmt: skip
 
 

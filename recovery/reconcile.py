@@ -14,6 +14,7 @@ from fleet.control import work
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.operators import Seat
+from fleet.control.times import format_time
 from fleet.control.work import Claim
 from fleet.safety import permits
 from machines.conditions import BIT
@@ -144,7 +145,7 @@ async def _open(conn: Connection, me: int, granted: Sequence[tuple[Work, int]]) 
             continue
         rungs = [
             *each.case.status.get("rungs", []),
-            {"name": rung.name, "operation": name, "phase": "Pending", "startTime": _now_text()},
+            {"name": rung.name, "operation": name, "phase": "Pending", "startTime": format_time(datetime.now(UTC))},
         ]
         text = f"Rung {each.case.rung + 1} begins: {rung.name}."
         each.operation_uid = _uid(each)
@@ -159,10 +160,6 @@ async def _open(conn: Connection, me: int, granted: Sequence[tuple[Work, int]]) 
     if left:
         await permits.release(conn, left)
     await wake(conn, [w.machine_id for w, _ in ordered])
-
-
-def _now_text() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def _cancel(conn: Connection, works: Sequence[Work]) -> None:

@@ -10,9 +10,10 @@ from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.rights import Actor
-from fleet.api.storage import Storage, Stored, format_time
+from fleet.api.storage import Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import REMEDIATION, Json, Problem
+from fleet.control.times import format_time
 from fleet.events.publish import Cursor, publish
 from machines.evidence import evidence
 from machines.models import Machine, Operation

@@ -22,13 +22,13 @@ from fleet.api.owners import (
     entry_of,
     is_reset,
     read_entries,
-    stamp,
     write_entries,
 )
 from fleet.api.schema import shape_problems
 from fleet.api.structure import ABSENT, compare, field_set, merge, remove, same, with_parents
 from fleet.api.table import LAST_APPLIED
 from fleet.control.kinds import Json, Kind, Problem
+from fleet.control.times import format_time
 
 MAX_ANNOTATIONS = 256 * 1024
 _METADATA_PATH: Path = ("f:metadata",)  # never owned as such
@@ -47,7 +47,7 @@ def track_update(
     schema = tree(kind, subresource)
     difference = compare(schema, ownable(old or {}, subresource), ownable(new, subresource))
     return write_entries(
-        cap_updaters(_updated(entries, difference, (manager, "Update", subresource or ""), stamp(now)))
+        cap_updaters(_updated(entries, difference, (manager, "Update", subresource or ""), format_time(now)))
     )
 
 
@@ -119,7 +119,7 @@ def server_side_apply(
     for entry, paths in contested:
         entry.paths -= paths | difference.removed
     if live is None or not same(before, after):
-        own.time = stamp(now)
+        own.time = format_time(now)
     out = _result(live, config, after, subresource)
     out["metadata"]["managedFields"] = write_entries(entries)
     if manager == "kubectl" and not subresource:
@@ -143,7 +143,7 @@ def _entries_before_apply(kind: Kind, live: Json | None, now: datetime) -> list[
     if live is not None and not entries:
         # Nobody is on record: what is there was there before the first apply, and conflicts as such.
         there = compare(tree(kind), {}, ownable(live))
-        entries = _updated([], there, (BEFORE_FIRST_APPLY, "Update", ""), stamp(now))
+        entries = _updated([], there, (BEFORE_FIRST_APPLY, "Update", ""), format_time(now))
     return entries
 
 

@@ -18,9 +18,10 @@ from fleet.api.answers import respond
 from fleet.api.authentication import request_actor
 from fleet.api.event_sight import sight_of
 from fleet.api.rights import Actor
-from fleet.api.storage import format_time, storage_for
+from fleet.api.storage import storage_for
 from fleet.api.table import age, parse_time
 from fleet.control.kinds import API_VERSION, Json, kinds
+from fleet.control.times import format_time
 from fleet.events.incoming import OWN_PREFIX
 from fleet.events.log import EventRow, Sight, row_of
 

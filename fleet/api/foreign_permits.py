@@ -10,11 +10,12 @@ from typing import Any, Final
 from django.db import connection
 
 from fleet.api.rights import SYSTEM
-from fleet.api.safety_status import kept, parsed
-from fleet.api.storage import format_time, storage_for
+from fleet.api.safety_status import parsed
+from fleet.api.storage import storage_for
 from fleet.control.conditions import Condition
 from fleet.control.db import connect_sync
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from fleet.safety.models import PermitRequest
 from fleet.safety.permits import FOREIGN, RELEASE, Answer, Ask, permit_sync
 from fleet.safety.schema import parse_time
@@ -110,14 +111,14 @@ def _asked(conn: Any, each: _Request, now: datetime) -> Json:
         conn, Ask(each.machine_id, each.spec["verb"], bool(each.spec.get("unplanned")), each.owner, ttl)
     )
     if answer.ok:
-        return _granted(conn, each, answer)
+        return _granted(conn, each, answer, now)
     if again and each.holds and each.expires_at is not None and each.expires_at > now:
         fact = Condition(
             "Granted", "True", "RenewalRefused", f"It lasts until its end and was not renewed. {answer.message}"
         )
         return each.status | {
             "renewTime": each.spec.get("renewTime"),
-            "conditions": [kept(fact, each.status, each.generation)],
+            "conditions": [fact.kept(each.status, each.generation, now)],
         }
     since = None if again else parse_time(str(each.status.get("pendingTime", "")))
     since = since or now
@@ -125,10 +126,10 @@ def _asked(conn: Any, each: _Request, now: datetime) -> Json:
     said = f"{answer.message} It is no longer asked for; renew it to ask again." if over else answer.message
     fact = Condition("Granted", "False", answer.reason, said)
     out: Json = {"phase": "Refused" if over else "Pending", "pendingTime": format_time(since)}
-    return _renewed(each, out) | {"conditions": [kept(fact, each.status, each.generation)]}
+    return _renewed(each, out) | {"conditions": [fact.kept(each.status, each.generation, now)]}
 
 
-def _granted(conn: Any, each: _Request, answer: Answer) -> Json:
+def _granted(conn: Any, each: _Request, answer: Answer, now: datetime) -> Json:
     row = conn.execute(_GRANT, (answer.permit_id,)).fetchone()
     if not PermitRequest.objects.filter(pk=each.id).update(permit_id=answer.permit_id):
         conn.execute(RELEASE, ([answer.permit_id],))  # deleted meanwhile
@@ -137,7 +138,7 @@ def _granted(conn: Any, each: _Request, answer: Answer) -> Json:
         "phase": "Granted", "permit": answer.permit_id, "takesCapacity": row[6], "cost": row[5],
         "grantedTime": format_time(row[2]), "expiresTime": format_time(row[3]),
     }  # fmt: skip
-    return _renewed(each, out) | {"conditions": [kept(fact, each.status, each.generation)]}
+    return _renewed(each, out) | {"conditions": [fact.kept(each.status, each.generation, now)]}
 
 
 def _renewed(each: _Request, out: Json) -> Json:
@@ -148,7 +149,7 @@ def _ended(each: _Request, phase: str, reason: str, said: str, now: datetime) ->
     out = {**each.status, "phase": phase}
     if phase == "Released":
         out.setdefault("releasedTime", format_time(each.released_at or now))
-    return out | {"conditions": [kept(Condition("Granted", "False", reason, said), each.status, each.generation)]}
+    return out | {"conditions": [Condition("Granted", "False", reason, said).kept(each.status, each.generation, now)]}
 
 
 def _forget(now: datetime) -> None:

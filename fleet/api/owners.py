@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from fleet.api.fieldsets import Path, decode, encode
@@ -100,8 +99,3 @@ def cap_updaters(entries: list[Entry]) -> list[Entry]:
     bucket = Entry(ANCIENT, "Update", "", old[-1].time, set().union(*(e.paths for e in old)))
     merged = {e.identity for e in old}
     return [e for e in entries if e.identity not in merged] + [bucket]
-
-
-def stamp(now: datetime) -> str:
-    """A time as managedFields holds it."""
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

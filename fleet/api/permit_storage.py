@@ -12,8 +12,9 @@ from django.utils import timezone
 from fleet.api import errors
 from fleet.api.foreign_permits import owner_of, settle_requests
 from fleet.api.rights import Actor
-from fleet.api.storage import ListQuery, Page, Storage, Stored, format_time
+from fleet.api.storage import ListQuery, Page, Storage, Stored
 from fleet.control.kinds import API_VERSION, Json, Problem
+from fleet.control.times import format_time
 from fleet.events.publish import Cursor
 from fleet.safety.models import PermitRequest
 from fleet.safety.permits import FOREIGN, RELEASE

@@ -13,8 +13,9 @@ from fleet.api.answers import respond
 from fleet.api.authentication import request_actor
 from fleet.api.errors import ApiError
 from fleet.api.rights import Actor
-from fleet.api.storage import ListQuery, format_time, storage_for
+from fleet.api.storage import ListQuery, storage_for
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from fleet.safety import switch
 from fleet.safety.breakers import Breaker, find_place, read_breakers, reset
 from fleet.safety.notices import acknowledge, read_notices

@@ -9,9 +9,10 @@ from typing import Any, Final
 import orjson
 from django.db import connection
 
-from fleet.api.storage import format_time, storage_for
+from fleet.api.storage import storage_for
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
+from fleet.control.times import format_time
 from fleet.safety.schema import describe_target
 
 
@@ -29,6 +30,7 @@ def refresh_holds(ids: Sequence[int] | None = None) -> list[int]:
             [wanted, wanted],
         )
         rows = cursor.fetchall()
+    now = datetime.now(UTC)
     statuses: dict[int, Json] = {}
     for id_, generation, status, spec, machines, over in rows:
         spec, status = parsed(spec), parsed(status)
@@ -48,7 +50,7 @@ def refresh_holds(ids: Sequence[int] | None = None) -> list[int]:
             "phase": phase,
             "machines": machines,
             "overdue": over,
-            "conditions": [kept(fact, status, generation)],
+            "conditions": [fact.kept(status, generation, now)],
         }
     return storage_for("holds").write_status(statuses) if statuses else []
 
@@ -68,6 +70,7 @@ def refresh_policies(ids: Sequence[int] | None = None) -> list[int]:
     with connection.cursor() as cursor:
         cursor.execute(_POLICIES, [wanted, wanted])
         rows = cursor.fetchall()
+    now = datetime.now(UTC)
     statuses: dict[int, Json] = {}
     for id_, generation, status, spec, total, gone, count, percent, *breaker in rows:
         spec, status = parsed(spec), parsed(status)
@@ -79,7 +82,7 @@ def refresh_policies(ids: Sequence[int] | None = None) -> list[int]:
         if breaker[0] is not None:
             out["breaker"], fact = _breaker(*breaker)
             facts.append(fact)
-        statuses[id_] = out | {"conditions": [kept(fact, status, generation) for fact in facts]}
+        statuses[id_] = out | {"conditions": [fact.kept(status, generation, now) for fact in facts]}
     return storage_for("safetypolicies").write_status(statuses) if statuses else []
 
 
@@ -151,15 +154,6 @@ def parsed(value: Any) -> Json:
     """A jsonb column as Django's cursor gives it."""
     found: Json = orjson.loads(value) if isinstance(value, str | bytes) else value
     return found
-
-
-def kept(fact: Condition, status: Json, generation: int) -> Json:
-    """The condition as stored: its time moves only when its status does."""
-    old = next((c for c in status.get("conditions", []) if c["type"] == fact.type), None)
-    out = fact.json(generation)
-    same = old is not None and old["status"] == fact.status
-    out["lastTransitionTime"] = old["lastTransitionTime"] if same and old else format_time(datetime.now(UTC))
-    return out
 
 
 def refresh_statuses() -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid as uuid_
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -22,6 +21,7 @@ from fleet.api.rights import Actor
 from fleet.api.selectors import FieldSelector, LabelSelector, field_text
 from fleet.control.kinds import API_VERSION, Json, Kind, Problem
 from fleet.control.models import KubeObject
+from fleet.control.times import format_time
 from fleet.events.publish import DELETED, MODIFIED, Cursor, note_change
 
 STRIDE = 4
@@ -55,11 +55,6 @@ class Page:
     objects: list[Json]
     rv: int
     next_name: str = ""
-
-
-def format_time(moment: datetime) -> str:
-    """RFC 3339, UTC, seconds."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def metadata_json(row: KubeObject) -> Json:

@@ -21,12 +21,13 @@ from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
-from fleet.api.storage import format_time, storage_for
+from fleet.api.storage import storage_for
 from fleet.console import matching, queries, words
 from fleet.console.acting import back, reason_of, refused, sentence_of, write_of
 from fleet.console.cluster_care import patched, paused_patch
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
+from fleet.control.times import format_time
 
 HOURS: Final = ("1", "4", "24", "168")
 MANY: Final = 20  # acts on more than these ask for their exact count

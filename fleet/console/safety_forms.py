@@ -21,10 +21,11 @@ from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.safety_door import reset_breaker
-from fleet.api.storage import cluster_ids, format_time
+from fleet.api.storage import cluster_ids
 from fleet.console import queries, words
 from fleet.console.acting import back, plain, reason_of, refused, sentence_of, write_of
 from fleet.control.kinds import API_VERSION, Json
+from fleet.control.times import format_time
 from fleet.safety import switch
 from fleet.safety.schema import describe_target
 

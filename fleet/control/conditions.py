@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from fleet.control.times import format_time
+
 Status = Literal["True", "False", "Unknown"]
 
 
@@ -24,10 +26,42 @@ class Condition:
         """As it stands in `status.conditions[]`."""
         out: dict[str, Any] = {"type": self.type, "status": self.status, "reason": self.reason, "message": self.message}
         if self.since is not None:
-            out["lastTransitionTime"] = self.since.strftime("%Y-%m-%dT%H:%M:%SZ")
+            out["lastTransitionTime"] = format_time(self.since)
         if observed_generation is not None:
             out["observedGeneration"] = observed_generation
         return out
+
+    def kept(self, status: dict[str, Any], observed_generation: int, now: datetime) -> dict[str, Any]:
+        """As it is stored in place of the one in `status`: its time moves only when its status does."""
+        old: dict[str, Any] = next((c for c in status.get("conditions", []) if c["type"] == self.type), {})
+        since = old.get("lastTransitionTime") if old.get("status") == self.status else None
+        return self.json(observed_generation) | {"lastTransitionTime": since or format_time(now)}
+
+
+def conditions_schema(description: str) -> dict[str, Any]:
+    """`status.conditions` of a kind, as an OpenAPI schema."""
+    return {
+        "type": "array",
+        "description": description,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status"],
+            "properties": {
+                "type": {"type": "string"},
+                "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                "reason": {"type": "string", "description": "One CamelCase word."},
+                "message": {"type": "string", "description": "A sentence for people."},
+                "source": {
+                    "type": "string",
+                    "description": "The reporter that said so; without one it is Fleet's own, or the node's.",
+                },
+                "lastTransitionTime": {"type": "string", "format": "date-time"},
+                "observedGeneration": {"type": "integer"},
+            },
+        },
+    }
 
 
 def find(conditions: Iterable[Condition], type_: str) -> Condition | None:

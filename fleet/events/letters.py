@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from fleet.control.db import Connection
+from fleet.control.times import format_time
 from fleet.events.ingest import UNKNOWN_SUBJECT
 from fleet.events.publish import Cursor
 
@@ -49,13 +50,9 @@ class Letter:
         """For people and programs."""
         return {
             "id": str(self.id), "consumer": self.consumer or "ingest", "state": self.state, "reason": self.reason, "message": self.message,
-            "attempts": self.attempts, "firstTime": _time(self.first_at), "lastTime": _time(self.last_at), "publisher": self.publisher,
+            "attempts": self.attempts, "firstTime": format_time(self.first_at), "lastTime": format_time(self.last_at), "publisher": self.publisher,
             "event": {"type": self.type, "source": self.source, "id": self.source_id, "subject": self.subject, "data": self.data},
         }  # fmt: skip
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 _MINE = "(%(clusters)s::int[] IS NULL OR cluster_id = ANY (%(clusters)s::int[]) OR (publisher <> '' AND publisher = %(publisher)s))"

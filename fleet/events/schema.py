@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from fleet.control.conditions import conditions_schema
 from fleet.control.kinds import SUBSCRIPTION, Column, Json, Kind, Problem
 from fleet.control.networks import allowed_networks
 from fleet.events.log import SEVERITIES
@@ -18,24 +19,9 @@ _SHORTEST, _LONGEST = 24, 64  # bytes, as Standard Webhooks says
 _CRITERIA: Final = ("types", "severity", "clusters", "machine", "matchAll")
 _NAME: Final[Json] = {"type": "string", "minLength": 1, "maxLength": 253}
 
-_CONDITIONS: Final[Json] = {
-    "type": "array",
-    "description": "Ready: events are delivered. Stalled: only an edit helps. Gap: events were lost because it lagged beyond the retention.",
-    "x-kubernetes-list-type": "map",
-    "x-kubernetes-list-map-keys": ["type"],
-    "items": {
-        "type": "object",
-        "required": ["type", "status"],
-        "properties": {
-            "type": {"type": "string"},
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "reason": {"type": "string"},
-            "message": {"type": "string"},
-            "lastTransitionTime": {"type": "string", "format": "date-time"},
-            "observedGeneration": {"type": "integer"},
-        },
-    },
-}
+_CONDITIONS: Final[Json] = conditions_schema(
+    "Ready: events are delivered. Stalled: only an edit helps. Gap: events were lost because it lagged beyond the retention."
+)
 
 
 def secret_bytes(secret: str) -> bytes | None:

@@ -20,6 +20,7 @@ from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import MACHINE, SUBSCRIPTION, Json
+from fleet.control.times import format_time
 from fleet.control.work import Claim, Settled
 from fleet.events import consumers
 from fleet.events.consumers import Batch, Lag
@@ -181,11 +182,11 @@ def status_of(subscriber: Subscriber, told: Told, lag: Lag | None, now: datetime
         "lostEvents": lag.lost if lag else 0,
     }
     if told.delivered:
-        out["lastDeliveryTime"] = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        out["lastDeliveryTime"] = format_time(now)
     elif "lastDeliveryTime" in old:
         out["lastDeliveryTime"] = old["lastDeliveryTime"]
     facts = [_ready(told.answer, paused), _stalled(told.answer), _gap(lag)]
-    out["conditions"] = [_since(fact, old, subscriber.generation, now) for fact in facts]
+    out["conditions"] = [fact.kept(old, subscriber.generation, now) for fact in facts]
     return out
 
 
@@ -212,15 +213,6 @@ def _gap(lag: Lag | None) -> Condition:
     times = "once" if lag.gaps == 1 else f"{lag.gaps} times"
     text = f"It lagged beyond the retention of the log {times}: {lag.lost} events were lost."
     return Condition("Gap", "True", "LaggedBeyondRetention", text)
-
-
-def _since(fact: Condition, old: Json, generation: int, now: datetime) -> Json:
-    """As stored: its time moves only with its status."""
-    out = fact.json(generation)
-    before = next((c for c in old.get("conditions", []) if c["type"] == fact.type), None)
-    same = before is not None and before["status"] == fact.status and "lastTransitionTime" in before
-    out["lastTransitionTime"] = before["lastTransitionTime"] if same and before else now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return out
 
 
 def settled(claim: Claim, told: Told, *, rests: bool) -> Settled:

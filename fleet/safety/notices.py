@@ -25,6 +25,7 @@ from psycopg import AsyncConnection
 from fleet.control.addresses import literal_refusal
 from fleet.control.guarded import GuardedResolver
 from fleet.control.networks import allowed_networks
+from fleet.control.times import format_time
 
 log = logging.getLogger(__name__)
 Connection = AsyncConnection[Any]
@@ -67,7 +68,7 @@ class Notice:
 
 
 def _time(moment: datetime | None) -> str | None:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+    return format_time(moment) if moment else None
 
 
 async def turn(conn: Connection) -> int:

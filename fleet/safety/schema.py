@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from fleet.control.conditions import conditions_schema
 from fleet.control.kinds import HOLD, Column, Json, Kind, Problem
 
 LONGEST_HOLD: Final = timedelta(days=30)
@@ -29,24 +30,7 @@ _TIME: Final[Json] = {
     "pattern": TIME_PATTERN,
     "x-fleet-pattern-means": "must be a time such as 2026-01-31T18:00:00Z",
 }
-CONDITIONS: Final[Json] = {
-    "type": "array",
-    "x-kubernetes-list-type": "map",
-    "x-kubernetes-list-map-keys": ["type"],
-    "items": {
-        "type": "object",
-        "required": ["type", "status"],
-        "properties": {
-            "type": {"type": "string"},
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "reason": {"type": "string"},
-            "message": {"type": "string"},
-            "lastTransitionTime": {"type": "string", "format": "date-time"},
-            "observedGeneration": {"type": "integer"},
-        },
-    },
-    "description": "Effective: whether it guards anything now.",
-}
+CONDITIONS: Final[Json] = conditions_schema("Effective: whether it guards anything now.")
 
 
 def parse_time(text: str) -> datetime | None:

@@ -15,8 +15,8 @@ from clusters.models import Cluster
 from fleet.api import subresources
 from fleet.api.actions import Write, create_object
 from fleet.api.rights import SYSTEM
-from fleet.api.storage import format_time
 from fleet.control.kinds import Json, Kind, kinds
+from fleet.control.times import format_time
 from recovery.models import Remediation
 from tests.api.http import BASE, MERGE, Http
 from tests.servers import People, Server

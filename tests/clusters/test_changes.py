@@ -18,10 +18,10 @@ from clusters.schema_cluster import LOCAL
 from clusters.wanted import host_of, port_of
 from fleet.api.actions import create_object, delete_object
 from fleet.api.errors import ApiError
-from fleet.api.storage import format_time
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import API_VERSION
 from fleet.control.threads import in_thread
+from fleet.control.times import format_time
 from fleet.safety import switch
 from tests.clusters.test_operate import BY, Fake, change, cluster, rows, said, shown, turn, version
 

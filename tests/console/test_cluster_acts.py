@@ -22,11 +22,12 @@ from fleet.api.actions import Write, create_object, delete_object, patch_object
 from fleet.api.models import RoleBinding
 from fleet.api.patches import merge_patch
 from fleet.api.rights import SYSTEM
-from fleet.api.storage import format_time, storage_for
+from fleet.api.storage import storage_for
 from fleet.console.choices import EXPOSURES
 from fleet.console.cluster_forms import FIELDS, object_of
 from fleet.console.cluster_seen import seen_of
 from fleet.control.kinds import API_VERSION, Json
+from fleet.control.times import format_time
 
 Browser = Callable[[str], Client]
 WRITE = Write(by=SYSTEM)
