@@ -112,7 +112,7 @@ async def _ask(working: list[Pass], known: Catalog, context: Context, now: datet
     for machine, each in asking.items():
         _answered(
             each,
-            answers.get(machine) or permits.Answer(False, "SafetyUnavailable", "The safety ledger gave no answer."),
+            answers[machine],
             known,
             now,
         )

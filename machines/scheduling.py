@@ -123,10 +123,9 @@ async def _permits(deciding: Sequence[Pass], context: Context) -> None:
     asks = [permits.Ask(i, CORDON, True, f"gate:{p.row.uid}", PERMIT_SECONDS) for i, p in closing.items()]
     found = await permits.permits(context.conn, asks) if asks else {}
     for machine, each in closing.items():
-        answer = found.get(machine)
-        if each.scheduled is not None and (answer is None or not answer.ok):
-            why = answer.message if answer else "the safety ledger gave no answer"
-            each.scheduled = replace(each.scheduled, verdict=gates.refused(each.scheduled.verdict, why))
+        if each.scheduled is not None and not found[machine].ok:
+            verdict = gates.refused(each.scheduled.verdict, found[machine].message)
+            each.scheduled = replace(each.scheduled, verdict=verdict)
 
 
 async def _act(deciding: Sequence[Pass], context: Context) -> None:

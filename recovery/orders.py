@@ -152,7 +152,7 @@ async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
     answers = await permits.permits(conn, asks) if asks else {}
     granted: list[tuple[Candidate, int]] = []
     for machine, each in asking.items():
-        answer = answers.get(machine) or permits.Answer(False, "SafetyUnavailable", "The safety ledger gave no answer.")
+        answer = answers[machine]
         if answer.ok and answer.permit_id is not None:
             granted.append((each, answer.permit_id))
         else:

@@ -107,7 +107,7 @@ async def _ask(conn: Connection, me: int, works: Sequence[Work]) -> None:
     answers = await permits.permits(conn, asks)
     granted: list[tuple[Work, int]] = []
     for machine, each in asking.items():
-        answer = answers.get(machine) or permits.Answer(False, "SafetyUnavailable", "The safety ledger gave no answer.")
+        answer = answers[machine]
         if answer.ok and answer.permit_id is not None:
             granted.append((each, answer.permit_id))
         else:

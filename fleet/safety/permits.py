@@ -45,6 +45,9 @@ class Answer:
     permit_id: int | None = None
 
 
+NO_ANSWER: Final = Answer(False, "SafetyUnavailable", "The safety ledger gave no answer.")
+
+
 @dataclass(frozen=True, slots=True)
 class HeldBy:
     """The hold that covers a machine; `until` is None when it has no readable end."""
@@ -56,7 +59,7 @@ class HeldBy:
 
 
 async def permits(conn: Connection, asks: Sequence[Ask]) -> dict[int, Answer]:
-    """Answer a batch, at most one ask a machine, in the asker's order. `conn` is in autocommit and in no transaction.
+    """Answer a batch, every ask of it, at most one a machine, in the asker's order. `conn` is in autocommit and in no transaction.
 
     The same owner asking again renews its permit. Whatever goes wrong is a refusal `SafetyUnavailable`.
     """
@@ -95,7 +98,8 @@ def _values(asks: Sequence[Ask]) -> tuple[list[Any], ...]:
 
 async def _ask(conn: Connection, asks: Sequence[Ask]) -> dict[int, Answer]:
     cursor = await conn.execute(_ASK, _values(asks))
-    return {row[0]: Answer(row[1], row[2], row[3], row[4]) for row in await cursor.fetchall()}
+    answered = {row[0]: Answer(row[1], row[2], row[3], row[4]) for row in await cursor.fetchall()}
+    return {ask.machine_id: answered.get(ask.machine_id, NO_ANSWER) for ask in asks}
 
 
 def permit_sync(conn: psycopg.Connection[Any], ask: Ask) -> Answer:
@@ -104,7 +108,7 @@ def permit_sync(conn: psycopg.Connection[Any], ask: Ask) -> Answer:
         row = conn.execute(_ASK, _values([ask])).fetchone()
     except psycopg.Error as error:
         return unavailable([ask], error)[ask.machine_id]
-    return Answer(row[1], row[2], row[3], row[4]) if row else Answer(False, "SafetyUnavailable", "No answer.")
+    return Answer(row[1], row[2], row[3], row[4]) if row else NO_ANSWER
 
 
 async def release(conn: Connection, permit_ids: Sequence[int]) -> int:
