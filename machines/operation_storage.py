@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.rights import Actor
-from fleet.api.storage import STRIDE, Storage, Stored
+from fleet.api.storage import PHASE_COLUMN, STRIDE, Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import MACHINE, OPERATION, Json, Problem
 from fleet.control.times import format_time
@@ -24,6 +24,8 @@ _OPEN: Final = "SELECT id, name, started_at IS NOT NULL, owner_class FROM machin
 
 class OperationStorage(Storage):
     """Operations; their steps and phases are the Machine-Operator's."""
+
+    field_columns = PHASE_COLUMN
 
     def __init__(self) -> None:
         super().__init__(OPERATION_KIND, Operation)
@@ -142,9 +144,6 @@ class OperationStorage(Storage):
         machine = Operation.objects.filter(pk=stored.id).values_list("machine_id", flat=True).first()
         if machine is not None:
             work.wake(MACHINE, [machine])
-
-    def field_sql(self, path: str) -> tuple[str, list[Any]]:
-        return ("phase", []) if path == "status.phase" else super().field_sql(path)
 
     def to_json(self, row: Any) -> Json:
         """With phase, permit and times, which are columns."""

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.rights import Actor
-from fleet.api.storage import Storage, Stored
+from fleet.api.storage import PHASE_COLUMN, Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import REMEDIATION, Json, Problem
 from fleet.control.times import format_time
@@ -26,6 +26,8 @@ from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, RECOVERING, RULES, SEV
 
 class FaultStorage(Storage):
     """Faults; those that people declare are confirmed at once: a person's word needs no second source."""
+
+    field_columns = PHASE_COLUMN
 
     def __init__(self) -> None:
         super().__init__(FAULT_KIND, Fault)
@@ -126,9 +128,6 @@ class FaultStorage(Storage):
             severity=fault.severity, source="/faults", data=data,
         )  # fmt: skip
 
-    def field_sql(self, path: str) -> tuple[str, list[Any]]:
-        return ("phase", []) if path == "status.phase" else super().field_sql(path)
-
     def to_json(self, row: Any) -> Json:
         """With phase, times and evidence, which are columns."""
         out = super().to_json(row)
@@ -154,6 +153,8 @@ _KEPT = frozenset({"reason", "message", "remediation", "repair", "seen", "ticket
 
 class RemediationStorage(Storage):
     """Remediations: made by Fleet, cancelled by people."""
+
+    field_columns = PHASE_COLUMN
 
     def __init__(self) -> None:
         super().__init__(REMEDIATION_KIND, Remediation)
@@ -183,9 +184,6 @@ class RemediationStorage(Storage):
     def after_commit(self, stored: Stored) -> None:
         """Its pass is due."""
         work.wake(REMEDIATION, [stored.id])
-
-    def field_sql(self, path: str) -> tuple[str, list[Any]]:
-        return ("phase", []) if path == "status.phase" else super().field_sql(path)
 
     def to_json(self, row: Any) -> Json:
         """With phase, rung and times, which are columns."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid as uuid_
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from django.db import connection, transaction
@@ -25,6 +25,7 @@ from fleet.control.times import format_time
 from fleet.events.publish import DELETED, MODIFIED, Cursor, note_change
 
 STRIDE = 4
+PHASE_COLUMN: Final = {"metadata.name": "name", "status.phase": "phase"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def metadata_json(row: KubeObject) -> Json:
 
 class Storage:
     """Objects of one kind in one table derived from `KubeObject`."""
+
+    field_columns: Mapping[str, str] = {"metadata.name": "name"}  # selectable fields that are columns
 
     def __init__(self, kind: Kind, model: type[KubeObject] | None) -> None:
         self.kind = kind
@@ -211,8 +214,9 @@ class Storage:
 
     def field_sql(self, path: str) -> tuple[str, list[Any]]:
         """A selectable field as SQL text."""
-        if path == "metadata.name":
-            return "name", []
+        column = self.field_columns.get(path)
+        if column is not None:
+            return column, []
         root, _, rest = path.partition(".")
         return f"coalesce({root} #>> %s::text[], '')", [rest.split(".")]
 
