@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from pytest_django import DjangoDbBlocker
 
+from fleet.control import db
+from fleet.control.db import Connection
 from tests.services import reset_database
 
 
@@ -22,3 +24,19 @@ def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
     with django_db_blocker.unblock():
         yield
         reset_database()
+
+
+@pytest.fixture
+async def conn(fleet_db: None) -> AsyncIterator[Connection]:
+    """One connection of the loop on an empty database."""
+    connection = await db.connect()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def other(fleet_db: None) -> AsyncIterator[Connection]:
+    """A second one: another process."""
+    connection = await db.connect()
+    yield connection
+    await connection.close()
