@@ -14,9 +14,12 @@ SELECT r.id, count(f.id) FILTER (WHERE f.phase <> 'Resolved'), count(f.id) FILTE
   count(f.id) FILTER (WHERE f.phase = 'Resolved' AND f.confirmed_at > now() - interval '30 days' AND EXISTS (SELECT FROM recovery_remediation m WHERE m.fault_id = f.id AND m.phase = 'Succeeded'))
 FROM recovery_faultrule r LEFT JOIN recovery_fault f ON f.rule = r.name AND f.created_at > now() - interval '31 days' GROUP BY r.id
 """
-_PLAYBOOKS: Final = """
-SELECT p.id, count(m.id) FILTER (WHERE m.ended_at IS NULL), count(m.id) FILTER (WHERE m.phase = 'Succeeded'), count(m.id) FILTER (WHERE m.phase = 'Escalated'), count(m.id) FILTER (WHERE m.phase = 'Cancelled'),
-  percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM m.ended_at - m.created_at)) FILTER (WHERE m.phase = 'Succeeded')
+# Of remediations `m`: how those of a playbook stand and ended.
+OUTCOMES: Final = """count(m.id) FILTER (WHERE m.ended_at IS NULL) AS running, count(m.id) FILTER (WHERE m.phase = 'Succeeded') AS succeeded,
+  count(m.id) FILTER (WHERE m.phase = 'Escalated') AS escalated, count(m.id) FILTER (WHERE m.phase = 'Cancelled') AS cancelled,
+  percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM m.ended_at - m.created_at)) FILTER (WHERE m.phase = 'Succeeded') AS "medianSeconds\""""
+_PLAYBOOKS: Final = f"""
+SELECT p.id, {OUTCOMES}
 FROM recovery_playbook p LEFT JOIN recovery_remediation m ON m.playbook = p.name AND m.created_at > now() - interval '30 days' GROUP BY p.id
 """
 

@@ -19,6 +19,7 @@ from fleet.console.page import Fragment, Missing, NotAllowed, Page
 from fleet.console.words import Word
 from fleet.control.kinds import FAULT, FAULT_RULE, MACHINE, REMEDIATION, Json
 from fleet.safety.schema import describe_target
+from recovery.rules import CLEAR_SECONDS, HOLD_SECONDS
 from recovery.schema import CATEGORIES
 from recovery.types import LIVE, RESOLVED, TYPES
 
@@ -163,7 +164,6 @@ def rules(actor: Actor, query: QueryDict) -> Page:
     return Page("console/rules.html", "Rules", context, fragments, frozenset({FAULT_RULE}), "faults", (("Faults", "/faults"),))  # fmt: skip
 
 
-_SECONDS: Final = 30  # that something must be seen, or not be seen any more, where the rule does not say
 MODES: Final = {"Active": ("ok", "In force"), "Shadow": ("held", "On trial"), "Disabled": ("off", "Switched off")}
 
 
@@ -179,7 +179,7 @@ def _rule(obj: Json, days: list[tuple[int, int]] | None = None) -> dict[str, Any
         "obj": obj, "name": obj["metadata"]["name"], "spec": spec, "mode": spec.get("mode", "Shadow"), "pill": MODES[spec.get("mode", "Shadow")], "live": int(status.get("live") or 0),
         "confirmed": confirmed, "fleeting": fleeting, "repaired": int(status.get("repaired") or 0), "trust": f"{confirmed * 100 // seen} %" if seen else "–",
         "parts": [p for p in parts if p.n], "target": describe_target(spec.get("target", {})),
-        "hold": spec.get("holdSeconds", _SECONDS), "clear": spec.get("clearSeconds", _SECONDS),
+        "hold": spec.get("holdSeconds", HOLD_SECONDS), "clear": spec.get("clearSeconds", CLEAR_SECONDS),
     }  # fmt: skip
 
 

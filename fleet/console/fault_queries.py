@@ -15,6 +15,7 @@ from fleet.console.fault_filters import FAULTS, REMEDIATIONS, ListFilter, sql_of
 from fleet.console.queries import rows, scoped
 from fleet.console.words import Word, count
 from fleet.control.kinds import Json
+from recovery.figures import OUTCOMES
 from recovery.types import LIVE
 
 PAGE: Final = 100
@@ -241,10 +242,7 @@ def rungs_of(playbook: str) -> dict[str, Json]:
 def figures_of(playbook: str) -> Json:
     """How the repairs by a playbook stand now and ended in the last 30 days, as its status tells it."""
     found = rows(
-        """SELECT count(*) FILTER (WHERE ended_at IS NULL) AS running, count(*) FILTER (WHERE phase = 'Succeeded') AS succeeded, count(*) FILTER (WHERE phase = 'Escalated') AS escalated,
-          count(*) FILTER (WHERE phase = 'Cancelled') AS cancelled,
-          percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM ended_at - created_at)) FILTER (WHERE phase = 'Succeeded') AS "medianSeconds"
-        FROM recovery_remediation WHERE playbook = %s AND created_at > now() - interval '30 days'""",
+        f"SELECT {OUTCOMES} FROM recovery_remediation m WHERE m.playbook = %s AND m.created_at > now() - interval '30 days'",
         [playbook],
     )
     return found[0]
