@@ -45,7 +45,9 @@ DRIVER: Json = {
         },
     },
 }
-CONDITIONS: Json = conditions_schema("The truth about the object; one owner each; missing means Unknown.")
+CONDITIONS: Json = conditions_schema(
+    "The truth about the object; one owner each; missing means Unknown.", reported=True
+)
 
 
 def condition(obj: Json, type_: str, part: str = "status") -> str:

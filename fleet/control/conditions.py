@@ -38,8 +38,12 @@ class Condition:
         return self.json(observed_generation) | {"lastTransitionTime": since or format_time(now)}
 
 
-def conditions_schema(description: str) -> dict[str, Any]:
-    """`status.conditions` of a kind, as an OpenAPI schema."""
+def conditions_schema(description: str, *, reported: bool = False) -> dict[str, Any]:
+    """`status.conditions` of a kind, as an OpenAPI schema. `reported`: others than Fleet write some of them."""
+    source = {
+        "type": "string",
+        "description": "The reporter that said so; without one it is Fleet's own, or the node's.",
+    }
     return {
         "type": "array",
         "description": description,
@@ -53,10 +57,7 @@ def conditions_schema(description: str) -> dict[str, Any]:
                 "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
                 "reason": {"type": "string", "description": "One CamelCase word."},
                 "message": {"type": "string", "description": "A sentence for people."},
-                "source": {
-                    "type": "string",
-                    "description": "The reporter that said so; without one it is Fleet's own, or the node's.",
-                },
+                **({"source": source} if reported else {}),
                 "lastTransitionTime": {"type": "string", "format": "date-time"},
                 "observedGeneration": {"type": "integer"},
             },
