@@ -17,7 +17,7 @@ from fleet.control.addresses import refusal
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.networks import allowed_networks
-from fleet.control.operators import Chore, Seat, register_chore
+from fleet.control.operators import Seat
 from machines.bmc import Bmc, BmcError, Bmcs, Health
 from machines.controllers import SIMULATED, BmcLogins, kept_bmcs, read_bmc_logins
 from recovery.beside import beside
@@ -220,21 +220,18 @@ async def _look(looking: Coroutine[Any, Any, list[Said]]) -> None:
         await conn.close()
 
 
-async def _look_at_ports(seat: Seat) -> None:
+async def look_at_ports(seat: Seat) -> None:
+    """Begin a round over the ports that are due, unless the last one still lasts."""
     jobs = beside(seat)
     if not jobs.busy("ports") and (rows := await ports_due(seat.conn)):
         jobs.begin("ports", _look(probe_ports(rows)))
 
 
-async def _look_at_bmcs(seat: Seat, *, live: bool) -> None:
+async def look_at_bmcs(seat: Seat, *, live: bool) -> None:
+    """Begin a round over the controllers that are due, unless the last one still lasts."""
     jobs, name = beside(seat), "controllers" if live else "calm-controllers"
     if jobs.busy(name) or not (rows := await bmcs_due(seat.conn, live=live)):
         return
     specs: list[Json] = [row[4] for row in rows]
     logins = await read_bmc_logins(seat.conn, {str(s.get("credential", "")) for s in specs})
     jobs.begin(name, _look(probe_bmcs(rows, logins, kept_bmcs(seat))))
-
-
-register_chore(Chore("probe-ports", SECONDS, run=_look_at_ports))
-register_chore(Chore("probe-controllers", SECONDS, run=lambda seat: _look_at_bmcs(seat, live=True)))
-register_chore(Chore("probe-calm-controllers", IDLE_SECONDS, run=lambda seat: _look_at_bmcs(seat, live=False)))

@@ -9,7 +9,7 @@ from fleet.control import position, slots
 from fleet.control.db import Connection
 from fleet.control.kinds import REMEDIATION
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
-from recovery import detect_sql
+from recovery import detect_sql, probing, tickets
 from recovery.builtins import install
 from recovery.detecting import detect, look_up, read_rules
 from recovery.figures import refresh_figures
@@ -80,3 +80,9 @@ register_chore(Chore("detect-all-faults", WHOLE_SECONDS, run=look_at_all))
 register_chore(Chore("recovery-built-ins", 30.0, run_sync=install))
 register_chore(Chore("tidy-faults", 300.0, run=lambda seat: tidy(seat.conn)))
 register_chore(Chore("recovery-figures", 30.0, run_sync=refresh_figures))
+register_chore(Chore("probe-ports", probing.SECONDS, run=probing.look_at_ports))
+register_chore(Chore("probe-controllers", probing.SECONDS, run=lambda seat: probing.look_at_bmcs(seat, live=True)))
+register_chore(
+    Chore("probe-calm-controllers", probing.IDLE_SECONDS, run=lambda seat: probing.look_at_bmcs(seat, live=False))
+)
+register_chore(Chore("tickets", tickets.SECONDS, run=tickets.post_due))

@@ -15,7 +15,7 @@ from fleet.control import db
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.networks import allowed_networks
-from fleet.control.operators import Chore, Seat, register_chore
+from fleet.control.operators import Seat
 from fleet.control.work import backoff
 from fleet.events.schema import secret_bytes
 from fleet.events.webhooks import Answer, Poster, url_problem
@@ -115,7 +115,8 @@ async def _say(conn: Connection, ticket: Ticket, answer: Answer) -> None:
     await conn.execute(_SAY, values)
 
 
-async def _post_due(seat: Seat) -> None:
+async def post_due(seat: Seat) -> None:
+    """Begin to post the tickets that are due, unless the last ones still are under way."""
     jobs = beside(seat)
     if settings.FLEET_TICKET_URL and not jobs.busy("tickets") and (tickets := await claim(seat.conn)):
         jobs.begin("tickets", _post(tickets))
@@ -128,6 +129,3 @@ async def _post(tickets: Sequence[Ticket]) -> None:
     finally:
         await poster.close()
         await conn.close()
-
-
-register_chore(Chore("tickets", SECONDS, run=_post_due))
