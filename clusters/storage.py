@@ -222,7 +222,7 @@ class ClusterPackageVersionStorage(Storage):
 
     def admit(self, new: Json, old: Json | None, by: Actor) -> None:
         if old is not None:
-            approve(self.kind, new, old, by)
+            approve(self.kind, new, old, by, hash_of(new["spec"]))
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         name = obj["metadata"]["name"]

@@ -142,6 +142,7 @@ FLEET_PUBLIC_KEY = env.str("FLEET_PUBLIC_KEY", default="")  # base64, X25519: we
 FLEET_PRIVATE_KEY = env.str("FLEET_PRIVATE_KEY", default="")  # base64; workers only
 FLEET_HMAC_KEY = env.str("FLEET_HMAC_KEY", default=SECRET_KEY)
 FLEET_REQUIRE_APPROVAL = env.bool("FLEET_REQUIRE_APPROVAL", default=True)
+FLEET_APPROVAL_OVER = env.int("FLEET_APPROVAL_OVER", default=20)  # machines that one person alone may act on at once
 FLEET_NOTIFY_WEBHOOK = env.str("FLEET_NOTIFY_WEBHOOK", default="")  # told what people must look at, as JSON
 FLEET_NOTIFY_SECRET = env.str("FLEET_NOTIFY_SECRET", default="")  # signs what is posted there
 FLEET_NOTIFY_ALERTMANAGER = env.str("FLEET_NOTIFY_ALERTMANAGER", default="")

@@ -13,6 +13,7 @@ from fleet.api.structure import same
 from fleet.control.addresses import refusal
 from fleet.control.kinds import Json, Problem
 from fleet.control.networks import allowed_networks
+from machines.batches.alone import check_deletes
 from machines.decommission import FINALIZER
 from machines.models import MachineClass
 from machines.proposed import foresee
@@ -31,6 +32,15 @@ class AdmittedMachines(MachineStorage):
         finalizers = obj["metadata"].setdefault("finalizers", [])
         if FINALIZER not in finalizers:
             finalizers.append(FINALIZER)
+
+    def admit_delete(self, obj: Json, by: Actor) -> None:
+        """As many as one person may delete alone."""
+        if "deletionTimestamp" not in obj["metadata"]:
+            check_deletes(self.kind, obj["metadata"]["name"], 1, by)
+
+    def admit_deletes(self, count: int, by: Actor) -> None:
+        """A collection is refused as a whole, before the first one goes."""
+        check_deletes(self.kind, "", count, by)
 
     def foresee(self, new: Json, old: Json | None) -> Sequence[str]:
         """The plan of the proposed spec."""

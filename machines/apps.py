@@ -16,6 +16,7 @@ class MachinesConfig(AppConfig):
         from fleet.api.storage import register_storage
         from fleet.api.subresources import register_subresource
         from fleet.control.kinds import register
+        from machines.batches.storage import list_of
         from machines.conditions import TYPES
         from machines.evidence import evidence_shown
         from machines.reported import conditions_of, report_conditions
@@ -30,3 +31,4 @@ class MachinesConfig(AppConfig):
         register_subresource("machines", "plan", plan_of)
         register_subresource("machines", "conditions", conditions_of, report_conditions)
         register_subresource("operations", "evidence", evidence_shown)
+        register_subresource("operationbatches", "targets", list_of)

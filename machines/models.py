@@ -82,6 +82,12 @@ class Operation(KubeObject):
         ]
 
 
+class OperationBatch(KubeObject):
+    """One verb on many machines. Its frozen list is the table `operation_batch_target`."""
+
+    cluster_id = models.IntegerField(default=0)
+
+
 class Machine(models.Model):
     """What people wrote about a machine (cold). Joined with MachineState by id."""
 

@@ -87,6 +87,17 @@ gone AS (UPDATE inventory v SET removed_at = now() FROM iv WHERE v.machine_id = 
 SELECT id FROM st
 """
 
+# Operations that are not wanted any more: they end between two steps.
+_CANCEL: Final[LiteralString] = """
+WITH r AS MATERIALIZED (SELECT * FROM unnest(%(op)s::bigint[], %(by)s::text[]) AS r(op, by)),
+st AS MATERIALIZED (SELECT r.*, o.rv AS old_rv, o.cluster_id, o.machine_id FROM r CROSS JOIN LATERAL (SELECT * FROM machines_operation WHERE id = r.op AND ended_at IS NULL FOR NO KEY UPDATE) o ORDER BY r.op),
+p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM st) + 4) AS base),
+n AS MATERIALIZED (SELECT st.*, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY op), old_rv + 1) AS rv FROM st),
+up AS (UPDATE machines_operation o SET rv = n.rv, spec = o.spec || jsonb_build_object('cancelledBy', n.by) FROM n WHERE o.id = n.op),
+ch AS (INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, op, cluster_id, 3, 2 FROM n)
+SELECT machine_id FROM n
+"""
+
 # Permits of Operations that ended, on machines that were just seen well or are out of service.
 _DUE_BACK: Final[LiteralString] = """
 SELECT p.id FROM permit p JOIN machines_operation o ON o.machine_id = p.machine_id AND o.uid::text = p.owner
@@ -112,6 +123,15 @@ async def open_operations(conn: Connection, me: int, openings: Sequence[Opening]
         machine: OperationRow(id_, uid, name, owner, "Pending", orjson.loads(spec), orjson.loads(status), None, None, 0)
         for machine, id_, uid, name, owner, spec, status in found
     }
+
+
+async def cancel_operations(conn: Connection, wanted: Mapping[int, str]) -> list[int]:
+    """Mark open Operations, by id with who cancels them, so that they end between two steps; ids of their machines, which are to be woken."""
+    ordered = sorted(wanted.items())
+    if not ordered:
+        return []
+    values = {"op": [op for op, _ in ordered], "by": [by for _, by in ordered]}
+    return [row[0] for row in await (await conn.execute(_CANCEL, values)).fetchall()]
 
 
 async def settle_operations(conn: Connection, me: int, settlings: Sequence[Settling]) -> None:

@@ -53,6 +53,7 @@ class OperationStorage(Storage):
         spec.pop("clusterName", None)
         spec.pop("cancelledBy", None)
         spec.pop("again", None)
+        spec.pop("batch", None)
         if machine is not None and machine.spec.get("clusterName"):
             spec["clusterName"] = machine.spec["clusterName"]
         spec["owner"] = by.name

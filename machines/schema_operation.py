@@ -56,6 +56,11 @@ OPERATION_KIND = Kind(
             "reason": {"type": "string", "maxLength": 1024, "description": "Why, for whoever reads it later."},
             "owner": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who wants it."},
             "cancelledBy": {"type": "string", "maxLength": 253, "description": "Set by Fleet: who cancelled it."},
+            "batch": {
+                "type": "string",
+                "maxLength": 253,
+                "description": "Set by Fleet: the OperationBatch that it is of.",
+            },
             "remediation": {
                 "type": "string",
                 "maxLength": 253,

@@ -9,12 +9,13 @@ from django.db import connection
 
 from clusters.kubelets import problems_of_class
 from fleet.api import errors
-from fleet.api.approval import approve, authored
+from fleet.api.approval import approve, authored, hash_of
 from fleet.api.rights import Actor
 from fleet.api.storage import Storage, Stored
 from fleet.control import work
 from fleet.control.kinds import MACHINE, Json, Kind, Problem
 from machines.admission import AdmittedMachines
+from machines.batches.storage import OperationBatchStorage
 from machines.conditions import BIT
 from machines.models import MachineClass, MachineConfigVersion, MachinePackageVersion
 from machines.operation_storage import OperationStorage
@@ -115,7 +116,7 @@ class PackageVersionStorage(Storage):
 
     def admit(self, new: Json, old: Json | None, by: Actor) -> None:
         if old is not None:
-            approve(self.kind, new, old, by)
+            approve(self.kind, new, old, by, hash_of(new["spec"]))
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         name, version = obj["spec"]["packageName"], package_version(obj)
@@ -158,7 +159,7 @@ class ConfigVersionStorage(Storage):
 
     def admit(self, new: Json, old: Json | None, by: Actor) -> None:
         if old is not None:
-            approve(self.kind, new, old, by)
+            approve(self.kind, new, old, by, hash_of(new["spec"]))
 
     def admit_delete(self, obj: Json, by: Actor) -> None:
         wanted = '[{"name": "' + obj["spec"]["configName"] + '", "value": "' + config_version(obj) + '"}]'
@@ -177,4 +178,5 @@ def storages() -> list[Storage]:
         ConfigVersionStorage(),
         OperationStorage(),
         RuleStorage(),
+        OperationBatchStorage(),
     ]

@@ -12,6 +12,7 @@ from fleet.control.kinds import MACHINE
 from fleet.control.operators import Chore, Operator, Seat, register_chore, register_operator
 from fleet.control.work import Claim
 from machines import counts, gate_counts, hot
+from machines.batches import turns
 from machines.controllers import kept_bmcs
 from machines.drivers import driver
 from machines.evidence import forget_old
@@ -110,3 +111,4 @@ register_chore(Chore("recount", 600.0, _recount))
 register_chore(Chore("count-gates", gate_counts.REFRESH_SECONDS, run_sync=gate_counts.count_gates))
 register_chore(Chore("forget-evidence", 3_600.0, lambda seat: forget_old(seat.conn)))
 register_chore(Chore("layers", 5.0, run_sync=rollout_layers))
+register_chore(Chore("operation-batches", turns.SECONDS, lambda seat: turns.turn(seat.conn)))

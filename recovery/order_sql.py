@@ -132,16 +132,6 @@ SELECT n.id, opn.name FROM n JOIN opn ON opn.id = n.oid
 UNION ALL SELECT n.id, o.name FROM n CROSS JOIN LATERAL (SELECT name FROM machines_operation WHERE uid = n.op::uuid OFFSET 0) o
 """
 
-CANCEL: Final[LiteralString] = """
-WITH r AS MATERIALIZED (SELECT * FROM unnest(%(op)s::bigint[], %(by)s::text[]) AS r(op, by)),
-st AS MATERIALIZED (SELECT r.*, o.rv AS old_rv, o.cluster_id, o.machine_id FROM r CROSS JOIN LATERAL (SELECT * FROM machines_operation WHERE id = r.op AND ended_at IS NULL FOR NO KEY UPDATE) o ORDER BY r.op),
-p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM st) + 4) AS base),
-n AS MATERIALIZED (SELECT st.*, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY op), old_rv + 1) AS rv FROM st),
-up AS (UPDATE machines_operation o SET rv = n.rv, spec = o.spec || jsonb_build_object('cancelledBy', n.by) FROM n WHERE o.id = n.op),
-ch AS (INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT rv, op, cluster_id, 3, 2 FROM n)
-SELECT machine_id FROM n
-"""
-
 # What a pass leaves behind, behind the leases: remediation, its fault, news, the next time.
 RECORD: Final[LiteralString] = """
 WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(epoch)s::int[], %(phase)s::text[], %(rung)s::smallint[], %(status)s::text[], %(op)s::text[], %(wait)s::float8[], %(fault)s::text[], %(fault_reason)s::text[], %(fault_message)s::text[],

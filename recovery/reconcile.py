@@ -18,6 +18,7 @@ from fleet.control.times import format_time
 from fleet.control.work import Claim
 from fleet.safety import permits
 from machines.conditions import BIT
+from machines.operation_rows import cancel_operations
 from machines.waking import wake
 from recovery import blindness, order_sql
 from recovery.advance import Case, OperationSeen, Step, advance
@@ -164,14 +165,10 @@ async def _open(conn: Connection, me: int, granted: Sequence[tuple[Work, int]]) 
 
 async def _cancel(conn: Connection, works: Sequence[Work]) -> None:
     """Operations that are not wanted any more end between two steps."""
-    cancelled = sorted(
-        (w.operation_id, w.step.cancel_operation) for w in works if w.step.cancel_operation and w.operation_id
-    )
-    if not cancelled:
-        return
-    values = {"op": [c[0] for c in cancelled], "by": [c[1] for c in cancelled]}
-    machines = [row[0] for row in await (await conn.execute(order_sql.CANCEL, values)).fetchall()]
-    await wake(conn, machines)
+    wanted = {
+        w.operation_id: w.step.cancel_operation for w in works if w.step.cancel_operation and w.operation_id is not None
+    }
+    await wake(conn, await cancel_operations(conn, wanted))
 
 
 async def _record(conn: Connection, me: int, works: Sequence[Work]) -> None:

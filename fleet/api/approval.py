@@ -1,4 +1,4 @@
-"""Two persons for what has root everywhere: a package or configuration version is used once another person approved its hash."""
+"""Two persons for what has root everywhere or reaches many machines: it counts once another person approved its hash."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def authored(obj: Json, by: Actor) -> Json:
     return {"hash": hash_of(obj["spec"]), "author": by.name}
 
 
-def approve(kind: Kind, new: Json, old: Json, by: Actor) -> None:
-    """Take an approver's word: it must name the hash and come from somebody else than the author. The word is used up."""
+def approve(kind: Kind, new: Json, old: Json, by: Actor, wanted: str) -> None:
+    """Take an approver's word: it must name the hash that is `wanted` and come from somebody else than the author. The word is used up."""
     annotations = new["metadata"].get("annotations", {})
     word = annotations.get(APPROVE)
     if word is None or word == old["metadata"].get("annotations", {}).get(APPROVE):
         return
     name, status = new["metadata"]["name"], old.get("status", {})
-    if word != hash_of(new["spec"]):
-        raise errors.conflict(kind, name, f"{APPROVE}={word} does not name its hash, {hash_of(new['spec'])}")
+    if word != wanted:
+        raise errors.conflict(kind, name, f"{APPROVE}={word} does not name its hash, {wanted}")
     if by.name == status.get("author"):
         raise errors.forbidden(by.name, "update", kind, name, "its author cannot approve it; another person must")
     new["metadata"]["annotations"] = {k: v for k, v in annotations.items() if k != APPROVE}

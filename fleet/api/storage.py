@@ -89,6 +89,9 @@ class Storage:
     def admit_delete(self, obj: Json, by: Actor) -> None:
         """Last check before a delete; raises ApiError."""
 
+    def admit_deletes(self, count: int, by: Actor) -> None:
+        """The same before so many are deleted by one request."""
+
     def problems(self, new: Json, old: Json | None) -> Sequence[Problem]:
         """Checks that need the database (uniqueness, references): shown as 422 by field."""
         return ()

@@ -290,16 +290,16 @@ def _delete_many(request: HttpRequest, storage: Storage, actor: Actor) -> HttpRe
             "deleting a collection needs a labelSelector or fieldSelector: an empty selection is never everything"
         )
     _, dry = _delete_options(request)
-    deleted = 0
-    for obj in listing.every(storage, query):
-        actions.delete_object(kind.plural, obj["metadata"]["name"], write=Write(by=actor, dry_run=dry))
-        deleted += 1
+    names = [obj["metadata"]["name"] for obj in listing.every(storage, query)]
+    storage.admit_deletes(len(names), actor)
+    for name in names:
+        actions.delete_object(kind.plural, name, write=Write(by=actor, dry_run=dry))
     body = {
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
         "status": "Success",
         "details": {"group": GROUP, "kind": kind.plural},
-        "message": f"{deleted} deleted",
+        "message": f"{len(names)} deleted",
     }
     return respond(body, negotiation.Accepted("json"))

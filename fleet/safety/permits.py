@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import psycopg
+from django.db import connection, transaction
 from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
@@ -109,6 +110,16 @@ def permit_sync(conn: psycopg.Connection[Any], ask: Ask) -> Answer:
     except psycopg.Error as error:
         return unavailable([ask], error)[ask.machine_id]
     return Answer(row[1], row[2], row[3], row[4]) if row else NO_ANSWER
+
+
+def foresee(asks: Sequence[Ask]) -> list[tuple[int, str, str]]:
+    """(how many, reason or "" where it would be granted, one sentence of those), the most first. Nothing of it stays: no permit, no refusal, no lock."""
+    sql = f"SELECT count(*), CASE WHEN ok THEN '' ELSE reason END, min(message) FROM ({_ASK}) a GROUP BY 2 ORDER BY 1 DESC, 2"
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql, _values(asks))
+        found = cursor.fetchall()
+        transaction.set_rollback(True)
+    return [(int(n), str(reason), str(message or "")) for n, reason, message in found]
 
 
 async def release(conn: Connection, permit_ids: Sequence[int]) -> int:
