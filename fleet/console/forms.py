@@ -196,7 +196,7 @@ def _selected(actor: Actor, form: QueryDict) -> list[str]:
         return names if len(names) <= queries.MACHINE_PAGE else []
     if names:
         raise bad_request("select rows or all that match, not both")
-    return list(matching.frozen(actor, form).names)
+    return list(matching.frozen(actor, form, matching.MOST).names)
 
 
 @login_required

@@ -15,10 +15,11 @@ from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery
 from fleet.console import filters, queries, words
 from fleet.console.machine_list import machine_storage
-from fleet.control.digests import hex64
+from machines.batches.targets import MOST as MOST_OF_BATCH
+from machines.batches.targets import digest
 from machines.orders import matching
 
-MOST: Final = 500  # machines that one act reaches
+MOST: Final = 500  # machines that one act reaches; a batch reaches more
 SECONDS: Final = 2  # that looking for them may take
 _FORBIDDEN: Final = "it takes the role operator in their cluster"
 
@@ -29,9 +30,10 @@ class Targets:
 
     names: tuple[str, ...]
     hash: str
+    clusters: frozenset[str]
 
 
-def targets(actor: Actor, form: QueryDict) -> Targets:
+def targets(actor: Actor, form: QueryDict, most: int) -> Targets:
     """What `q` means at this moment, to the last machine; ApiError where that cannot be acted on as a whole.
 
     Without a filter it takes `all=1`: the whole fleet is never meant by something that was left empty.
@@ -47,33 +49,34 @@ def targets(actor: Actor, form: QueryDict) -> Targets:
     says = parsed.fields.terms or parsed.labels.requirements or parsed.prefix
     if not says and form.get("all") != "1":
         raise bad_request("an empty filter means every machine: that has to be said, by all=1")
-    found = _found(actor, parsed)
+    found = _found(actor, parsed, most)
     if found is None:
-        raise ApiError(422, "Invalid", f"More than {MOST:,} machines match: narrow the filter to act on all of them")
+        raise ApiError(422, "Invalid", f"More than {most:,} machines match: narrow the filter to act on all of them")
     if not found:
         raise ApiError(422, "Invalid", "No machine matches")
     _check_rights(actor, found)
-    return Targets(tuple(sorted(name for _, name, _ in found)), hex64(sorted([name, id_] for id_, name, _ in found)))
+    names, clusters = tuple(sorted(name for _, name, _ in found)), frozenset(cluster for _, _, cluster in found)
+    return Targets(names, digest((name, id_) for id_, name, _ in found), clusters)
 
 
-def frozen(actor: Actor, form: QueryDict) -> Targets:
+def frozen(actor: Actor, form: QueryDict, most: int) -> Targets:
     """The same, if it is still what the form's hash stands for; 409 when it is not."""
     changed = "The machines that match are no longer those that you selected"
     try:
-        now = targets(actor, form)
+        now = targets(actor, form, most)
     except ApiError as error:
         if error.code != 422:
             raise
         raise ApiError(409, "Conflict", f"{changed}. {error.message}") from None
     if now.hash != form.get("hash", ""):
         then = form.get("n", "")
-        told = then.isdecimal() and len(then) < 5 and then != str(len(now.names))
+        told = then.isdecimal() and len(then) < 7 and then != str(len(now.names))
         count = f"{words.count(len(now.names), 'machine')} now" + (f", {then} when you selected them" if told else "")
         raise ApiError(409, "Conflict", f"{changed}: {count}. Look at the list and select them again")
     return now
 
 
-def _found(actor: Actor, parsed: filters.Filter) -> list[tuple[int, str, str]] | None:
+def _found(actor: Actor, parsed: filters.Filter, most: int) -> list[tuple[int, str, str]] | None:
     """(id, name, cluster) of each; None = more than may be acted on. A filter that no index answers is looked for no longer than `SECONDS`."""
     among = queries.meant(parsed.prefix) if parsed.prefix else None
     if parsed.prefix and among is None:
@@ -82,14 +85,14 @@ def _found(actor: Actor, parsed: filters.Filter) -> list[tuple[int, str, str]] |
             "Invalid",
             f"More than {queries.BY_NAME:,} names begin with “{parsed.prefix}”: a longer word is needed to act on all that match",
         )
-    query = ListQuery(parsed.labels, parsed.fields, limit=MOST, clusters=actor.clusters)
+    query = ListQuery(parsed.labels, parsed.fields, limit=most, clusters=actor.clusters)
     try:
         with queries.bounded(SECONDS):
             found = matching(machine_storage(), query, among)
     except queries.TooSlow:
         why = f"Looking for what matches took more than {SECONDS} s: narrow the filter, by a cluster first"
         raise ApiError(503, "Timeout", why) from None
-    return found if len(found) <= MOST else None
+    return found if len(found) <= most else None
 
 
 def _check_rights(actor: Actor, found: list[tuple[int, str, str]]) -> None:
@@ -109,16 +112,16 @@ def _check_rights(actor: Actor, found: list[tuple[int, str, str]]) -> None:
 @login_required
 @require_GET
 def matching_view(request: HttpRequest) -> JsonResponse:
-    """`{n, hash}` of what a filter means now; where it cannot be acted on as a whole, n is null and `why` says it."""
+    """`{n, hash, most}` of what a filter means now, `most` being what acts besides batches reach; where it cannot be acted on as a whole, n is null and `why` says it."""
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
     if not {"operator", "admin"} & {role for role, _ in actor.bindings}:
         return JsonResponse(
             {"n": None, "hash": "", "why": f"{actor.name} acts on no machine: {_FORBIDDEN}."}, status=403
         )
     try:
-        found = targets(actor, request.GET)
+        found = targets(actor, request.GET, MOST_OF_BATCH)
     except ApiError as error:
         # What the page asks in good faith is answered, not refused: 400 is for what no page sends.
         status = 400 if error.code == 400 else 200
         return JsonResponse({"n": None, "hash": "", "why": f"{error.message.rstrip('.')}."}, status=status)
-    return JsonResponse({"n": len(found.names), "hash": found.hash})
+    return JsonResponse({"n": len(found.names), "hash": found.hash, "most": MOST})

@@ -11,10 +11,11 @@ from urllib.parse import quote
 from django.http import QueryDict
 
 from fleet.api.rights import Actor
-from fleet.console import fault_queries, queries, records, repair, words
+from fleet.console import batch_pages, fault_queries, queries, records, repair, words
 from fleet.console.page import Fragment, Page
 from fleet.console.words import Word
-from fleet.control.kinds import CLUSTER, FAULT, HOLD, MACHINE, OPERATION, REMEDIATION
+from fleet.control.kinds import CLUSTER, FAULT, HOLD, MACHINE, OPERATION, OPERATION_BATCH, REMEDIATION
+from machines.batches.schema import AWAITING
 
 _LOOKED_AT = 100  # machines in need that are read to group them by cause; the counters know how many there are
 
@@ -63,7 +64,12 @@ def overview(actor: Actor, query: QueryDict) -> Page:
     machines, needy, drifted = queries.in_need(actor, _LOOKED_AT)
     faults = fault_queries.needing(actor)
     now = fault_queries.now(actor)
-    needs = [*stuck(now.stuck), *needs_of(machines, layers, needy), *of_faults(faults)]
+    needs = [
+        *stuck(now.stuck),
+        *of_batches(batch_pages.waiting(actor)),
+        *needs_of(machines, layers, needy),
+        *of_faults(faults),
+    ]
     work = queries.work_in_hand(actor)
     rolling = [r for r in layers if r["state"] != "Stopped"]
     doing = Doing(sum(w["n"] for w in work), len(rolling), sum(r.n for r in refused))
@@ -85,7 +91,7 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         Fragment(f"o-{n}", f"console/_overview_{n}.html")
         for n in ("sentence", "bar", "needs", "refused", "doing", "events")
     )
-    kinds = frozenset({MACHINE, OPERATION, CLUSTER, HOLD, FAULT, REMEDIATION})
+    kinds = frozenset({MACHINE, OPERATION, OPERATION_BATCH, CLUSTER, HOLD, FAULT, REMEDIATION})
     return Page("console/overview.html", "Overview", context, fragments, kinds, "overview")
 
 
@@ -95,6 +101,22 @@ def stuck(clusters: Iterable[dict[str, Any]]) -> list[Need]:
         Need(f"Cluster {c['name']}", f"/clusters/{quote(c['name'])}", words.closed(c["message"] or c["reason"]), words.cluster_step(c["reason"]), c["since"] or "", "", 1, one="cluster")
         for c in clusters
     ]  # fmt: skip
+
+
+def of_batches(found: Iterable[dict[str, Any]]) -> list[Need]:
+    """One need a batch that waits for a second person, or that stopped."""
+    out = []
+    for each in found:
+        asked = each["phase"] == AWAITING
+        title = f"{each['verb']} of {words.count(each['count'], 'machine')}"
+        said = f"{each['author']} asks: {words.closed(each['reason'])}" if asked else each["message"]
+        step = (
+            "look at the list, then approve it or let it lapse"
+            if asked
+            else "find out what those that failed share, then let it go on or cancel it"
+        )
+        out.append(Need(title, f"/batches/{quote(each['name'], safe='')}", said, step, each["created_at"], each["cluster"], 1, "held" if asked else "bad", one="batch"))  # fmt: skip
+    return out
 
 
 def of_faults(faults: Iterable[fault_queries.FaultRow]) -> list[Need]:
@@ -190,12 +212,19 @@ def _needs(needy: int, needs: list[Need]) -> list[Word]:
         ("cluster", "needs you", "need you"),
         ("layer", "has stopped", "have stopped"),
         ("fault", "needs you", "need you"),
+        ("batch", "waits for you", "wait for you"),
     ):
         found = [n for n in needs if n.one == one]
         if found:
             many = sum(n.n for n in found)
             verb = does if many == 1 else do
-            parts.append([Word(words.count(many, one), found[0].href, "bad"), Word(f" {verb}")])
+            plural = "batches" if one == "batch" else ""
+            parts.append(
+                [
+                    Word(words.count(many, one, plural), found[0].href, "held" if one == "batch" else "bad"),
+                    Word(f" {verb}"),
+                ]
+            )
     if needy:
         causes = sum(n.one == "machine" for n in needs)
         cause = f", {words.count(causes, 'cause')}" if 1 < causes < needy else ""

@@ -11,6 +11,7 @@ from fleet.api.audit import verify
 from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
 from fleet.console import queries, records
+from fleet.console.batch_pages import batch, batches
 from fleet.console.cluster_pages import cluster, clusters, nodes
 from fleet.console.event_pages import events
 from fleet.console.fault_pages import fault, faults, rule, rules
@@ -24,7 +25,7 @@ from fleet.console.safety_page import safety
 from machines.schema import package_version
 
 __all__ = [
-    "audit", "cluster", "clusters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks",
+    "audit", "batch", "batches", "cluster", "clusters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks",
     "remediation", "remediations", "rule", "rules", "safety",
 ]  # fmt: skip
 

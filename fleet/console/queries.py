@@ -300,6 +300,7 @@ class Guard:
     breakers: int = 0  # that are not closed
     faults: int = 0  # that need a person, of those that the reader sees
     escalated: int = 0  # of them those that a remediation gave up
+    batches: int = 0  # that wait for a second person or have stopped, of those that the reader sees
     position: int = 0  # everything up to it is in what is read afterwards
 
     @property
@@ -325,12 +326,13 @@ def guard(actor: Actor | None = None) -> Guard:
         if actor.clusters is None
         else "f.cluster_id IN (SELECT id FROM clusters_cluster WHERE name = ANY (%s))"
     )
-    params = [sorted(actor.clusters)] if actor is not None and actor.clusters is not None else []
+    params = [sorted(actor.clusters)] * 2 if actor is not None and actor.clusters is not None else []
     row = rows(
         f"""SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by, h.holds, h.overdue, (SELECT count(*) FROM breaker WHERE state <> 'closed') AS breakers,
-          p.faults, p.escalated, fleet_horizon() - 1 AS position
+          p.faults, p.escalated, q.batches, fleet_horizon() - 1 AS position
         FROM ledger, (SELECT count(*) AS holds, count(*) FILTER (WHERE status ->> 'phase' = 'Overdue') AS overdue FROM safety_hold WHERE deleted_at IS NULL) h,
-          (SELECT count(*) AS faults, count(*) FILTER (WHERE f.status ? 'remediation') AS escalated FROM recovery_fault f WHERE f.phase = 'NeedsPerson' AND NOT f.shadow AND {where}) p WHERE id = 1""",
+          (SELECT count(*) AS faults, count(*) FILTER (WHERE f.status ? 'remediation') AS escalated FROM recovery_fault f WHERE f.phase = 'NeedsPerson' AND NOT f.shadow AND {where}) p,
+          (SELECT count(*) AS batches FROM machines_operationbatch f WHERE NOT f.status ? 'endTime' AND f.status ->> 'phase' IN ('AwaitingApproval', 'Stalled') AND {where}) q WHERE id = 1""",
         params,
     )[0]
     return Guard(**row)

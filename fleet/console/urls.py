@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from fleet.console import cluster_forms, fault_forms, forms, gate_rule_forms, pages, safety_forms
+from fleet.console import batch_forms, cluster_forms, fault_forms, forms, gate_rule_forms, pages, safety_forms
 from fleet.console.kit import kit
 from fleet.console.matching import matching_view
 from fleet.console.page import Builder, page_view
@@ -38,6 +38,11 @@ urlpatterns = [
     path("machines/<str:name>/foresee", forms.machine_plan, name="machine-foresee"),
     path("machines/<str:name>", page_view(pages.machine), name="machine"),
     path("machines/<str:name>/<str:tab>", page_view(pages.machine), name="machine-tab"),
+    path("batches", page_view(pages.batches), name="batches"),
+    path("do/batches", batch_forms.batches_do, name="batches-do"),
+    path("do/batches/foresee", batch_forms.batches_foresee, name="batches-foresee"),
+    path("batches/<str:name>", page_view(pages.batch), name="batch"),
+    path("batches/<str:name>/do", batch_forms.batch_do, name="batch-do"),
     path("packages", page_view(pages.packages), name="packages"),
     path("faults", page_view(pages.faults), name="faults"),
     path("do/faults", fault_forms.faults_do, name="faults-do"),
@@ -66,6 +71,7 @@ LIVE = {
     "": pages.overview,
     "clusters": pages.clusters,
     "machines": pages.machines,
+    "batches": pages.batches,
     "gates": pages.gate_rules,
     "faults": pages.faults,
     "rules": pages.rules,
@@ -77,6 +83,7 @@ LIVE = {
 # The same of one object: by the first part of its address.
 LIVE_ONE: dict[str, Builder] = {
     "clusters": pages.cluster,
+    "batches": pages.batch,
     "gates": pages.gate_rule,
     "faults": pages.fault,
     "rules": pages.rule,

@@ -187,6 +187,12 @@ class Word:
     tone: str = ""
 
 
+BATCHES: Final[dict[str, tuple[str, str]]] = {
+    "AwaitingApproval": ("person", "Waits for approval"), "Running": ("busy", "Runs"), "Paused": ("held", "Paused"), "Stalled": ("bad", "Stopped"),
+    "Succeeded": ("ok", "Done"), "Failed": ("bad", "Failed"), "Cancelled": ("off", "Cancelled"), "Expired": ("off", "Lapsed"),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One phase in a bar and its legend; `q` filters the machine list to it."""

@@ -89,7 +89,7 @@ def _environment(state: State, postgres: Postgres, valkey: Valkey, options: argp
         "CELERY_BROKER": valkey.broker_url,
         "FLEET_CLUSTERS_DIR": str(state.home / "clusters"),
         "FLEET_SECURE_COOKIES": "false",
-        "FLEET_REQUIRE_APPROVAL": "false",
+        "FLEET_REQUIRE_APPROVAL": os.environ.get("FLEET_REQUIRE_APPROVAL", "false"),
         "FLEET_ALLOWED_NETWORKS": os.environ.get("FLEET_ALLOWED_NETWORKS", EVALUATION_NETWORKS),
         "FLEET_TRUSTED_ORIGINS": f"http://127.0.0.1:{options.http_port},http://localhost:{options.http_port}",
         "MALLOC_ARENA_MAX": "1",

@@ -55,6 +55,10 @@ function show() {
   }
   bar.hidden = !n;
   $("[data-selected]").textContent = frozen ? frozenText() : `${n} selected`;
+  for (const button of bar.querySelectorAll("[data-open='#do-many']")) {
+    button.disabled = Boolean(frozen) && frozen.n > frozen.most;
+    button.title = button.disabled ? `At most ${frozen.most} at once: narrow the filter` : "";
+  }
   $("[data-page]").hidden = whole;
   all.checked = whole;
   all.indeterminate = n > 0 && !whole;
@@ -102,13 +106,10 @@ const VERBS = {
   release: ["Release", "Removes the holds that name these machines; wider holds stay."],
   reconcile: ["Reconcile", "Fleet looks at them now. That alone changes nothing that was not to be changed."],
 };
-const dialog = $("#do-many");
-dialog?.addEventListener("fleet:open", (event) => {
-  const verb = event.detail.dataset.verb;
+// What is selected travels with the form: rows by name, all that match by the filter and the hash of what was counted.
+function fill(form) {
   const names = frozen ? [] : chosen().map((box) => box.value);
-  const n = frozen ? frozen.n : names.length;
   const q = panel.dataset.q;
-  const form = $("form", dialog);
   for (const old of form.querySelectorAll("[data-target]")) old.remove();
   const put = (name, value) => {
     const field = Object.assign(document.createElement("input"), { type: "hidden", name, value });
@@ -116,11 +117,18 @@ dialog?.addEventListener("fleet:open", (event) => {
     form.append(field);
   };
   for (const name of names) put("name", name);
-  if (frozen) for (const [key, value] of Object.entries({ q, hash: frozen.hash, n, ...(q ? {} : { all: 1 }) })) put(key, value);
+  if (frozen) for (const [key, value] of Object.entries({ q, hash: frozen.hash, n: frozen.n, ...(q ? {} : { all: 1 }) })) put(key, value);
+  const which = q ? `All that match ${q}` : "Every machine that you may see";
+  return { n: frozen ? frozen.n : names.length, kept: frozen ? ` ${which}, as counted: if another set matches when you press, nothing is done.` : "" };
+}
+
+const dialog = $("#do-many");
+dialog?.addEventListener("fleet:open", (event) => {
+  const verb = event.detail.dataset.verb;
+  const form = $("form", dialog);
+  const { n, kept } = fill(form);
   $("[name=verb]", form).value = verb;
   $("h2", form).textContent = `${VERBS[verb][0]} ${machines(n)}`;
-  const which = q ? `All that match ${q}` : "Every machine that you may see";
-  const kept = frozen ? ` ${which}, as counted: if another set matches when you press, nothing is done.` : "";
   $("[data-says]", form).textContent = VERBS[verb][1] + kept;
   $("[data-for=hold]", form).hidden = verb !== "hold";
   $("[name=reason]", form).required = verb === "hold";
@@ -140,4 +148,24 @@ dialog?.addEventListener("submit", () => {
   const go = $("#many-go");
   go.textContent = "At work…";
   go.disabled = true;
+});
+
+const BATCH = {
+  Drain: "Each node is closed and its pods are moved, a few machines at a time as budgets allow. What is drained opens again by its gates.",
+  Reboot: "Each is drained first where it is a node, then rebooted, a few at a time as budgets allow. More than 3 failures stop the rest.",
+  Decommission: "Each is drained, leaves its cluster, what Fleet installed is taken away, and the machine is gone from Fleet. That cannot be undone.",
+};
+const batch = $("#do-batch");
+batch?.addEventListener("fleet:open", (event) => {
+  const verb = event.detail.dataset.verb;
+  const form = $("form", batch);
+  const { n, kept } = fill(form);
+  $("[name=verb]", form).value = verb;
+  $("h2", form).textContent = `${verb} ${machines(n)}`;
+  $("[data-says]", form).textContent = BATCH[verb] + kept;
+  const go = $("#batch-go");
+  go.textContent = `${verb} ${machines(n)}`;
+  go.classList.toggle("harm", verb === "Decommission");
+  go.disabled = true;
+  $("[data-count] input", form).value = "";
 });

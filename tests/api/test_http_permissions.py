@@ -90,6 +90,11 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "machine-foresee": ("POST", "/machines/a1/foresee", dict.fromkeys(EVERYBODY, 403)),
     "machine": ("GET", "/machines/a1", LOGIN),
     "machine-tab": ("GET", "/machines/a1/yaml", LOGIN),
+    "batches": ("GET", "/batches", LOGIN),
+    "batches-do": ("POST", "/do/batches", dict.fromkeys(EVERYBODY, 403)),
+    "batches-foresee": ("POST", "/do/batches/foresee", dict.fromkeys(EVERYBODY, 403)),
+    "batch": ("GET", "/batches/x", LOGIN),
+    "batch-do": ("POST", "/batches/x/do", dict.fromkeys(EVERYBODY, 403)),
     "packages": ("GET", "/packages", LOGIN),
     "safety": ("GET", "/safety", LOGIN),
     "safety-do": ("POST", "/safety/do", dict.fromkeys(EVERYBODY, 403)),
@@ -135,6 +140,7 @@ BODIES: dict[str, Any] = {
 WRITERS: dict[str, tuple[Row, Row]] = {
     "machines": (OPERATORS_OF_A, READERS_OF_A),
     "operations": (OPERATORS_OF_A, READERS_OF_A),
+    "operationbatches": (OPERATORS_OF_A, READERS_OF_A),
     "holds": (OPERATORS_OF_A, READERS_OF_A),
     "subscriptions": (ADMINS_OF_A, READERS_OF_A),
     "permits": (OPERATORS_OF_A, READERS_OF_A),
@@ -156,6 +162,7 @@ WRITERS: dict[str, tuple[Row, Row]] = {
 PLACED: dict[str, Json] = {
     "machines": {"clusterName": "a", "idc": "iad1", "ip": "10.9.9.9"},
     "operations": {"machine": "a1", "verb": "Reconcile", "reason": "test"},
+    "operationbatches": {"clusterName": "a", "verb": "Reconcile", "target": {"matchAll": True}, "reason": "test"},
     "holds": {"target": {"cluster": "a"}, "reason": "test", "until": format_time(timezone.now() + timedelta(days=7))},
     "clusters": {"idc": "iad1"},
     "subscriptions": {

@@ -145,7 +145,7 @@ def test_a_question_without_a_filter_is_refused(
 def test_more_than_an_act_may_reach_asks_for_a_narrower_filter(
     small_fleet: list[str], browser_of: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "MOST", 2)
+    monkeypatch.setattr(matching, "MOST_OF_BATCH", 2)
     client = browser_of("admin")
     assert ask(client, q="cluster:a")["n"] == 2
     assert ask(client, q="state:unknown") == {"n": None, "hash": "", "why": "More than 2 machines match: narrow the filter to act on all of them."}  # fmt: skip

@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString, mark_safe
 from fleet.console import diffs, words
 from fleet.console.breakers import STATES as STATES_OF_BREAKERS
 from fleet.console.repair import FAULT_WORDS, REMEDIATION_WORDS
-from fleet.console.words import ANSWERS, NEGATIVE, PHASES, STATES, Part
+from fleet.console.words import ANSWERS, BATCHES, NEGATIVE, PHASES, STATES, Part
 from fleet.control.kinds import API_VERSION
 from fleet.safety.schema import describe_target
 
@@ -121,6 +121,21 @@ def hold_target(hold: dict[str, Any]) -> SafeString:
 def fault_pill(phase: str) -> SafeString:
     """How far a fault is."""
     return pill(*FAULT_WORDS.get(phase, ("unknown", phase)))
+
+
+@register.simple_tag
+def batch_pill(phase: str) -> SafeString:
+    """How far a batch is."""
+    return pill(*BATCHES.get(phase, ("unknown", phase)))
+
+
+TARGETS = {"Waiting": ("later", "Waits"), "Open": ("busy", "Under way"), "Succeeded": ("ok", "Done"), "Failed": ("bad", "Failed"), "Skipped": ("off", "Skipped")}  # fmt: skip
+
+
+@register.simple_tag
+def target_pill(state: str) -> SafeString:
+    """What became of one machine of a batch."""
+    return pill(*TARGETS.get(state, ("unknown", state)))
 
 
 @register.simple_tag
