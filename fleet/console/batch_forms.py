@@ -126,7 +126,7 @@ def told(warnings: list[str]) -> list[tuple[str, str]]:
     out = []
     for line in warnings:
         word, _, rest = line.partition(": ")
-        tone = {"list": "machine", "approval": "person" if rest.startswith("over") else "ok"}.get(word, "ok" if "would begin" in rest or "none is" in rest else "held")  # fmt: skip
+        tone = {"list": "machine", "approval": "person" if rest.startswith("over") else "ok"}.get(word, "ok" if "would get" in rest or "none is" in rest else "held")  # fmt: skip
         out.append((tone, words.closed(f"{word.capitalize()}: {rest}" if word == "approval" else f"{rest[:1].upper()}{rest[1:]}")))  # fmt: skip
     return out
 

@@ -21,7 +21,7 @@ from machines.batches.storage import list_of
 
 PAGE: Final = 50
 SHOWN: Final = 200
-_COUNTS: Final = (("succeeded", "done", "s-open"), ("failed", "failed", "s-failed"), ("skipped", "skipped", "s-off"), ("open", "under way", "s-busy"), ("waiting", "waiting", "s-sunk"))  # fmt: skip
+_COUNTS: Final = (("succeeded", "done", "s-open"), ("failed", "failed", "s-failed"), ("skipped", "skipped", "s-unknown"), ("open", "under way", "s-busy"), ("waiting", "waiting", "s-sunk"))  # fmt: skip
 
 
 def parts_of(status: Json) -> list[Part]:

@@ -161,7 +161,7 @@ def foreseen(obj: Json) -> list[str]:
     of = f" of the first {len(ids):,}" if len(ids) < count else ""
     for n, reason, message in permits.foresee(asks):
         out.append(
-            f"permits: {n:,}{of} would begin now"
+            f"permits: {n:,}{of} would get a permit now"
             if not reason
             else f"permits: {n:,}{of} would wait ({reason}): {message}"[:500]
         )

@@ -94,7 +94,7 @@ def test_all_that_match_are_counted_chosen_and_held(
         assert violations(page) == []
         page.get_by_role("button", name="Hold…").click()
         expect(page.locator("#many-h")).to_have_text("Hold 120 machines")
-        expect(page.locator("[data-says]")).to_contain_text("All that match rack:r7, as counted")
+        expect(page.locator("#do-many [data-says]")).to_contain_text("All that match rack:r7, as counted")
         go = page.get_by_role("button", name="Hold 120 machines")
         expect(go).to_be_disabled()
         page.locator("#do-many input[name=reason]").fill("row is moved")
