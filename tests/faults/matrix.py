@@ -21,6 +21,7 @@ _KUBE: Final = "simulator/test_kube_watcher_faults.py"
 _BREAKER: Final = "safety/test_breakers.py"
 _STORM: Final = "recovery/test_storm.py"
 _PEOPLE: Final = "recovery/test_people.py"
+_BATCHES: Final = "machines/test_batches.py"
 
 ROWS: Final[tuple[Row, ...]] = (
     Row("a pass dies at any numbered point", "same end, each effect once", (f"{_RECORD}::test_a_worker_that_dies_at_any_point_changes_neither_the_end_nor_how_often_a_step_runs",), True),
@@ -53,6 +54,9 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("the kill switch in the middle", "nothing new begins", (f"{_PEOPLE}::test_the_kill_switch_stops_a_repair_that_was_ordered", "safety/test_switch.py")),
     Row("a disruption budget that never lets go", "bounded, named, no pod lost", ("machines/test_drain_faults.py",)),
     Row("a bad package", "stops at the canary, is put back", ("machines/test_layers.py::test_a_bad_version_in_a_layer_hits_one_machine_and_no_more", f"{_RECORD}::test_a_bad_version_is_rolled_back_and_the_machine_waits_for_another_set", f"{_RECORD}::test_a_wrong_checksum_stalls_and_nothing_is_installed"), True),
+    Row("one person, many machines", "a second person, not the author, for exactly that list", (f"{_BATCHES}::test_over_the_limit_nothing_begins_before_another_person_approved_that_list", f"{_BATCHES}::test_whose_word_counts", f"{_BATCHES}::test_one_by_one_is_no_way_around_the_second_person"), True),
+    Row("the set changes between count and word", "the frozen list, or a refusal", (f"{_BATCHES}::test_the_list_is_what_was_counted_and_nothing_that_came_later", f"{_BATCHES}::test_another_list_than_expected_is_refused", "console/test_matching.py"), True),
+    Row("most of a batch fails", "nothing more begins", (f"{_BATCHES}::test_too_many_failures_stop_the_rest_until_a_person_says_go_on",)),
     Row("yesterday's database", "acts on nothing of before", ("test_cli.py::test_a_restored_database_acts_on_nothing_of_before",)),
     Row("a guard is taken out", "a test fails", ("safety/test_guards.py",)),
     Row("events doubled, late, reordered", "same end", ("events", "recovery/test_told.py")),
