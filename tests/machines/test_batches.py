@@ -17,6 +17,7 @@ from fleet.api.storage import storage_for
 from fleet.control.db import Connection
 from fleet.control.kinds import API_VERSION, Json
 from fleet.control.threads import in_thread
+from fleet.safety import notices
 from machines.batches import schema
 from machines.batches.storage import list_of
 from machines.batches.turns import APPROVAL_HOURS, advance, turn
@@ -263,6 +264,20 @@ async def test_what_nobody_approves_lapses(conn: Connection) -> None:
     with pytest.raises(ApiError) as refused:
         await in_thread(lambda: change(OLGA, lambda live: live["spec"].update(cancelled=True)))
     assert refused.value.code == 409
+
+
+async def test_people_are_told_of_what_waits_for_them(conn: Connection) -> None:
+    await in_thread(lambda: make(4))
+    made, _ = await in_thread(ask)
+    await notices.turn(conn)
+    sql_ = "SELECT reason, severity, subject, message FROM notice WHERE cleared_at IS NULL"
+    assert sql(sql_) == [("BatchAwaitsApproval", 1, "Reboot of 4 machines waits for approval", "olga asks: new kernel. Another approver looks at operationbatch/b1.")]  # fmt: skip
+    await in_thread(lambda: say(ANA, made["status"]["hash"]))
+    await notices.turn(conn)
+    assert sql(sql_) == []
+    sql('UPDATE machines_operationbatch SET status = status || \'{"phase": "Stalled", "message": "4 failed."}\'')
+    await notices.turn(conn)
+    assert sql(sql_) == [("BatchStopped", 2, "Reboot of 4 machines has stopped", "operationbatch/b1: 4 failed.")]
 
 
 def test_a_batch_of_one_cluster_is_that_clusters(fleet_db: None) -> None:

@@ -18,6 +18,12 @@ BEGIN
       UNION SELECT m.cluster_id, m.name FROM machine_fault x CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = x.machine_id OFFSET 0) m WHERE x.phase = 'NeedsPerson') s GROUP BY 1) f
   LEFT JOIN safety_place p ON p.dim = 'cluster' AND p.key = f.cluster_id
   UNION ALL
+  SELECT 'batch/' || b.uid, w.reason, w.severity, format('%s of %s machine%s %s', b.spec ->> 'verb', b.status ->> 'count', CASE WHEN b.status ->> 'count' = '1' THEN '' ELSE 's' END, w.how),
+    CASE WHEN w.severity = 1 THEN format('%s asks: %s. Another approver looks at operationbatch/%s.', b.status ->> 'author', rtrim(b.spec ->> 'reason', '. '), b.name) ELSE format('operationbatch/%s: %s', b.name, b.status ->> 'message') END,
+    coalesce(b.spec ->> 'clusterName', '')
+  FROM machines_operationbatch b JOIN (VALUES ('AwaitingApproval', 'BatchAwaitsApproval', 1, 'waits for approval'), ('Stalled', 'BatchStopped', 2, 'has stopped')) AS w(phase, reason, severity, how) ON w.phase = b.status ->> 'phase'
+  WHERE NOT b.status ? 'endTime'
+  UNION ALL
   SELECT 'stopped', 'Stopped', 2, 'The kill switch is on', format('%s: %s. Nothing starts anywhere.', coalesce(l.stopped_by, 'somebody'), coalesce(l.stopped_why, '')), '' FROM ledger l WHERE l.stopped;
 END $$;
 
