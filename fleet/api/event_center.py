@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -98,7 +99,8 @@ def _position(text: str) -> tuple[int, int]:
 # -- dead letters ----------------------------------------------------------------------------------------------------
 
 
-def _reach(actor: Actor, names: frozenset[str] | None) -> Reach:
+def reach_of(actor: Actor, names: frozenset[str] | None) -> Reach:
+    """Letters of these clusters (None = all), and those that the actor itself sent."""
     return Reach(None if names is None else cluster_ids(names), actor.name)
 
 
@@ -109,7 +111,7 @@ def letters_view(request: HttpRequest) -> HttpResponse:
     consumer, reason = request.GET.get("consumer"), request.GET.get("reason", "")
     if "\x00" in (consumer or "") + reason:
         raise errors.bad_request("a filter holds a NUL character")
-    reach = _reach(actor, actor.clusters)
+    reach = reach_of(actor, actor.clusters)
     with connection.cursor() as cursor:
         found = letters.listed(
             cursor, reach, consumer="" if consumer == "ingest" else consumer, reason=reason,
@@ -135,18 +137,28 @@ def _act(request: HttpRequest, verb: str) -> HttpResponse:
     actor = request_actor(request)
     if request.method != "POST":
         raise errors.method_not_allowed(request.method or "")
+    _check_operator(actor, verb)
+    body, _ = loads(request.body)
+    done = act_on_letters(actor, verb, _ids(body))
+    return _answer(orjson.dumps({"done": [str(i) for i in done]}))
+
+
+def _check_operator(actor: Actor, verb: str) -> None:
     names = actor.publishes_for
     if names is not None and not names:
         why = f'User "{actor.name}" cannot {verb} dead letters: it takes the role operator'
         raise errors.ApiError(403, "Forbidden", f"events is forbidden: {why}", {"kind": "events"})
-    body, _ = loads(request.body)
-    ids = _ids(body)
+
+
+def act_on_letters(actor: Actor, verb: str, ids: Sequence[int]) -> list[int]:
+    """Try these again or discard them (`verb` retry or discard); ids that were found. Audited. ApiError 403 for who only looks."""
+    _check_operator(actor, verb)
     act = letters.retry if verb == "retry" else letters.discard
     with transaction.atomic(), connection.cursor() as cursor:
-        done = act(cursor, _reach(actor, names), ids)
+        done = act(cursor, reach_of(actor, actor.publishes_for), ids)
         if done:
             audit.note(cursor, actor, verb, "DeadLetter", "", {"ids": [str(i) for i in done]})
-    return _answer(orjson.dumps({"done": [str(i) for i in done]}))
+    return done
 
 
 def _ids(body: Any) -> list[int]:

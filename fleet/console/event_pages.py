@@ -16,6 +16,7 @@ from fleet.console import event_filters, event_search, queries, records, words
 from fleet.console.event_filters import EventFilter, Range
 from fleet.console.event_search import BARS, Counted
 from fleet.console.filters import FilterError
+from fleet.console.letter_pages import TABS
 from fleet.console.page import Fragment, Page
 from fleet.control.kinds import CLUSTER, HOLD, MACHINE, OPERATION, kinds
 from fleet.events.log import SEVERITIES
@@ -102,7 +103,7 @@ def events(actor: Actor, query: QueryDict) -> Page:
         "spans": [(w, address.of(since=k, until=""), span.since_text == k and not span.until_text) for k, w in SPANS.items()],
         "always": address.of(since="", until=""), "newest": address.of(), "older": address.of(position=f"{found.next[0]}-{found.next[1]}") if found.next else "",
         "back_to": found.back_to, "searched": event_search.STRETCH, "kinds": [k.singular for k in kinds().values()], "clusters": _clusters(actor),
-        "command": _command(parsed), "since_field": _field(span.since), "until_field": _field(span.until),
+        "tab": "events", "tabs": TABS, "command": _command(parsed), "since_field": _field(span.since), "until_field": _field(span.until),
     }  # fmt: skip
     fragments = _fragments(shown) if not before and not error and not span.until else ()
     return Page("console/events.html", "Events", context, fragments, frozenset({MACHINE, OPERATION, CLUSTER, HOLD}), "events")  # fmt: skip

@@ -16,6 +16,7 @@ from fleet.console.cluster_pages import cluster, clusters, nodes
 from fleet.console.event_pages import events
 from fleet.console.fault_pages import fault, faults, rule, rules
 from fleet.console.gate_rules import gate_rule, gate_rules
+from fleet.console.letter_pages import dead_letters, readers
 from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
@@ -25,7 +26,7 @@ from fleet.console.safety_page import safety
 from machines.schema import package_version
 
 __all__ = [
-    "audit", "batch", "batches", "cluster", "clusters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks",
+    "audit", "batch", "batches", "cluster", "clusters", "dead_letters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks", "readers",
     "remediation", "remediations", "rule", "rules", "safety",
 ]  # fmt: skip
 

@@ -11,13 +11,13 @@ from fleet.api.rights import Actor
 from fleet.console import diffs, event_search, words
 from fleet.console.event_filters import EventFilter, Range
 from fleet.console.queries import rows
-from fleet.control.kinds import CLUSTER, FAULT, HOLD, MACHINE, PLAYBOOK, READINESS_RULE, REMEDIATION
+from fleet.control.kinds import CLUSTER, FAULT, HOLD, MACHINE, OPERATION_BATCH, PLAYBOOK, READINESS_RULE, REMEDIATION
 from fleet.events.log import cloud_event, row_of
 
 # where an object of a kind has a page
 _PAGES: Final = {
     MACHINE: "/machines/{}/why", CLUSTER: "/clusters/{}", READINESS_RULE: "/gates/{}", HOLD: "/safety/holds", FAULT: "/faults/{}", REMEDIATION: "/remediations/{}",
-    PLAYBOOK: "/playbooks/{}",
+    PLAYBOOK: "/playbooks/{}", OPERATION_BATCH: "/batches/{}",
 }  # fmt: skip
 # who tells of a machine: (word, key in the address)
 ORIGINS: Final = {"fleet": "Fleet", "people": "People", "reporters": "Reporters", "tools": "Other tools"}

@@ -5,7 +5,16 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from fleet.console import batch_forms, cluster_forms, fault_forms, forms, gate_rule_forms, pages, safety_forms
+from fleet.console import (
+    batch_forms,
+    cluster_forms,
+    fault_forms,
+    forms,
+    gate_rule_forms,
+    letter_pages,
+    pages,
+    safety_forms,
+)
 from fleet.console.kit import kit
 from fleet.console.matching import matching_view
 from fleet.console.page import Builder, page_view
@@ -62,6 +71,9 @@ urlpatterns = [
     path("safety/foresee", safety_forms.safety_foresee, name="safety-foresee"),
     path("safety/<str:tab>", page_view(pages.safety), name="safety-tab"),
     path("events", page_view(pages.events), name="events"),
+    path("events/dead-letters", page_view(pages.dead_letters), name="dead-letters"),
+    path("do/letters", letter_pages.letters_do, name="letters-do"),
+    path("events/readers", page_view(pages.readers), name="readers"),
     path("audit", page_view(pages.audit), name="audit"),
     path("kit", page_view(kit), name="kit"),
 ]
