@@ -137,6 +137,24 @@ def _silenced(host: Host) -> None:
     assert host.text("systemctl is-active kubelet || true") != "active"
 
 
+def _broken_configuration(host: Host, fleet: Cluster, business: Business) -> None:
+    """A hand edits containerd's configuration into an error: the runtime does not start, is given its configuration back, and runs."""
+    config = "/etc/containerd/config.toml"
+    good = host.text(f"sha256sum {config}")
+    story = Story(fleet, "k1")
+    host.ssh(f"echo 'version = [' >{config}; systemctl restart containerd || true")
+    assert host.text("systemctl is-active containerd || true") != "active"
+    story.until("ConfigurationError is confirmed", lambda: phase(fault(fleet, "k1", "ConfigurationError")) not in ("", "Open"))  # fmt: skip
+    story.until("containerd runs", lambda: host.ssh("systemctl is-active containerd", check=False).returncode == 0)
+    story.until("the fault is resolved", lambda: phase(fault(fleet, "k1", "ConfigurationError")) == "Resolved")
+    story.until("the node is open", lambda: _open(business, "k1"))
+    story.tell()
+    assert host.text(f"sha256sum {config}") == good
+    repaired = [o for o in items(fleet, "operations", "k1") if o["spec"]["verb"] == "Repair"][-1]
+    assert "write-files" in [s["verb"] for s in repaired["status"]["steps"]]
+    assert "version = [" in evidence("k1")
+
+
 def test_a_kubelet_that_was_killed_and_masked_is_brought_back(lab: Lab, fleet: Cluster, tmp_path: Path) -> None:
     (first, second), business = joined(lab, fleet, tmp_path, ("k1", "k2"))
 
@@ -163,6 +181,8 @@ def test_a_kubelet_that_was_killed_and_masked_is_brought_back(lab: Lab, fleet: C
         "dev.fleet.fault.confirmed", "dev.fleet.remediation.started", "dev.fleet.remediation.verifying",
         "dev.fleet.remediation.probation", "dev.fleet.remediation.succeeded", "dev.fleet.fault.resolved",
     ]  # fmt: skip
+
+    _broken_configuration(first, fleet, business)
 
     # With nobody to see to the unit itself: the host's word and the cluster's together.
     fleet.kubectl("patch", "faultrule", "component-crash", "--type=merge", "-p", '{"spec":{"mode":"Disabled"}}')
