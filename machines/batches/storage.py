@@ -170,8 +170,13 @@ def foreseen(obj: Json) -> list[str]:
 
 def list_of(obj: Json, actor: Actor) -> Json:
     """The frozen list with what became of each: failed first, then open, waiting, skipped, done; at most SHOWN."""
-    sql = """SELECT t.name, t.state, t.said, coalesce(o.name, ''), coalesce(o.status ->> 'message', '') FROM machines_operationbatch b JOIN operation_batch_target t ON t.batch_id = b.id
-      LEFT JOIN machines_operation o ON o.id = t.operation_id WHERE b.name = %s ORDER BY array_position(ARRAY[3, 1, 0, 4, 2]::smallint[], t.state), t.name LIMIT %s"""
+    # The page first, then its Operations: each by its key.
+    sql = """WITH t AS MATERIALIZED (
+      SELECT name, state, said, operation_id FROM operation_batch_target WHERE batch_id = (SELECT id FROM machines_operationbatch WHERE name = %s)
+      ORDER BY array_position(ARRAY[3, 1, 0, 4, 2]::smallint[], state), name LIMIT %s)
+    SELECT t.name, t.state, t.said, coalesce(o.name, ''), coalesce(o.message, '') FROM t
+    LEFT JOIN LATERAL (SELECT name, status ->> 'message' AS message FROM machines_operation WHERE id = t.operation_id OFFSET 0) o ON true
+    ORDER BY array_position(ARRAY[3, 1, 0, 4, 2]::smallint[], t.state), t.name"""
     rows = fetch(sql, [obj["metadata"]["name"], SHOWN])
     items = [
         {"machine": name, "state": STATES[state], "operation": operation, "message": said or (message if state == 1 else "")}
