@@ -141,15 +141,29 @@ def _sentence(obj: Json) -> list[Word]:
     """What is wrong with which machine, and what is done."""
     spec, status = obj["spec"], obj["status"]
     said = [Word(spec["machine"], f"/machines/{spec['machine']}/why"), Word(": ")]
-    said.append(Word(words.closed(status.get("message") or repair.meaning(spec["type"]) or spec["type"])))
     refused = status.get("repair", {})
+    said.append(Word(words.closed(_seen(obj) or repair.meaning(spec["type"]) or spec["type"])))
     if status["phase"] == "NeedsPerson":
-        said += [Word(" "), Word("It needs you", tone="bad"), Word(f": {words.closed(refused.get('message', '')) or 'Fleet does nothing more by itself.'}")]  # fmt: skip
+        told = refused.get("message") or status.get("message") or "Fleet does nothing more by itself"
+        said += [Word(" "), Word("It needs you", tone="bad"), Word(f": {words.closed(told)}")]
     elif status["phase"] == "Confirmed" and refused:
         said.append(Word(f" Its repair waits: {words.closed(refused.get('message', ''))}"))
     elif status["phase"] == "Recovering" and status.get("remediation"):
         said += [Word(" Fleet "), Word("repairs it", fault_queries.address("remediations", status["remediation"])), Word(".")]  # fmt: skip
     return said
+
+
+def _seen(obj: Json) -> str:
+    """What speaks for a fault. Once it is worked on its message tells the repair, and at last the task of a person: what was seen stands beside it."""
+    status = obj["status"]
+    message = str(status.get("message", ""))
+    if status["phase"] not in ("Recovering", "NeedsPerson"):
+        return message
+    if status.get("seen"):
+        return str(status["seen"])
+    told = status.get("repair", {}).get("message", "")
+    evidence = (str(e["message"]) for e in reversed(status.get("evidence", [])) if e.get("message"))
+    return (message if told and message != told else "") or next(evidence, "")
 
 
 # -- rules ----------------------------------------------------------------------------------------------------------------

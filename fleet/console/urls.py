@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from fleet.console import cluster_forms, fault_forms, forms, gate_rule_forms, pages, safety_forms
+from fleet.console import cluster_forms, fault_forms, forms, gate_rule_forms, pages, policy_forms, safety_forms
 from fleet.console.kit import kit
 from fleet.console.matching import matching_view
 from fleet.console.page import Builder, page_view
@@ -55,6 +55,11 @@ urlpatterns = [
     path("safety", page_view(pages.safety), name="safety"),
     path("safety/do", safety_forms.safety_do, name="safety-do"),
     path("safety/foresee", safety_forms.safety_foresee, name="safety-foresee"),
+    path("do/policies", policy_forms.policy_do, name="policies-do"),
+    path("do/policies/foresee", policy_forms.policy_foresee, name="policies-foresee"),
+    path("safety/policies/<str:name>", page_view(pages.policy), name="policy"),
+    path("safety/policies/<str:name>/do", policy_forms.policy_do, name="policy-do"),
+    path("safety/policies/<str:name>/foresee", policy_forms.policy_foresee, name="policy-foresee"),
     path("safety/<str:tab>", page_view(pages.safety), name="safety-tab"),
     path("events", page_view(pages.events), name="events"),
     path("audit", page_view(pages.audit), name="audit"),

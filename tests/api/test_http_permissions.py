@@ -94,6 +94,11 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "safety": ("GET", "/safety", LOGIN),
     "safety-do": ("POST", "/safety/do", dict.fromkeys(EVERYBODY, 403)),
     "safety-foresee": ("POST", "/safety/foresee", dict.fromkeys(EVERYBODY, 403)),
+    "policies-do": ("POST", "/do/policies", dict.fromkeys(EVERYBODY, 403)),
+    "policies-foresee": ("POST", "/do/policies/foresee", dict.fromkeys(EVERYBODY, 403)),
+    "policy": ("GET", "/safety/policies/x", LOGIN),
+    "policy-do": ("POST", "/safety/policies/x/do", dict.fromkeys(EVERYBODY, 403)),
+    "policy-foresee": ("POST", "/safety/policies/x/foresee", dict.fromkeys(EVERYBODY, 403)),
     "safety-tab": ("GET", "/safety/holds", LOGIN),
     "faults": ("GET", "/faults", LOGIN),
     "faults-do": ("POST", "/do/faults", dict.fromkeys(EVERYBODY, 403)),
@@ -268,7 +273,7 @@ def requests_of(kind: Kind, obj: Json) -> Iterator[tuple[str, str, str, Any, Row
     new = {**obj, "metadata": {"name": f"{name}-2"}}
     if kind.plural in ("machines", "operations", "faults"):
         new["spec"] = PLACED[kind.plural] | ({"machine": "a2"} if kind.plural != "machines" else {})
-    made = 409 if kind.plural == "remediations" else 201  # by Fleet alone
+    made = 403 if kind.plural == "remediations" else 201  # by Fleet alone
     if kind.plural != "clusters":  # a cluster of another name lies in another scope
         yield "create", "POST", base + dry, new, {w: made if code == 200 else code for w, code in writers.items()}
     yield "patch", "PATCH", one + dry, label, writers

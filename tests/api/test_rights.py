@@ -88,6 +88,11 @@ CONSOLE = {
     "rule",
     "rule-do",
     "rules",
+    "policies-do",
+    "policies-foresee",
+    "policy",
+    "policy-do",
+    "policy-foresee",
     "safety-foresee",
     "safety-tab",
 }
