@@ -104,12 +104,14 @@ def reset_view(request: HttpRequest, place: str) -> HttpResponse:
     return respond(answer, negotiation.Accepted("json"), 202 if answer["state"] == "asked" else 200)
 
 
-def acknowledge_view(request: HttpRequest, number: int) -> HttpResponse:
+def acknowledge_view(request: HttpRequest, number: str) -> HttpResponse:
     """POST /api/safety/notices/<number>/acknowledge: somebody takes it."""
     actor = request_actor(request)
     if request.method != "POST":
         raise errors.method_not_allowed(request.method or "")
-    return respond(acknowledge_notice(number, actor), negotiation.Accepted("json"))
+    if not number.isdecimal() or len(number) > 18:
+        raise ApiError(404, "NotFound", f"There is no notice {number[:40]}: a notice is named by its number.")
+    return respond(acknowledge_notice(int(number), actor), negotiation.Accepted("json"))
 
 
 def acknowledge_notice(number: int, by: Actor) -> Json:

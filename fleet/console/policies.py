@@ -99,10 +99,14 @@ class PolicyView:
 
 
 def limit_words(limits: Json) -> str:
-    """ "3 %, at most 600"."""
+    """ "3 %, at most 600 machines"."""
     parts = [f"{limits['percent']:g} %"] if "percent" in limits else []
     if "count" in limits:
-        parts.append(f"at most {limits['count']:,}" if parts else words.count(int(limits["count"]), "machine"))
+        parts.append(
+            f"at most {words.count(int(limits['count']), 'machine')}"
+            if parts
+            else words.count(int(limits["count"]), "machine")
+        )
     return ", ".join(parts)
 
 
@@ -110,9 +114,9 @@ def breaker_words(breaker: Json) -> list[str]:
     """When it opens."""
     if breaker.get("disabled"):
         return ["switched off"]
-    said = [f"at {breaker['percent']:g} % of the machines"] if "percent" in breaker else []
-    said += [f"at {words.count(int(breaker['count']), 'machine')}"] if "count" in breaker else []
-    said += [f"counted for {words.span(breaker['windowSeconds'])}"] if "windowSeconds" in breaker else []
+    limit = limit_words({k: v for k, v in breaker.items() if k in ("percent", "count")})
+    said = [f"opens at {limit}"] if limit else []
+    said += [f"counts for {words.span(breaker['windowSeconds'])}"] if "windowSeconds" in breaker else []
     pods = breaker.get("podSuccess")
     if pods:
         said.append("pods open none" if pods.get("disabled") else f"when under {pods.get('percent', 80):g} % of pods start")  # fmt: skip

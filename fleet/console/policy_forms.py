@@ -43,6 +43,13 @@ _ALIASES: Final = {
 # What a line of the dry run is about, in words.
 _ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "minSchedulable": "Reserve", "windows": "Windows", "rates": "Rate"}  # fmt: skip
 
+_NONE: Final = "0 means none: no change that takes a machine away is ever allowed here."
+_WARNED: Final = {
+    "spec.breaker.disabled": "Without a breaker nothing stops a storm of repairs here but the budgets.",
+    "spec.maxUnavailable.percent": _NONE,
+    "spec.maxUnavailable.count": _NONE,
+}
+
 
 def _number(text: str) -> Any:
     """A number where it is one; else the text, of which the schema says what is wrong with it."""
@@ -202,7 +209,7 @@ def policy_foresee(request: HttpRequest, name: str = "") -> JsonResponse:
         spec = _wished(name, form, write)["spec"]
         if spec == old:
             return _answer(None, {"same": True}, "", may=False)
-        warned = [w.partition(": ")[2] or w for w in write.warnings if w.startswith("spec.")]
+        warned = [_WARNED.get(w.partition(": ")[0], w) for w in write.warnings if w.startswith("spec.")]
         lines = compared([w for w in write.warnings if not w.startswith("spec.")], before)
         must = _must(spec, old, write.warnings)
         line = _line(name, form, spec, old)

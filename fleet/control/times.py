@@ -18,10 +18,13 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """The moment of an RFC 3339 time, to the microsecond; None for anything else, also for a time without a zone or a day that is none."""
+    """The moment of an RFC 3339 time, in UTC, to the microsecond; None for anything else, also for a time without a zone or a day that is none.
+
+    In UTC because PostgreSQL reads no offset of 16 hours and more, and Python does.
+    """
     if not isinstance(value, str) or len(value) > _LONGEST or not _RFC_3339.fullmatch(value.upper()):
         return None
     try:
-        return datetime.fromisoformat(value.upper())
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         return None

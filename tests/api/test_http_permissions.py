@@ -61,6 +61,7 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-dead-letters-retry": ("POST", "/api/events/dead-letters/retry", OPERATORS),
     "api-dead-letters-discard": ("POST", "/api/events/dead-letters/discard", OPERATORS),
     "openapi-root": ("GET", "/openapi/v3", KNOWN),
+    "openapi-doors": ("GET", "/openapi/v3/doors", KNOWN),
     "openapi": ("GET", "/openapi/v3/apis/fleet.dev/v1", KNOWN),
     "api-selfsubjectreviews": ("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", only(*EVERYBODY[1:], ok=201)),
     "api-selfsubjectaccessreviews": ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", only(*EVERYBODY[1:], ok=201)),

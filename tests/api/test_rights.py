@@ -24,6 +24,7 @@ PUBLIC = {
     "api-core-v1",
     "openapi-root",
     "openapi",
+    "openapi-doors",
     "api-resources",
     "api-nothing",
 }
