@@ -16,6 +16,7 @@ from fleet.console.fault_forms import trial_faults
 from fleet.console.fault_queries import PAGE, Board, Cell
 from fleet.console.filters import FilterError
 from fleet.console.page import Fragment, Missing, NotAllowed, Page
+from fleet.console.rule_modes import playbook_of
 from fleet.console.words import Word
 from fleet.control.kinds import FAULT, FAULT_RULE, MACHINE, REMEDIATION, Json
 from fleet.safety.schema import describe_target
@@ -212,10 +213,9 @@ def rule(actor: Actor, query: QueryDict, name: str) -> Page:
     row = _rule(stored.obj, days)
     spec = row["spec"]
     found = fault_queries.faults(actor, ListFilter((("rule", name),)), limit=30, live=False)[:30]
-    playbook = spec.get("playbook") or (TYPES[spec["faultType"]].playbook if spec["faultType"] in TYPES else "")
     context: dict[str, Any] = {
         "rule": row, "obj": stored.obj, "name": name, "faults": found, "when": [match_words(m) for m in spec.get("when", [])], "unless": [match_words(m) for m in spec.get("unless", [])],
-        "bars": day_bars(days), "most": max((a + b for a, b in days), default=0), "days": len(days), "meaning": repair.meaning(spec["faultType"]), "playbook": playbook,
+        "bars": day_bars(days), "most": max((a + b for a, b in days), default=0), "days": len(days), "meaning": repair.meaning(spec["faultType"]), "playbook": playbook_of(spec),
         "sentence": _rule_sentence(row), "trial": trial_faults(name), "may_write": actor.may("update", storage_for("faultrules").kind, None), "seen": stored.obj["metadata"]["resourceVersion"],
     }  # fmt: skip
     fragments = tuple(

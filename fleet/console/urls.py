@@ -5,7 +5,16 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from fleet.console import cluster_forms, fault_forms, forms, gate_rule_forms, pages, policy_forms, safety_forms
+from fleet.console import (
+    cluster_forms,
+    fault_forms,
+    forms,
+    gate_rule_forms,
+    pages,
+    policy_forms,
+    rule_modes,
+    safety_forms,
+)
 from fleet.console.kit import kit
 from fleet.console.matching import matching_view
 from fleet.console.page import Builder, page_view
@@ -45,6 +54,7 @@ urlpatterns = [
     path("faults/<str:name>/do", fault_forms.fault_do, name="fault-do"),
     path("rules", page_view(pages.rules), name="rules"),
     path("rules/<str:name>", page_view(pages.rule), name="rule"),
+    path("rules/<str:name>/foresee", rule_modes.rule_foresee, name="rule-foresee"),
     path("rules/<str:name>/do", fault_forms.rule_do, name="rule-do"),
     path("remediations", page_view(pages.remediations), name="remediations"),
     path("remediations/<str:name>", page_view(pages.remediation), name="remediation"),

@@ -107,6 +107,7 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "fault-do": ("POST", "/faults/x/do", dict.fromkeys(EVERYBODY, 403)),
     "rules": ("GET", "/rules", LOGIN),
     "rule": ("GET", "/rules/x", LOGIN),
+    "rule-foresee": ("POST", "/rules/x/foresee", dict.fromkeys(EVERYBODY, 403)),
     "rule-do": ("POST", "/rules/x/do", dict.fromkeys(EVERYBODY, 403)),
     "remediations": ("GET", "/remediations", LOGIN),
     "remediation": ("GET", "/remediations/x", LOGIN),

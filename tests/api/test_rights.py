@@ -88,6 +88,7 @@ CONSOLE = {
     "remediations",
     "rule",
     "rule-do",
+    "rule-foresee",
     "rules",
     "policies-do",
     "policies-foresee",

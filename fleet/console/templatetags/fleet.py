@@ -362,10 +362,10 @@ def patch_command(kind: str, name: str, state: str) -> dict[str, str]:
 
 
 @register.inclusion_tag("console/_command.html")
-def mode_command(name: str) -> dict[str, str]:
+def mode_command(name: str, mode: str = "…") -> dict[str, str]:
     """The line that changes the mode of a rule."""
     return {
-        "text": f"kubectl patch faultrule {name} --type merge -p '{json.dumps({'spec': {'mode': '…'}}, ensure_ascii=False)}'"
+        "text": f"kubectl patch faultrule {name} --type merge -p '{json.dumps({'spec': {'mode': mode}}, ensure_ascii=False)}'"
     }
 
 
