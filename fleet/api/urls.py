@@ -187,7 +187,9 @@ urlpatterns = [
     path("api/safety", threaded(safety_view), name="api-safety"),
     re_path(r"^api/safety/breakers/(?P<place>[\s\S]+)/reset$", threaded(reset_view), name="api-breaker-reset"),
     re_path(
-        r"^api/safety/notices/(?P<number>[\s\S]+)/acknowledge$", threaded(acknowledge_view), name="api-notice-acknowledge"
+        r"^api/safety/notices/(?P<number>[\s\S]+)/acknowledge$",
+        threaded(acknowledge_view),
+        name="api-notice-acknowledge",
     ),
     re_path(r"^api/?$", threaded(lambda request: _discovery(request, core=True)), name="api-core"),
     re_path(r"^apis/?$", threaded(lambda request: _discovery(request, core=False)), name="api-groups"),

@@ -91,6 +91,8 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
     context["verdict"] = (
         f"{verdict(m, context['current'], context['hold'])} {repair.said_of(context['faults'])}".strip()
     )
+    if context["lost"]:
+        context["verdict"] += " Its host does not answer: it stays until it does, or until an approver gives it up."
     context["blockers"] = _blockers(m, context)
     fragments = tuple(Fragment(f"m-{n}", f"console/_machine_{n}.html") for n in _fragments(tab))
     crumbs = [("Machines", "/machines")]

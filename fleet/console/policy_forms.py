@@ -51,14 +51,19 @@ _WARNED: Final = {
 }
 
 
-def _number(text: str) -> Any:
-    """A number where it is one; else the text, of which the schema says what is wrong with it."""
-    text = text.strip().replace(",", "")
+def _wrong(field: str, said: str) -> ApiError:
+    """What cannot be read, told at its field."""
+    return ApiError(422, "Invalid", said, {"causes": [{"field": field, "message": said}]})
+
+
+def _number(form: QueryDict, field: str) -> int | float | None:
+    """None = the field is empty. Whether a number is whole, and how much it may be, is the schema's to say."""
+    text = form.get(field, "").strip().replace(",", "")
     if not text:
         return None
-    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
-        return int(text)
-    return float(text) if re.fullmatch(r"\d{1,9}\.\d{1,9}", text, re.ASCII) else text[:40]
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
+        raise _wrong(field, "It must be a number")
+    return float(text) if "." in text else int(text)
 
 
 def _rates(text: str) -> list[Json] | None:
@@ -66,21 +71,20 @@ def _rates(text: str) -> list[Json] | None:
     for line in filter(None, (part.strip() for part in text.splitlines())):
         match = re.fullmatch(r"(\S{1,63})\s*=\s*(\d{1,9})\s+in\s+(\d{1,9})\s*s?", line, re.ASCII)
         if match is None:
-            said = f"“{line[:60]}” is no line of the form Reboot = 20 in 600"
-            raise ApiError(422, "Invalid", said, {"causes": [{"field": "spec.rates", "message": said}]})
+            raise _wrong("spec.rates", f"“{line[:60]}” is no line of the form Reboot = 20 in 600")
         out.append({"verb": match[1], "count": int(match[2]), "windowSeconds": int(match[3])})
     return out or None
 
 
 def spec_of(form: QueryDict, old: Json) -> Json:
     """What of a policy the form says; None = it says nothing of that. Pods and windows have no field and stay."""
-    spec: Json = {of: {key: _number(form.get(f"spec.{of}.{key}", "")) for key in keys} for of, keys in _NUMBERS.items()}
+    spec: Json = {of: {key: _number(form, f"spec.{of}.{key}") for key in keys} for of, keys in _NUMBERS.items()}
     spec["breaker"]["disabled"] = True if form.get("spec.breaker.disabled") else None
     for of in _NUMBERS:
         kept = set(old.get(of, {})) - set(spec[of])
         if not kept and all(value is None for value in spec[of].values()):
             spec[of] = None
-    spec["minSchedulable"] = _number(form.get("spec.minSchedulable", ""))
+    spec["minSchedulable"] = _number(form, "spec.minSchedulable")
     spec["domain"] = form.get("spec.domain") or None
     spec["rates"] = _rates(form.get("spec.rates", ""))
     return spec

@@ -71,7 +71,10 @@ def test_a_machine_that_leaves_and_does_not_answer_is_given_up_by_its_count(
     assert anna.post("/machines/a1/do", {"verb": "abandon", "count": "1"}).status_code == 400
     leaving(monkeypatch)
     assert 'data-open="#do-abandon">Give it up…' in anna.get("/machines/a1/why").content.decode()
-    assert "an approver may give it up" in browser_of("oper-a").get("/machines/a1/why").content.decode()
+    assert (
+        "it stays until it does, or until an approver gives it up."
+        in browser_of("oper-a").get("/machines/a1/why").content.decode()
+    )
     assert browser_of("oper-a").post("/machines/a1/do", {"verb": "abandon", "count": "1"}).status_code == 403
     assert anna.post("/machines/a1/do", {"verb": "abandon", "count": ""}).status_code == 400
     assert "fleet.dev/abandon" not in annotations()

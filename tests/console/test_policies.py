@@ -57,7 +57,7 @@ def test_a_change_tells_what_it_would_mean_beside_what_it_means(pay: None, brows
     client = browser_of("admin")
     answer = client.post(f"{PATH}/foresee", FORM | {"spec.breaker.count": "1", "spec.rates": "Reboot = 9 in 600"}).json()  # fmt: skip
     assert answer["may"] and answer["must"] == ""
-    assert "<b>Breaker</b> It would open at 1 machines" in answer["html"] and "Now: It would open at 2 machines" in answer["html"]  # fmt: skip
+    assert "<b>Breaker</b> It would open at 1 machine, and 0 are" in answer["html"] and "Now: It would open at 2 machines" in answer["html"]  # fmt: skip
     assert "<b>Rate of Reboot</b> 0 begun of 9 within 600 s." in answer["html"] and "kubectl patch safetypolicy pay" in answer["html"]  # fmt: skip
     assert spec() == SPEC
 
@@ -101,7 +101,8 @@ def test_who_saw_another_policy_is_told_so_and_status_is_no_reason(pay: None, br
 @pytest.mark.parametrize(
     ("form", "field", "said"),
     [
-        ({"spec.maxUnavailable.percent": "many"}, "spec.maxUnavailable.percent", ""),
+        ({"spec.maxUnavailable.percent": "many"}, "spec.maxUnavailable.percent", "It must be a number."),
+        ({"spec.maxUnavailable.count": "1.5"}, "spec.maxUnavailable.count", "integer"),
         ({"spec.maxUnavailable.percent": "101"}, "spec.maxUnavailable.percent", "100"),
         ({"spec.breaker.windowSeconds": "1"}, "spec.breaker.windowSeconds", "60"),
         ({"spec.rates": "Reboot often"}, "spec.rates", "is no line of the form Reboot = 20 in 600"),
