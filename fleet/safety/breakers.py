@@ -100,7 +100,7 @@ def read_breakers() -> list[Breaker]:
     with connection.cursor() as cursor:
         cursor.execute(_READ)
         rows = cursor.fetchall()
-    return [Breaker(*row[:14], _series(row[14]), row[15]) for row in rows]
+    return [Breaker(*(*row[:14], _series(row[14]), row[15])) for row in rows]
 
 
 def _series(found: Any) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ def anna(small_fleet: list[str], browser_of: Browser) -> Client:
     return browser_of("anna")
 
 
-def annotations(name: str = "a1") -> Json:
+def words_of(name: str = "a1") -> Json:
     found: Json = Machine.objects.get(name=name).annotations
     return found
 
@@ -48,7 +48,7 @@ def test_an_approver_gives_a_word_for_a_hash(anna: Client, annotation: str) -> N
     assert 'id="do-confirm"' in anna.get("/machines/a1/why").content.decode()
     form = {"verb": "confirm", "annotation": annotation, "value": HASH}
     assert anna.post("/machines/a1/do", form).status_code == 303
-    assert annotations()[annotation] == HASH
+    assert words_of()[annotation] == HASH
     assert anna.post("/machines/b1/do", form).status_code == 403
 
 
@@ -77,9 +77,9 @@ def test_a_machine_that_leaves_and_does_not_answer_is_given_up_by_its_count(
     )
     assert browser_of("oper-a").post("/machines/a1/do", {"verb": "abandon", "count": "1"}).status_code == 403
     assert anna.post("/machines/a1/do", {"verb": "abandon", "count": ""}).status_code == 400
-    assert "fleet.dev/abandon" not in annotations()
+    assert "fleet.dev/abandon" not in words_of()
     assert anna.post("/machines/a1/do", {"verb": "abandon", "count": "1"}).status_code == 303
-    assert annotations()["fleet.dev/abandon"] == "a1"
+    assert words_of()["fleet.dev/abandon"] == "a1"
 
 
 @pytest.mark.parametrize(
