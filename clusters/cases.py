@@ -14,10 +14,9 @@ from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
 from fleet.control.errors import TemporaryError
 from fleet.control.kinds import CLUSTER, Json
-from fleet.control.times import format_time
+from fleet.control.times import format_time, parse_time
 from fleet.control.work import Claim
 from fleet.safety.models import Hold
-from fleet.safety.schema import parse_time
 
 FINALIZER: Final = "fleet.dev/control-plane"
 

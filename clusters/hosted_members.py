@@ -26,7 +26,7 @@ from fleet.control.addresses import Network
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import TemporaryError
 from fleet.control.kinds import Json
-from fleet.safety.schema import parse_time
+from fleet.control.times import parse_time
 
 BROKEN_AFTER: Final = timedelta(minutes=10)  # that a member does not get ready while others are, on a node that is
 _STARTS: Final = 3  # that it failed in the meantime

@@ -163,9 +163,8 @@ class RemediationStorage(Storage):
         """Nobody but Fleet makes one, and nothing but its end is asked of it."""
         name = new["metadata"].get("name", "")
         if old is None:
-            raise errors.conflict(
-                self.kind, name, "remediations are made by Fleet; declare a Fault, or ask for an Operation"
-            )
+            why = "remediations are made by Fleet; declare a Fault, or ask for an Operation"
+            raise errors.forbidden(by.name, "create", self.kind, name or None, why)
         fixed = {k: v for k, v in old["spec"].items() if k not in ("cancelled", "cancelledBy")}
         if {k: v for k, v in new["spec"].items() if k not in ("cancelled", "cancelledBy")} != fixed:
             raise errors.conflict(self.kind, name, "only spec.cancelled can be changed")

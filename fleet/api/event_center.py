@@ -18,9 +18,9 @@ from fleet.api.jsonbody import loads
 from fleet.api.rights import Actor
 from fleet.api.storage import cluster_ids
 from fleet.control.kinds import MACHINE, Json, by_kind
+from fleet.control.times import NEEDS_ZONE, parse_time
 from fleet.events import letters
 from fleet.events.consumers import LAG, Lag, lag_of
-from fleet.events.incoming import parse_time
 from fleet.events.letters import Reach
 from fleet.events.log import SEVERITIES, cloud_event
 from fleet.events.search import MOST, NEWEST, Search, search
@@ -83,7 +83,7 @@ def _time(asked: dict[str, str], name: str) -> datetime | None:
         return None
     moment = parse_time(asked[name].replace(" ", "+"))  # a plus that was not percent-encoded arrives as a blank
     if moment is None:
-        raise errors.bad_request(f"{name}: must be a time with its zone, such as 2026-01-31T18:00:00Z")
+        raise errors.bad_request(f"{name}: {NEEDS_ZONE}")
     return moment
 
 

@@ -15,10 +15,9 @@ from fleet.api.storage import storage_for
 from fleet.control.conditions import Condition
 from fleet.control.db import connect_sync
 from fleet.control.kinds import Json
-from fleet.control.times import format_time
+from fleet.control.times import format_time, parse_time
 from fleet.safety.models import PermitRequest
 from fleet.safety.permits import FOREIGN, RELEASE, Answer, Ask, permit_sync
-from fleet.safety.schema import parse_time
 
 ASK_SECONDS: Final = 3.0
 _AT_ONCE: Final = 500  # a turn; the others have theirs after them

@@ -126,7 +126,12 @@ def _meta_schemas() -> Json:
             "remainingItemCount": {"type": "integer", "format": "int64"},
         },
     }
-    status = {
+    return {f"{_META}.ObjectMeta": object_meta, f"{_META}.ListMeta": list_meta, f"{_META}.Status": status_schema()}
+
+
+def status_schema() -> Json:
+    """A Status, which every refusal is."""
+    return {
         "type": "object",
         "description": "The answer to what was refused, and to some deletes.",
         "properties": {
@@ -138,7 +143,6 @@ def _meta_schemas() -> Json:
         },
         "x-kubernetes-group-version-kind": [{"group": "", "kind": "Status", "version": "v1"}],
     }
-    return {f"{_META}.ObjectMeta": object_meta, f"{_META}.ListMeta": list_meta, f"{_META}.Status": status}
 
 
 def _parameters(names: dict[str, str]) -> list[Json]:

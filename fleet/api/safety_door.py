@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final
 
 from django.conf import settings
@@ -18,7 +20,7 @@ from fleet.control.kinds import Json
 from fleet.control.times import format_time
 from fleet.safety import switch
 from fleet.safety.breakers import Breaker, find_place, read_breakers, reset
-from fleet.safety.notices import acknowledge, read_notices
+from fleet.safety.notices import Notice, acknowledge, read_notices
 
 _HOLDS: Final = 100
 # Clusters by a machine each, found by the index; policies of other scopes by their own.
@@ -89,7 +91,7 @@ def breaker_json(breaker: Breaker) -> Json:
         "place": breaker.place, "dim": breaker.dim, "name": breaker.name, "state": breaker.state, "threshold": breaker.threshold,
         "count": breaker.count, "windowSeconds": breaker.window_seconds, "allow": breaker.allow, "underWay": breaker.under_way,
         "since": _time(breaker.since), "triesAt": _time(breaker.tries_at), "message": breaker.why, "policy": breaker.policy,
-        "resetAskedBy": breaker.asked_by, "machinesPerMinute": list(breaker.series),
+        "resetAskedBy": breaker.asked_by, "resetLapsesAt": _time(breaker.lapses_at), "machinesPerMinute": list(breaker.series),
     }  # fmt: skip
 
 
@@ -102,12 +104,14 @@ def reset_view(request: HttpRequest, place: str) -> HttpResponse:
     return respond(answer, negotiation.Accepted("json"), 202 if answer["state"] == "asked" else 200)
 
 
-def acknowledge_view(request: HttpRequest, number: int) -> HttpResponse:
+def acknowledge_view(request: HttpRequest, number: str) -> HttpResponse:
     """POST /api/safety/notices/<number>/acknowledge: somebody takes it."""
     actor = request_actor(request)
     if request.method != "POST":
         raise errors.method_not_allowed(request.method or "")
-    return respond(acknowledge_notice(number, actor), negotiation.Accepted("json"))
+    if not number.isdecimal() or len(number) > 18:
+        raise ApiError(404, "NotFound", f"There is no notice {number[:40]}: a notice is named by its number.")
+    return respond(acknowledge_notice(int(number), actor), negotiation.Accepted("json"))
 
 
 def acknowledge_notice(number: int, by: Actor) -> Json:
@@ -115,7 +119,7 @@ def acknowledge_notice(number: int, by: Actor) -> Json:
     found = next((n for n in read_notices() if n.id == number), None)
     if found is None:
         raise ApiError(404, "NotFound", f"There is no notice {number}, or it is over.")
-    if not by.is_system and not by.roles_in(found.cluster or None) & {"operator", "approver", "admin"}:
+    if not may_acknowledge(found, by):
         raise ApiError(
             403, "Forbidden", f'User "{by.name}" cannot acknowledge notice {number}: that takes more than looking.'
         )
@@ -125,7 +129,12 @@ def acknowledge_notice(number: int, by: Actor) -> Json:
                 409, "Conflict", f"Notice {number} was acknowledged by {found.acked_by or 'somebody'} already."
             )
         audit.note(cursor, by, "acknowledge", "Notice", str(number), {"subject": found.subject}, found.cluster)
-    return found.json() | {"acknowledgedBy": by.name}
+    return replace(found, acked_by=by.name, acked_at=datetime.now(UTC)).json()
+
+
+def may_acknowledge(notice: Notice, by: Actor) -> bool:
+    """Whoever may do something about it: more than looking, in its cluster or in the fleet."""
+    return by.is_system or bool(by.roles_in(notice.cluster or None) & {"operator", "approver", "admin"})
 
 
 def reset_breaker(place: str, by: Actor) -> Json:

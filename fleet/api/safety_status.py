@@ -118,13 +118,19 @@ def policy_now(name: str) -> list[str]:
             f"maxUnavailable: {limit} may be; {max(0, limit - gone)} more would be granted now, {max(0, planned - gone)} of them to planned changes."
         )
     if state is not None:
-        counted = f"it would open at {most} machines, and {hit} are counted now; it is {state}."
+        counted = (
+            f"it would open at {_machines(most)}, and {hit} {'is' if hit == 1 else 'are'} counted now; it is {state}."
+        )
         said.append(f"breaker: {'off, nothing stops a storm of repairs but the budgets.' if off else counted}")
     if least is not None:
         said.append(f"minSchedulable: {max(0, total - gone - least)} more could go before {least} are left.")
     if is_open is not None:
         said.append(f"windows: {'one is open now' if is_open else 'none is open now, planned changes would wait'}.")
     return [*said, *(f"rates: {text}." for text in rates)]
+
+
+def _machines(n: int) -> str:
+    return f"{n} machine{'' if n == 1 else 's'}"
 
 
 def _effective(spec: Json, total: int, gone: int, limit: str = "") -> Condition:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any
 
 import orjson
 
 from fleet.api.errors import bad_request
 from fleet.control.kinds import VERSION, Json, Kind, Problem
+from fleet.control.times import parse_time
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -349,27 +349,13 @@ def _check_string(schema: Json, value: str, path: str, problems: list[Problem]) 
         problems.append(
             Problem(path, f"{_show(value)}: {path} in body should be at least {schema['minLength']} chars long")
         )
-    elif schema.get("format") == "date-time" and "pattern" not in schema and not _is_date_time(value):
+    elif schema.get("format") == "date-time" and "pattern" not in schema and not parse_time(value):
         # A kind that brings a pattern has a rule of its own for the time, in words of its own.
         text = f"{_show(value)}: {path} in body must be of type date-time: {_show(value)}"
         problems.append(Problem(path, text, "FieldValueTypeInvalid"))
     elif "pattern" in schema and not re.fullmatch(schema["pattern"], value):
         why = schema.get("x-fleet-pattern-means", f"{path} in body should match '{schema['pattern']}'")
         problems.append(Problem(path, f"{_show(value)}: {why}"))
-
-
-_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-
-
-def _is_date_time(value: str) -> bool:
-    """RFC 3339 with a real date."""
-    if not _DATE_TIME.fullmatch(value):
-        return False
-    try:
-        datetime.fromisoformat(value.upper())
-    except ValueError:
-        return False
-    return True
 
 
 def _check_number(schema: Json, value: float, path: str, problems: list[Problem]) -> None:

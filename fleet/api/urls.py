@@ -15,7 +15,7 @@ from django.shortcuts import render
 from django.urls import path, re_path
 from django.views.decorators.csrf import csrf_exempt
 
-from fleet.api import discovery, errors, event_center, negotiation, openapi, reviews, subresources
+from fleet.api import discovery, errors, event_center, negotiation, openapi, openapi_doors, reviews, subresources
 from fleet.api.answers import guarded, respond, squeeze
 from fleet.api.authentication import request_actor
 from fleet.api.core_events import events_view
@@ -86,22 +86,25 @@ def _discovery(request: HttpRequest, core: bool) -> HttpResponse:
 
 
 def _openapi_root(request: HttpRequest) -> HttpResponse:
+    """Which documents there are. Kubernetes clients take the keys that name a group and version, and pass over the others."""
     _known_reader(request)
-    tag = discovery.etag(_openapi_document()).strip('"')
-    where = f"/openapi/v3/apis/{GROUP}/{VERSION}"
-    return respond(
-        {"paths": {f"apis/{GROUP}/{VERSION}": {"serverRelativeURL": f"{where}?hash={tag}"}}},
-        negotiation.Accepted("json"),
-    )
+    paths = {
+        key: {"serverRelativeURL": f"/openapi/v3/{key}?hash={discovery.etag(build()).strip(chr(34))}"}
+        for key, build in _DOCUMENTS.items()
+    }
+    return respond({"paths": paths}, negotiation.Accepted("json"))
 
 
 def _openapi_document() -> Json:
     return openapi.document(kinds().values(), subresources.names(), subresources.writable())
 
 
-def _openapi(request: HttpRequest) -> HttpResponse:
+_DOCUMENTS: dict[str, Callable[[], Json]] = {f"apis/{GROUP}/{VERSION}": _openapi_document, "doors": openapi_doors.document}  # fmt: skip
+
+
+def _openapi(request: HttpRequest, key: str) -> HttpResponse:
     _known_reader(request)
-    body = _openapi_document()
+    body = _DOCUMENTS[key]()
     response = squeeze(request, respond(body, negotiation.Accepted("json")))
     response["ETag"] = discovery.etag(body)
     if request.GET.get("hash"):
@@ -182,8 +185,12 @@ urlpatterns = [
     path("api/docs", threaded(_docs), name="api-docs"),
     path("metrics", threaded(metrics_view), name="metrics"),
     path("api/safety", threaded(safety_view), name="api-safety"),
-    re_path(r"^api/safety/breakers/(?P<place>.+)/reset$", threaded(reset_view), name="api-breaker-reset"),
-    path("api/safety/notices/<int:number>/acknowledge", threaded(acknowledge_view), name="api-notice-acknowledge"),
+    re_path(r"^api/safety/breakers/(?P<place>[\s\S]+)/reset$", threaded(reset_view), name="api-breaker-reset"),
+    re_path(
+        r"^api/safety/notices/(?P<number>[\s\S]+)/acknowledge$",
+        threaded(acknowledge_view),
+        name="api-notice-acknowledge",
+    ),
     re_path(r"^api/?$", threaded(lambda request: _discovery(request, core=True)), name="api-core"),
     re_path(r"^apis/?$", threaded(lambda request: _discovery(request, core=False)), name="api-groups"),
     re_path(r"^api/v1/?$", document(discovery.core_resources), name="api-core-v1"),
@@ -196,7 +203,8 @@ urlpatterns = [
     path("api/events/dead-letters/retry", threaded(event_center.retry_view), name="api-dead-letters-retry"),
     path("api/events/dead-letters/discard", threaded(event_center.discard_view), name="api-dead-letters-discard"),
     path("openapi/v3", threaded(_openapi_root), name="openapi-root"),
-    path(f"openapi/v3/apis/{GROUP}/{VERSION}", threaded(_openapi), name="openapi"),
+    path(f"openapi/v3/apis/{GROUP}/{VERSION}", threaded(_openapi), {"key": f"apis/{GROUP}/{VERSION}"}, name="openapi"),
+    path("openapi/v3/doors", threaded(_openapi), {"key": "doors"}, name="openapi-doors"),
     *_reviews,
     *[
         re_path(rf"^apis/{g}/?$", document(partial(discovery.group, g)), name=f"api-group-{g}")

@@ -32,7 +32,7 @@ def moment(text: str, now: datetime) -> datetime | None:
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII)
     if match:
         return now - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-    from fleet.events.incoming import parse_time
+    from fleet.control.times import parse_time
 
     found = parse_time(text)
     if found is None:

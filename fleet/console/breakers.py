@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -38,6 +38,7 @@ class Dial:
 
     breaker: Breaker
     series: Sequence[int] = ()
+    may_reset: bool = False  # the reader is an approver there
 
     @property
     def dim(self) -> str:
@@ -57,7 +58,23 @@ class Dial:
 
     @property
     def asked_by(self) -> str:
-        return self.breaker.asked_by
+        return self.breaker.asked_by if self.trouble else ""
+
+    @property
+    def lapses_at(self) -> datetime | None:
+        return self.breaker.lapses_at
+
+    @property
+    def reset_word(self) -> str:
+        """What the button says: the next step, or the second word for it."""
+        if self.asked_by:
+            return "Say the same…"
+        return "Half-open now…" if self.state == "open" else "Close…"
+
+    @property
+    def takes(self) -> str:
+        """Whose word a reset takes."""
+        return f"An approver of cluster {self.breaker.name}" if self.href else "An approver of the whole fleet"
 
     @property
     def place(self) -> str:
@@ -152,7 +169,7 @@ def breakers(actor: Actor) -> list[Dial]:
     ]
     order = {"open": 0, "half-open": 1, "off": 2, "closed": 3}
     found.sort(key=lambda b: (order[b.state], -b.count / max(1, b.threshold), b.dim != "fleet", b.dim, b.name))
-    return _with_series(found)
+    return [replace(d, may_reset=actor.may_approve(d.breaker.name if d.dim == "cluster" else None)) for d in _with_series(found)]  # fmt: skip
 
 
 def _with_series(found: Sequence[Breaker]) -> list[Dial]:

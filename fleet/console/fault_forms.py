@@ -23,6 +23,8 @@ from fleet.console.queries import rows
 from fleet.control.kinds import API_VERSION, Json
 from recovery.people import CLEAR, RETRY
 
+MODES: Final = ("Active", "Shadow", "Disabled")
+
 
 def clear(name: str, actor: Actor, form: QueryDict) -> str:
     """A person's word that it is over."""
@@ -57,7 +59,7 @@ def cancel(name: str, actor: Actor, form: QueryDict) -> str:
 def mode(name: str, actor: Actor, form: QueryDict) -> str:
     """Put a rule in force, on trial or out; in force takes the count of faults that would be acted on."""
     wanted = form.get("mode", "")
-    if wanted not in ("Active", "Shadow", "Disabled"):
+    if wanted not in MODES:
         raise bad_request("a rule is Active, Shadow or Disabled")
     count = trial_faults(name)
     if wanted == "Active" and form.get("count", "").strip() != str(count):

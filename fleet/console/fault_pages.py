@@ -16,6 +16,7 @@ from fleet.console.fault_forms import trial_faults
 from fleet.console.fault_queries import PAGE, Board, Cell
 from fleet.console.filters import FilterError
 from fleet.console.page import Fragment, Missing, NotAllowed, Page
+from fleet.console.rule_modes import playbook_of
 from fleet.console.words import Word
 from fleet.control.kinds import FAULT, FAULT_RULE, MACHINE, REMEDIATION, Json
 from fleet.safety.schema import describe_target
@@ -141,15 +142,29 @@ def _sentence(obj: Json) -> list[Word]:
     """What is wrong with which machine, and what is done."""
     spec, status = obj["spec"], obj["status"]
     said = [Word(spec["machine"], f"/machines/{spec['machine']}/why"), Word(": ")]
-    said.append(Word(words.closed(status.get("message") or repair.meaning(spec["type"]) or spec["type"])))
     refused = status.get("repair", {})
+    said.append(Word(words.closed(_seen(obj) or repair.meaning(spec["type"]) or spec["type"])))
     if status["phase"] == "NeedsPerson":
-        said += [Word(" "), Word("It needs you", tone="bad"), Word(f": {words.closed(refused.get('message', '')) or 'Fleet does nothing more by itself.'}")]  # fmt: skip
+        told = refused.get("message") or status.get("message") or "Fleet does nothing more by itself"
+        said += [Word(" "), Word("It needs you", tone="bad"), Word(f": {words.closed(told)}")]
     elif status["phase"] == "Confirmed" and refused:
         said.append(Word(f" Its repair waits: {words.closed(refused.get('message', ''))}"))
     elif status["phase"] == "Recovering" and status.get("remediation"):
         said += [Word(" Fleet "), Word("repairs it", fault_queries.address("remediations", status["remediation"])), Word(".")]  # fmt: skip
     return said
+
+
+def _seen(obj: Json) -> str:
+    """What speaks for a fault. Once it is worked on its message tells the repair, and at last the task of a person: what was seen stands beside it."""
+    status = obj["status"]
+    message = str(status.get("message", ""))
+    if status["phase"] not in ("Recovering", "NeedsPerson"):
+        return message
+    if status.get("seen"):
+        return str(status["seen"])
+    told = status.get("repair", {}).get("message", "")
+    evidence = (str(e["message"]) for e in reversed(status.get("evidence", [])) if e.get("message"))
+    return (message if told and message != told else "") or next(evidence, "")
 
 
 # -- rules ----------------------------------------------------------------------------------------------------------------
@@ -198,10 +213,9 @@ def rule(actor: Actor, query: QueryDict, name: str) -> Page:
     row = _rule(stored.obj, days)
     spec = row["spec"]
     found = fault_queries.faults(actor, ListFilter((("rule", name),)), limit=30, live=False)[:30]
-    playbook = spec.get("playbook") or (TYPES[spec["faultType"]].playbook if spec["faultType"] in TYPES else "")
     context: dict[str, Any] = {
         "rule": row, "obj": stored.obj, "name": name, "faults": found, "when": [match_words(m) for m in spec.get("when", [])], "unless": [match_words(m) for m in spec.get("unless", [])],
-        "bars": day_bars(days), "most": max((a + b for a, b in days), default=0), "days": len(days), "meaning": repair.meaning(spec["faultType"]), "playbook": playbook,
+        "bars": day_bars(days), "most": max((a + b for a, b in days), default=0), "days": len(days), "meaning": repair.meaning(spec["faultType"]), "playbook": playbook_of(spec),
         "sentence": _rule_sentence(row), "trial": trial_faults(name), "may_write": actor.may("update", storage_for("faultrules").kind, None), "seen": stored.obj["metadata"]["resourceVersion"],
     }  # fmt: skip
     fragments = tuple(

@@ -228,12 +228,15 @@ def evidence_of(uids: Sequence[str]) -> list[Json]:
 
 
 def rungs_of(playbook: str) -> dict[str, Json]:
-    """How each rung of a playbook ended in the last 30 days, by its name."""
+    """How each rung of a playbook ended in the last 30 days, by its name. The last rung of a repair that is open runs, and has neither helped nor failed."""
     found = rows(
-        """SELECT e ->> 'name' AS rung, count(*) AS tried, count(*) FILTER (WHERE r.phase = 'Succeeded' AND e.nth = jsonb_array_length(r.status -> 'rungs')) AS helped,
-          percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM r.ended_at - r.created_at)) FILTER (WHERE r.phase = 'Succeeded' AND e.nth = jsonb_array_length(r.status -> 'rungs')) AS seconds
-        FROM recovery_remediation r, jsonb_array_elements(coalesce(r.status -> 'rungs', '[]')) WITH ORDINALITY AS e(e, nth)
-        WHERE r.playbook = %s AND r.created_at > now() - interval '30 days' GROUP BY 1""",
+        """SELECT t.rung, count(*) FILTER (WHERE NOT t.runs) AS tried, count(*) FILTER (WHERE t.helped) AS helped, count(*) FILTER (WHERE t.runs) AS running,
+          percentile_cont(0.5) WITHIN GROUP (ORDER BY t.seconds) FILTER (WHERE t.helped) AS seconds
+        FROM (
+          SELECT e ->> 'name' AS rung, r.ended_at IS NULL AND e.nth = jsonb_array_length(r.status -> 'rungs') AND coalesce(e ->> 'outcome', '') = '' AS runs,
+            r.phase = 'Succeeded' AND e.nth = jsonb_array_length(r.status -> 'rungs') AS helped, extract(epoch FROM r.ended_at - r.created_at) AS seconds
+          FROM recovery_remediation r, jsonb_array_elements(coalesce(r.status -> 'rungs', '[]')) WITH ORDINALITY AS e(e, nth)
+          WHERE r.playbook = %s AND r.created_at > now() - interval '30 days') t GROUP BY 1""",
         [playbook],
     )
     return {r["rung"]: r for r in found}
@@ -303,19 +306,21 @@ def address(kind: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What the overview asks in one query. `stuck`: clusters whose control plane needs a person, the longest first; `repairs`: open remediations by phase."""
+    """What the overview asks in one query. `stuck`: clusters whose control plane needs a person, the longest first; `repairs`: open remediations by phase; `untaken`: notices that nobody took."""
 
     stopped: bool
     why: str
     by: str
     stuck: list[Json]
     repairs: dict[str, int]
+    untaken: int = 0
 
 
 def now(actor: Actor, limit: int = 20) -> Now:
     """The kill switch, stalled clusters and repairs."""
     where, parameters = scoped(actor, "k.id")
     repaired, more = scoped(actor, "m.cluster_id")
+    names = None if actor.clusters is None else sorted(actor.clusters)
     row = rows(
         f"""SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by,
           (SELECT coalesce(jsonb_agg(s ORDER BY s.since, s.name), '[]')::text FROM (
@@ -323,8 +328,11 @@ def now(actor: Actor, limit: int = 20) -> Now:
             FROM clusters_cluster k, jsonb_array_elements(CASE WHEN jsonb_typeof(k.status -> 'conditions') = 'array' THEN k.status -> 'conditions' ELSE '[]' END) c
             WHERE c ->> 'type' = 'Stalled' AND c ->> 'status' = 'True' AND {where} ORDER BY 4, 1 LIMIT %s) s) AS stuck,
           (SELECT coalesce(jsonb_object_agg(r.phase, r.n), '{{}}')::text FROM (
-            SELECT m.phase, count(*) AS n FROM recovery_remediation m WHERE m.ended_at IS NULL AND {repaired} GROUP BY 1) r) AS repairs
+            SELECT m.phase, count(*) AS n FROM recovery_remediation m WHERE m.ended_at IS NULL AND {repaired} GROUP BY 1) r) AS repairs,
+          (SELECT count(*) FROM notice n WHERE n.cleared_at IS NULL AND n.acked_at IS NULL AND (%s::text[] IS NULL OR n.cluster = ANY (%s))) AS untaken
         FROM ledger WHERE id = 1""",
-        [*parameters, limit, *more],
+        [*parameters, limit, *more, names, names],
     )[0]
-    return Now(row["stopped"], row["why"], row["by"], orjson.loads(row["stuck"]), orjson.loads(row["repairs"]))
+    return Now(
+        row["stopped"], row["why"], row["by"], orjson.loads(row["stuck"]), orjson.loads(row["repairs"]), row["untaken"]
+    )

@@ -28,6 +28,7 @@ from fleet.console.cluster_care import patched, paused_patch
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
 from fleet.control.times import format_time
+from machines.decommission import ABANDON
 
 HOURS: Final = ("1", "4", "24", "168")
 MANY: Final = 20  # acts on more than these ask for their exact count
@@ -127,6 +128,21 @@ def confirm(name: str, actor: Actor, form: QueryDict) -> str:
     return f"Confirmed for {name}: {value}."
 
 
+def abandon(name: str, actor: Actor, form: QueryDict) -> str:
+    """A person's word that a machine which leaves is given up: its host stays as it is; the count was typed."""
+    if form.get("count", "").strip() != "1":
+        raise bad_request("type 1, the number of machines that would be given up")
+
+    def patch(live: Json) -> Json:
+        if "deletionTimestamp" not in live["metadata"]:
+            raise bad_request(f"{name} was not deleted; only a machine that is to leave can be given up")
+        changed: Json = merge_patch(live, {"metadata": {"annotations": {ABANDON: name}}})
+        return changed
+
+    patch_object("machines", name, patch, write=write_of(actor))
+    return f"{name} is given up: it leaves, and its host stays as it is."
+
+
 def _paused(name: str, actor: Actor, *, on: bool) -> None:
     patch_object("machines", name, lambda live: patched(live, paused_patch(on)), write=write_of(actor))
 
@@ -167,7 +183,8 @@ def cancel(name: str, actor: Actor, form: QueryDict) -> str:
 
 Act = Callable[[str, Actor, QueryDict], str]
 VERBS: Final[dict[str, Act]] = {
-    f.__name__: f for f in (hold, release, pause, resume, reconcile, versions, confirm, restart, reboot, again, cancel)
+    f.__name__: f
+    for f in (hold, release, pause, resume, reconcile, versions, confirm, abandon, restart, reboot, again, cancel)
 }
 BULK: Final[dict[str, Act]] = {f.__name__: f for f in (hold, release, reconcile)}
 _UNDO: Final = {"hold": "release", "pause": "resume"}  # acts whose toast offers the way back

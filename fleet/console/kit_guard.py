@@ -10,13 +10,16 @@ from fleet.console.breakers import MINUTES, Dial
 from fleet.console.event_pages import histogram
 from fleet.console.event_search import BARS, Bar, Counted
 from fleet.console.fault_queries import Board, Cell
+from fleet.console.notices import Told
 from fleet.control.kinds import Json
 from fleet.safety.breakers import Breaker
+from fleet.safety.notices import Notice
 
 
 def context(now: datetime) -> dict[str, Any]:
     """What the fragments of safety, events and repair are given."""
     return {
+        "notices": _notices(now), "untaken": 2, "may_take": True, "may_approve": True,
         "breakers": _breakers(now), "counting": [Dial(_breaker("rack", "iad1/r112", "closed", 8, 2, now))], "quiet": 29, "tally": "1 open, 1 half-open, 31 closed", "may_reset": True,
         "holds": _holds(now), "may_hold": True, "histogram": histogram(_counted(now)), "board": _board(now), "rungs": (rungs := repair.rungs_of(_remediation())),
         "ladder_stages": repair.stages(rungs), "fault_phases": list(repair.FAULT_WORDS), "repair_phases": list(repair.REMEDIATION_WORDS),
@@ -41,7 +44,22 @@ def _breaker(dim: str, name: str, state: str, threshold: int, count: int, now: d
         "",
         "m.ito" if state == "half-open" else "",
         (),
+        now + timedelta(minutes=48) if state == "half-open" else None,
     )
+
+
+def _notices(now: datetime) -> list[Told]:
+    def notice(id_: int, severity: int, subject: str, message: str, by: str = "") -> Told:
+        since, taken = now - timedelta(minutes=7 * id_), now - timedelta(minutes=3) if by else None
+        return Told(
+            Notice(id_, "BreakerOpen", severity, subject, message, "iad1-ads", since, None, by, taken), id_ != 2
+        )
+
+    return [
+        notice(1, 2, "The breaker of cluster iad1-ads is open", "50 machines were taken by faults within 10 minutes."),
+        notice(2, 1, "Hold load-test is overdue", "It ended at 12:00 and holds nothing any more: m.ito asked for it."),
+        notice(3, 1, "3 machines of cluster iad1-ads need a person", "iad1-r112-u07, iad1-r112-u08.", "m.ito"),
+    ]
 
 
 def _breakers(now: datetime) -> list[Dial]:
@@ -49,7 +67,7 @@ def _breakers(now: datetime) -> list[Dial]:
     calm = tuple(4 + n % 3 for n in range(MINUTES))
     return [
         Dial(_breaker("cluster", "iad1-ads", "open", 50, 57, now), storm),
-        Dial(_breaker("idc", "fra1", "half-open", 50, 12, now, allow=2), calm),
+        Dial(_breaker("idc", "fra1", "half-open", 50, 12, now, allow=2), calm, may_reset=True),
         Dial(_breaker("fleet", "", "closed", 200, 69, now), tuple(n + c for n, c in zip(storm, calm, strict=True))),
     ]
 

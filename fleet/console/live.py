@@ -48,6 +48,8 @@ def build(actor: Actor, path: str) -> Page:
         return LIVE_ONE[steps[0]](actor, query, steps[1])
     if steps[0] == "clusters" and steps[2:] == ["nodes"]:
         return pages.nodes(actor, query, steps[1])
+    if steps[:2] == ["safety", "policies"] and len(steps) == 3:
+        return pages.policy(actor, query, steps[2])
     builder = LIVE.get(parts.path.strip("/"))
     if builder is None:
         raise Missing(f"{parts.path} is no live page")

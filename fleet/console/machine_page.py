@@ -85,11 +85,14 @@ def machine(actor: Actor, query: QueryDict, name: str, tab: str = "why") -> Page
         "days": days(_story(actor, name, tab, query.get("by", ""))), "origins": records.ORIGINS, "by": query.get("by", ""),
         "may_write": actor.may("update", storage_for("machines").kind, cluster_name), "may_approve": actor.may_approve(cluster_name),
     }  # fmt: skip
+    context["lost"] = _lost(stored.obj, m["conditions"])
     context["waits"] = gates.of_machine(stored.obj)
     context |= _faults(stored.id, context["ladders"])
     context["verdict"] = (
         f"{verdict(m, context['current'], context['hold'])} {repair.said_of(context['faults'])}".strip()
     )
+    if context["lost"]:
+        context["verdict"] += " Its host does not answer: it stays until it does, or until an approver gives it up."
     context["blockers"] = _blockers(m, context)
     fragments = tuple(Fragment(f"m-{n}", f"console/_machine_{n}.html") for n in _fragments(tab))
     crumbs = [("Machines", "/machines")]
@@ -109,6 +112,13 @@ def _faults(id_: int, ladders: list[Any]) -> dict[str, Any]:
         "ladders": [*ladders, why] if why and repair.stops(why) else ladders,
         "fault_types": sorted(TYPES),
     }
+
+
+def _lost(obj: Json, conditions: dict[str, Json]) -> bool:
+    """It is to leave and its host does not answer: only an approver's word ends that."""
+    said = conditions.get("Decommissioned", {})
+    reachable = conditions.get("Reachable", {}).get("status") == "True"
+    return "deletionTimestamp" in obj["metadata"] and said.get("status") == "False" and not reachable
 
 
 def _story(actor: Actor, name: str, tab: str, by: str) -> list[dict[str, Any]]:
@@ -234,9 +244,7 @@ def verdict(m: dict[str, Any], current: Done | None, hold: Json | None) -> str:
     if m["state"] == "busy" and current is not None and current.open:
         now = next((s for s in current.stages if s.state in ("now", "wait", "failed")), None)
         at = f", now at {now.name}" if now else ""
-        return (
-            f"{current.obj['spec'].get('verb', 'Work')} is under way{at}: {current.done} of {current.total} steps done."
-        )
+        return f"{words.verb_words(current.obj['spec'].get('verb', 'Work'))} is under way{at}: {current.done} of {current.total} steps done."
     if m["state"] == "ok" and not m["why"]:
         return "Runs as declared." if phase == "Running" else "Not looked at yet."
     if m["state"] == "off":

@@ -78,6 +78,7 @@ def overview(actor: Actor, query: QueryDict) -> Page:
         "total": phases.total(),
         "parts": words.legend(phases),
         "needs": needs,
+        "untaken": now.untaken,
         "refused": refused,
         "waiting": sum(r.n for r in refused),
         "work": work[:6],

@@ -21,12 +21,13 @@ from fleet.console.machine_list import machines
 from fleet.console.machine_page import machine
 from fleet.console.overview import overview
 from fleet.console.page import NotAllowed, Page
+from fleet.console.policies import policy
 from fleet.console.remediation_pages import playbook, playbooks, remediation, remediations
 from fleet.console.safety_page import safety
 from machines.schema import package_version
 
 __all__ = [
-    "audit", "batch", "batches", "cluster", "clusters", "dead_letters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks", "readers",
+    "audit", "batch", "batches", "cluster", "clusters", "dead_letters", "events", "fault", "faults", "gate_rule", "gate_rules", "machine", "machines", "nodes", "overview", "packages", "playbook", "playbooks", "policy", "readers",
     "remediation", "remediations", "rule", "rules", "safety",
 ]  # fmt: skip
 

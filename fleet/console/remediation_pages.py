@@ -178,10 +178,10 @@ def playbook(actor: Actor, query: QueryDict, name: str) -> Page:
 
 
 def _did(found: Json | None) -> dict[str, Any]:
-    tried, helped = (int(found["tried"]), int(found["helped"])) if found else (0, 0)
+    tried, helped, running = (int(found[k]) for k in ("tried", "helped", "running")) if found else (0, 0, 0)
     seconds = round(found["seconds"]) if found and found["seconds"] is not None else None
     parts = [words.Part("s-open", "helped", helped, ""), words.Part("s-sunk", "did not", tried - helped, "")]
-    return {"tried": tried, "helped": helped, "seconds": seconds, "parts": [p for p in parts if p.n], "rate": f"{helped * 100 // tried} %" if tried else "–"}  # fmt: skip
+    return {"tried": tried, "helped": helped, "running": running, "seconds": seconds, "parts": [p for p in parts if p.n], "rate": f"{helped * 100 // tried} %" if tried else "–"}  # fmt: skip
 
 
 def _rules_of(playbook_name: str) -> list[str]:

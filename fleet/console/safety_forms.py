@@ -20,7 +20,7 @@ from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
-from fleet.api.safety_door import reset_breaker
+from fleet.api.safety_door import acknowledge_notice, reset_breaker
 from fleet.api.storage import cluster_ids
 from fleet.console import queries, words
 from fleet.console.acting import back, plain, reason_of, refused, sentence_of, write_of
@@ -139,7 +139,16 @@ def reset(actor: Actor, form: QueryDict) -> str:
     return f"{place}: {answer['message']}"
 
 
-VERBS: Final[dict[str, Callable[[Actor, QueryDict], str]]] = {f.__name__: f for f in (hold, extend, release, stop, resume, reset)}  # fmt: skip
+def acknowledge(actor: Actor, form: QueryDict) -> str:
+    """Somebody takes a notice: it is not told again."""
+    number = form.get("notice", "")
+    if not number.isdecimal() or len(number) > 18:
+        raise bad_request("a notice is named by its number")
+    taken = acknowledge_notice(int(number), actor)
+    return f"{taken['subject']}: you took it, and it is not told again."
+
+
+VERBS: Final[dict[str, Callable[[Actor, QueryDict], str]]] = {f.__name__: f for f in (hold, extend, release, stop, resume, reset, acknowledge)}  # fmt: skip
 
 
 @login_required

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import orjson
+from django.conf import settings
 from django.http import QueryDict
 from django.utils import timezone
 
@@ -16,14 +16,17 @@ from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
 from fleet.console import queries, words
 from fleet.console.breakers import Dial, breakers
+from fleet.console.notices import told
 from fleet.console.page import Fragment, Missing, Page
+from fleet.console.policies import DOMAINS, may_write, views
+from fleet.console.windows import windows
 from fleet.console.words import Word
 from fleet.control.kinds import HOLD, MACHINE, PERMIT, SAFETY_POLICY, Json
-from fleet.safety.schema import parse_time
+from fleet.control.times import parse_time
 
 TABS: Final = (("now", "Now"), ("policies", "Policies"), ("holds", "Holds"), ("windows", "Windows"), ("permits", "Permits"), ("refusals", "Refusals"))  # fmt: skip
 _FRAGMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "now": (("o-sentence", "_overview_sentence"), ("s-breakers", "_breakers"), ("o-refused", "_overview_refused"), ("c-budgets", "_budgets"), ("s-holds", "_holds")),
+    "now": (("o-sentence", "_overview_sentence"), ("s-notices", "_notices"), ("s-breakers", "_breakers"), ("o-refused", "_overview_refused"), ("c-budgets", "_budgets"), ("s-holds", "_holds")),
     "policies": (("s-policies", "_policies"),),
     "holds": (("s-holds", "_holds"),),
     "windows": (("s-windows", "_windows"),),
@@ -66,9 +69,10 @@ def safety(actor: Actor, query: QueryDict, tab: str = "now") -> Page:
     if tab not in _FRAGMENTS:
         raise Missing(f"Safety has no tab {tab}. Tabs are {', '.join(_FRAGMENTS)}.")
     holds = queries.holds(actor) if tab in ("now", "holds") else []
-    context: dict[str, Any] = {"tab": tab, "tabs": TABS, "switch": queries.guard(), "may_hold": _may_hold(actor), "may_reset": _may_reset(actor)}  # fmt: skip
+    switch = queries.kill_switch(actor)  # every tab asks for the count of what it covers to be typed
+    context: dict[str, Any] = {"tab": tab, "tabs": TABS, "switch": switch, "covers": switch.covers, "may_hold": _may_hold(actor), "may_reset": _may_reset(actor)}  # fmt: skip
     if tab == "now":
-        context |= _now(actor, holds, context["switch"])
+        context |= _now(actor, holds, switch)
     elif tab == "permits":
         context |= {"permits": queries.open_permits(actor), "counts": _permit_counts(actor)}
     elif tab == "windows":
@@ -76,10 +80,10 @@ def safety(actor: Actor, query: QueryDict, tab: str = "now") -> Page:
     elif tab == "refusals":
         context |= _refusals(actor, query)
     elif tab == "policies":
-        context["policies"] = storage_for("safetypolicies").page(ListQuery(limit=500)).objects
+        found = storage_for("safetypolicies").page(ListQuery(limit=500)).objects
+        context |= {"policies": found, "views": views(found), "may_write": may_write(actor), "domains": DOMAINS}
     if tab in ("now", "holds"):
         context["holds"] = [_hold(h) for h in holds]
-    context["covers"] = queries.phase_total(actor)  # what the kill switch of every tab asks to be typed
     fragments = tuple(
         Fragment(id_, f"console/{template}.html") for id_, template in (("s-tabs", "_safety_tabs"), *_FRAGMENTS[tab])
     )
@@ -95,12 +99,16 @@ def _may_reset(actor: Actor) -> bool:
     return any(role in ("approver", "admin") for role, _ in actor.bindings)
 
 
-def _now(actor: Actor, holds: Sequence[Json], switch: queries.Guard) -> dict[str, Any]:
-    found = breakers(actor)
+def _now(actor: Actor, holds: Sequence[Json], switch: queries.Switch) -> dict[str, Any]:
+    found, notices = breakers(actor), told(actor)
     refused = queries.refusals(actor, 20)
     waiting = sum(r.n for r in refused)
     tally = {state: sum(b.state == state for b in found) for state in ("open", "half-open", "off", "closed")}
     return {
+        "notices": notices,
+        "untaken": sum(not n.taken_by for n in notices),
+        "may_take": any(n.may_take for n in notices),
+        "two_people": settings.FLEET_REQUIRE_APPROVAL,
         "breakers": [b for b in found if b.drawn],
         "counting": [b for b in found if not b.drawn and b.breaker.count][:_COUNTING],
         "quiet": sum(not b.drawn and not b.breaker.count for b in found),
@@ -112,7 +120,7 @@ def _now(actor: Actor, holds: Sequence[Json], switch: queries.Guard) -> dict[str
     }
 
 
-def sentence(switch: queries.Guard, found: Sequence[Dial], holds: Sequence[Json], waiting: int) -> list[Word]:
+def sentence(switch: queries.Switch, found: Sequence[Dial], holds: Sequence[Json], waiting: int) -> list[Word]:
     """What keeps changes from starting, the hardest first."""
     if switch.stopped:
         why = switch.why.rstrip(".")
@@ -140,30 +148,6 @@ def _hold(obj: Json) -> Json:
     until = parse_time(obj["spec"]["until"])
     over = until is not None and until <= timezone.now()
     return {**obj, "over": over, "until": until}
-
-
-_WINDOWS: Final = """
-SELECT s.policy, s.dim, coalesce(pl.name, '') AS place, w.open, w.next, (s.spec -> 'windows')::text AS windows FROM safety_scopes() s
-LEFT JOIN safety_place pl ON pl.dim = s.dim AND pl.key = s.key CROSS JOIN LATERAL safety_window(s.spec -> 'windows', now(), s.dim || s.key) w
-WHERE s.spec ? 'windows' ORDER BY w.open DESC, w.next NULLS LAST, s.policy
-"""
-
-
-def windows() -> list[dict[str, Any]]:
-    """Maintenance windows of policies: whether one is open, when the next opens, and how each is written."""
-    found = queries.rows(_WINDOWS)
-    for row in found:
-        row["windows"] = [window_words(w) for w in orjson.loads(row["windows"])]
-    return found
-
-
-def window_words(window: Json) -> str:
-    """ "Mon, Tue 22:30–04:30 Europe/Berlin, up to 20 min later"."""
-    hours, minutes = (int(part) for part in window["start"].split(":"))
-    end = (hours * 60 + minutes + int(window["durationMinutes"])) % 1440
-    days = ", ".join(window.get("days", [])) or "every day"
-    later = f", up to {window['jitterMinutes']} min later" if window.get("jitterMinutes") else ""
-    return f"{days} {window['start']}–{end // 60:02}:{end % 60:02} {window.get('timeZone', 'UTC')}{later}"
 
 
 def _permit_counts(actor: Actor) -> list[dict[str, Any]]:

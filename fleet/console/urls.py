@@ -13,6 +13,8 @@ from fleet.console import (
     gate_rule_forms,
     letter_pages,
     pages,
+    policy_forms,
+    rule_modes,
     safety_forms,
 )
 from fleet.console.kit import kit
@@ -59,6 +61,7 @@ urlpatterns = [
     path("faults/<str:name>/do", fault_forms.fault_do, name="fault-do"),
     path("rules", page_view(pages.rules), name="rules"),
     path("rules/<str:name>", page_view(pages.rule), name="rule"),
+    path("rules/<str:name>/foresee", rule_modes.rule_foresee, name="rule-foresee"),
     path("rules/<str:name>/do", fault_forms.rule_do, name="rule-do"),
     path("remediations", page_view(pages.remediations), name="remediations"),
     path("remediations/<str:name>", page_view(pages.remediation), name="remediation"),
@@ -69,6 +72,11 @@ urlpatterns = [
     path("safety", page_view(pages.safety), name="safety"),
     path("safety/do", safety_forms.safety_do, name="safety-do"),
     path("safety/foresee", safety_forms.safety_foresee, name="safety-foresee"),
+    path("do/policies", policy_forms.policy_do, name="policies-do"),
+    path("do/policies/foresee", policy_forms.policy_foresee, name="policies-foresee"),
+    path("safety/policies/<str:name>", page_view(pages.policy), name="policy"),
+    path("safety/policies/<str:name>/do", policy_forms.policy_do, name="policy-do"),
+    path("safety/policies/<str:name>/foresee", policy_forms.policy_foresee, name="policy-foresee"),
     path("safety/<str:tab>", page_view(pages.safety), name="safety-tab"),
     path("events", page_view(pages.events), name="events"),
     path("events/dead-letters", page_view(pages.dead_letters), name="dead-letters"),

@@ -169,6 +169,17 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def span(seconds: float) -> str:
+    """Rounded as people say it."""
+    if seconds < 60:
+        return f"{max(0, int(seconds))} s"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min"
+    if seconds < 129_600:
+        return f"{round(seconds / 3600)} h"
+    return f"{round(seconds / 86_400)} d"
+
+
 _NAME_LIKE = re.compile(r"[^\s]*[\d._/]\S")
 
 
@@ -297,6 +308,11 @@ _STEP_WORDS: Final[dict[str, str]] = {
 _VERBS = "|".join(_STEP_WORDS)
 _RUNS = re.compile(rf"(?:\S+-\d+: )?(?:step )?\d\d-({_VERBS})(?:-(\S+?))? runs\.")
 _SAYS = re.compile(rf"(?:\S+-\d+: )?\b\d\d-({_VERBS})(?:-([^\s:]+))?: (?:\2: )?")
+
+
+def verb_words(verb: str) -> str:
+    """What an Operation does, in words: one that takes nothing away asks for no permit, and its verb is None."""
+    return "Work without a permit" if verb == "None" else verb
 
 
 def plainly(text: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fleet.control.kinds import CLUSTER, MACHINE, Json, Problem
-from fleet.events.incoming import Incoming, Unreadable, check, check_count, parse_time
+from fleet.control.times import NEEDS_ZONE, parse_time
+from fleet.events.incoming import Incoming, Unreadable, check, check_count
 
 FIRING, RESOLVED = "io.prometheus.alert.firing", "io.prometheus.alert.resolved"
 # Labels that name what an alert is about, the first that is there counts.
@@ -51,7 +52,7 @@ def _event(alert: Any, path: str, source: str, problems: list[Problem]) -> Incom
     if not isinstance(print_, str) or not print_ or len(print_) > 64 or not print_.isalnum():
         problems.append(Problem(f"{path}.fingerprint", "", "FieldValueRequired"))
     if parse_time(begun) is None:
-        problems.append(Problem(f"{path}.startsAt", "must be a time such as 2026-01-31T18:00:00Z"))
+        problems.append(Problem(f"{path}.startsAt", NEEDS_ZONE))
     if len(problems) > before:
         return None
     kind, name = next(((k, labels[n]) for n, k in _LABELS if labels.get(n)), (0, ""))

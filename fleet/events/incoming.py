@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 
 from fleet.control.kinds import CLUSTER, MACHINE, Json, Problem
+from fleet.control.times import NEEDS_ZONE, parse_time
 from fleet.events.log import SEVERITIES
 
 MOST_EVENTS: Final = 1_000  # of one request: one statement writes them
@@ -183,19 +184,8 @@ def _time(value: Any, field: str, problems: list[Problem]) -> datetime | None:
         return None
     moment = parse_time(value)
     if moment is None:
-        problems.append(Problem(field, "must be a time with its zone, such as 2026-01-31T18:00:00Z"))
+        problems.append(Problem(field, NEEDS_ZONE))
     return moment
-
-
-def parse_time(value: Any) -> datetime | None:
-    """An RFC 3339 time; None for anything else."""
-    if not isinstance(value, str) or len(value) > 40:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        return moment if moment.utcoffset() is not None else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def check(event: Incoming, path: str = "event") -> list[Problem]:

@@ -9,7 +9,8 @@ from typing import Any, Final
 import orjson
 
 from fleet.control.kinds import Json, Problem
-from fleet.events.incoming import Incoming, Unreadable, check, check_count, parse_time, subject_of
+from fleet.control.times import NEEDS_ZONE, parse_time
+from fleet.events.incoming import Incoming, Unreadable, check, check_count, subject_of
 
 PREFIX: Final = "org.dmtf.redfish."
 _SEVERITIES: Final[Mapping[str, int]] = {"Critical": 2, "Warning": 1, "OK": 0}
@@ -54,7 +55,7 @@ def _event(
     when = record.get("EventTimestamp")
     moment = parse_time(when)
     if when is not None and moment is None:
-        problems.append(Problem(f"{path}.EventTimestamp", "must be a time with its zone, such as 2026-01-31T18:00:00Z"))
+        problems.append(Problem(f"{path}.EventTimestamp", NEEDS_ZONE))
     if len(problems) > before or not isinstance(message_id, str):
         return None
     severity = record.get("MessageSeverity") or record.get("Severity")

@@ -68,8 +68,9 @@ class Breaker:
     tries_at: datetime | None  # when an open one lets the first through; None for the fleet's, which waits for people
     why: str
     policy: str
-    asked_by: str
+    asked_by: str  # who asked for a reset that a second person must confirm, "" = nobody
     series: tuple[int, ...]
+    lapses_at: datetime | None = None  # when that word counts no more
 
     @property
     def place(self) -> str:
@@ -88,7 +89,7 @@ minutes AS MATERIALIZED (
   FROM breaker_strike s, LATERAL (VALUES ('fleet', 0), ('cluster', s.cluster_id), ('idc', s.idc_id::int), ('rack', s.rack_id)) AS v(dim, key) WHERE s.at > now() - interval '1 hour' GROUP BY 1, 2, 3)
 SELECT r.dim, r.key, r.name, CASE WHEN r.off THEN 'off' ELSE r.state END, r.most, r.hit, r.seconds, r.allow, r.let, r.since,
   CASE WHEN r.state = 'open' AND r.dim <> 'fleet' THEN r.last_at + make_interval(secs => r.seconds) END, r.why, r.policy, coalesce(CASE WHEN b.asked_at > now() - interval '1 hour' THEN b.asked_by END, ''),
-  coalesce(m.series, '{}')
+  coalesce(m.series, '{}'), CASE WHEN b.asked_at > now() - interval '1 hour' AND b.asked_by <> '' THEN b.asked_at + interval '1 hour' END
 FROM breaker_read((SELECT array_agg(dim) FROM places), (SELECT array_agg(key) FROM places), now(), true) r LEFT JOIN breaker b ON b.dim = r.dim AND b.key = r.key
 LEFT JOIN (SELECT dim, key, jsonb_object_agg(ago, n) AS series FROM minutes GROUP BY 1, 2) m ON m.dim = r.dim AND m.key = r.key
 ORDER BY breaker_code(r.dim, 0), r.name, r.key"""
@@ -99,7 +100,7 @@ def read_breakers() -> list[Breaker]:
     with connection.cursor() as cursor:
         cursor.execute(_READ)
         rows = cursor.fetchall()
-    return [Breaker(*(*row[:14], _series(row[14]))) for row in rows]
+    return [Breaker(*(*row[:14], _series(row[14]), row[15])) for row in rows]
 
 
 def _series(found: Any) -> tuple[int, ...]:

@@ -33,7 +33,9 @@ TURN_SECONDS: Final = 15.0
 _ANSWER_SECONDS: Final = 5.0
 _AT_ONCE: Final = 50  # of one message; the rest is counted
 
-_COLUMNS: Final = "n.id, n.reason, n.severity, n.subject, n.message, n.cluster, n.since, n.cleared_at, n.acked_by"
+_COLUMNS: Final = (
+    "n.id, n.reason, n.severity, n.subject, n.message, n.cluster, n.since, n.cleared_at, n.acked_by, n.acked_at"
+)
 # Due to a channel: never told there; told, and it says something else for a quarter of an hour or nobody took it for four hours; over, and not told so.
 _DUE: Final = f"""
 SELECT {_COLUMNS} FROM notice n LEFT JOIN notice_told t ON t.notice_id = n.id AND t.channel = %s
@@ -58,12 +60,13 @@ class Notice:
     since: datetime
     cleared_at: datetime | None
     acked_by: str
+    acked_at: datetime | None = None
 
     def json(self) -> dict[str, Any]:
         """For webhooks and the API."""
         return {
             "id": self.id, "reason": self.reason, "severity": "page" if self.severity > 1 else "warning", "subject": self.subject, "message": self.message,
-            "clusterName": self.cluster, "since": _time(self.since), "over": _time(self.cleared_at), "acknowledgedBy": self.acked_by,
+            "clusterName": self.cluster, "since": _time(self.since), "over": _time(self.cleared_at), "acknowledgedBy": self.acked_by, "acknowledgedTime": _time(self.acked_at),
         }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fleet.control.conditions import conditions_schema
 from fleet.control.kinds import HOLD, Column, Json, Kind, Problem
+from fleet.control.times import NEEDS_ZONE, parse_time
 
 LONGEST_HOLD: Final = timedelta(days=30)
 BY_LABELS: Final[Json] = {
@@ -28,17 +29,9 @@ _TIME: Final[Json] = {
     "format": "date-time",
     "maxLength": 40,
     "pattern": TIME_PATTERN,
-    "x-fleet-pattern-means": "must be a time such as 2026-01-31T18:00:00Z",
+    "x-fleet-pattern-means": NEEDS_ZONE,
 }
 CONDITIONS: Final[Json] = conditions_schema("Effective: whether it guards anything now.")
-
-
-def parse_time(text: str) -> datetime | None:
-    """An RFC 3339 time; None when it is none."""
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        return None
 
 
 def text_of(*path: str) -> Any:

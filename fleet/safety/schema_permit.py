@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fleet.control.kinds import PERMIT, Column, Json, Kind, Problem
+from fleet.control.times import NEEDS_ZONE
 from fleet.safety.schema import CONDITIONS, TIME_PATTERN, text_of
 
 OF_FLEET: Final = re.compile(r"permit-\d+")  # names of what Fleet's own parts were granted
@@ -47,7 +48,7 @@ PERMIT_KIND = Kind(
             "reason": {"type": "string", "maxLength": 1024, "description": "Why, for those who look."},
             "unplanned": {"type": "boolean", "description": "A repair: it may use the whole budget, waits for no window and no other rack, and counts in the breaker. Planned changes leave a quarter of the budget."},
             "ttlSeconds": {"type": "integer", "minimum": 10, "maximum": LONGEST_SECONDS, "description": "How long the right lasts once granted, and how long it is asked for; 600 by default. Its end ends the right to begin, not the count."},
-            "renewTime": {"type": "string", "format": "date-time", "maxLength": 40, "pattern": TIME_PATTERN, "x-fleet-pattern-means": "must be a time such as 2026-01-31T18:00:00Z", "description": "Written anew, the right begins anew: ttlSeconds from then."},
+            "renewTime": {"type": "string", "format": "date-time", "maxLength": 40, "pattern": TIME_PATTERN, "x-fleet-pattern-means": NEEDS_ZONE, "description": "Written anew, the right begins anew: ttlSeconds from then."},
         },
     },
     status={

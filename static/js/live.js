@@ -1,5 +1,6 @@
 // Live fragments: the server sends {position, fragments: [{id, html}]}; the element of that id is made like it, in place.
 // While a dialog or menu is open, rows are selected or the page is frozen (`.`), frames wait and the newest of each wins.
+import { hideOwn } from "./mine.js";
 import { morph } from "./morph.js";
 
 const chip = document.querySelector(".fresh span");
@@ -67,6 +68,7 @@ function drain() {
   if (busy()) return;
   for (const [id, html] of waiting) put(id, html);
   waiting.clear();
+  hideOwn();
 }
 
 function connect() {

@@ -1,4 +1,6 @@
 // Every page: menu, theme, keys, dialogs, copy, toast. No state but the address, one cookie and what this browser remembers of keys.
+import { hideOwn } from "./mine.js";
+
 const $ = (s, from = document) => from.querySelector(s);
 const root = document.documentElement;
 
@@ -80,6 +82,8 @@ document.addEventListener("submit", (event) => {
   event.target.dataset.sent = "1";
 });
 addEventListener("pageshow", () => { for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent; });
+
+hideOwn();
 
 const toast = $("#toast");
 if (toast) {

@@ -61,6 +61,7 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "api-dead-letters-retry": ("POST", "/api/events/dead-letters/retry", OPERATORS),
     "api-dead-letters-discard": ("POST", "/api/events/dead-letters/discard", OPERATORS),
     "openapi-root": ("GET", "/openapi/v3", KNOWN),
+    "openapi-doors": ("GET", "/openapi/v3/doors", KNOWN),
     "openapi": ("GET", "/openapi/v3/apis/fleet.dev/v1", KNOWN),
     "api-selfsubjectreviews": ("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", only(*EVERYBODY[1:], ok=201)),
     "api-selfsubjectaccessreviews": ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", only(*EVERYBODY[1:], ok=201)),
@@ -99,6 +100,11 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "safety": ("GET", "/safety", LOGIN),
     "safety-do": ("POST", "/safety/do", dict.fromkeys(EVERYBODY, 403)),
     "safety-foresee": ("POST", "/safety/foresee", dict.fromkeys(EVERYBODY, 403)),
+    "policies-do": ("POST", "/do/policies", dict.fromkeys(EVERYBODY, 403)),
+    "policies-foresee": ("POST", "/do/policies/foresee", dict.fromkeys(EVERYBODY, 403)),
+    "policy": ("GET", "/safety/policies/x", LOGIN),
+    "policy-do": ("POST", "/safety/policies/x/do", dict.fromkeys(EVERYBODY, 403)),
+    "policy-foresee": ("POST", "/safety/policies/x/foresee", dict.fromkeys(EVERYBODY, 403)),
     "safety-tab": ("GET", "/safety/holds", LOGIN),
     "faults": ("GET", "/faults", LOGIN),
     "faults-do": ("POST", "/do/faults", dict.fromkeys(EVERYBODY, 403)),
@@ -106,6 +112,7 @@ ADDRESSES: dict[str, tuple[str, str, Row]] = {
     "fault-do": ("POST", "/faults/x/do", dict.fromkeys(EVERYBODY, 403)),
     "rules": ("GET", "/rules", LOGIN),
     "rule": ("GET", "/rules/x", LOGIN),
+    "rule-foresee": ("POST", "/rules/x/foresee", dict.fromkeys(EVERYBODY, 403)),
     "rule-do": ("POST", "/rules/x/do", dict.fromkeys(EVERYBODY, 403)),
     "remediations": ("GET", "/remediations", LOGIN),
     "remediation": ("GET", "/remediations/x", LOGIN),
@@ -278,7 +285,7 @@ def requests_of(kind: Kind, obj: Json) -> Iterator[tuple[str, str, str, Any, Row
     new = {**obj, "metadata": {"name": f"{name}-2"}}
     if kind.plural in ("machines", "operations", "faults"):
         new["spec"] = PLACED[kind.plural] | ({"machine": "a2"} if kind.plural != "machines" else {})
-    made = 409 if kind.plural == "remediations" else 201  # by Fleet alone
+    made = 403 if kind.plural == "remediations" else 201  # by Fleet alone
     if kind.plural != "clusters":  # a cluster of another name lies in another scope
         yield "create", "POST", base + dry, new, {w: made if code == 200 else code for w, code in writers.items()}
     yield "patch", "PATCH", one + dry, label, writers

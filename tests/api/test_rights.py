@@ -24,6 +24,7 @@ PUBLIC = {
     "api-core-v1",
     "openapi-root",
     "openapi",
+    "openapi-doors",
     "api-resources",
     "api-nothing",
 }
@@ -95,7 +96,13 @@ CONSOLE = {
     "remediations",
     "rule",
     "rule-do",
+    "rule-foresee",
     "rules",
+    "policies-do",
+    "policies-foresee",
+    "policy",
+    "policy-do",
+    "policy-foresee",
     "safety-foresee",
     "safety-tab",
 }

@@ -140,6 +140,7 @@ def test_a_fault_tells_what_speaks_for_it_and_why_it_is_not_repaired(sick: dict[
     assert len(found) <= BUDGET, [q["sql"][:100] for q in found.captured_queries]
     assert "pouch.service does &lt;not&gt; run." in text
     assert '<span class="bad">It needs you</span>: This machine was repaired 3 times' in text
+    assert text.count("This machine was repaired 3 times") == 2, "in the sentence once, and in the ladder"
     assert "Why is nobody repairing it?" in text
     assert "pouch.service failed" in text and "1 independent source" in text
     assert 'data-open="#do-retry" data-set-fault="a1-componentcrash"' in text
@@ -317,7 +318,7 @@ def test_a_rule_is_put_in_force_by_the_count_of_what_it_would_act_on(sick: dict[
     client = browser_of("admin")
     assert client.post("/rules/crash/do", {"verb": "mode", "mode": "Shadow"}).status_code == 303
     assert mode_of() == "Shadow"
-    assert "1 fault that it found on trial is live" in client.get("/rules/crash").content.decode()
+    assert 'data-foresee="/rules/crash/foresee"' in client.get("/rules/crash").content.decode()
     form = {"verb": "mode", "mode": "Active", "told": "1"}
     assert client.post("/rules/crash/do", form | {"count": "2"}).status_code == 400
     assert client.post("/rules/crash/do", form | {"told": "0", "count": "0"}).status_code == 409
@@ -326,6 +327,39 @@ def test_a_rule_is_put_in_force_by_the_count_of_what_it_would_act_on(sick: dict[
     assert client.post("/rules/crash/do", form | {"count": "1"}).status_code == 303
     assert mode_of() == "Active"
     assert client.post("/rules/crash/do", {"verb": "mode", "mode": "Loud"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("was", "wanted", "must", "told"),
+    [
+        pytest.param("Shadow", "Active", "3", ("It found 3 live faults on trial: 2 in a, 1 in b.", "1 is confirmed: its repair begins at once, by the playbook fix", "2 are not confirmed yet"), id="in force"),
+        pytest.param("Active", "Shadow", "", ("2 live faults would be on trial: nothing is done about them", "1 fault is under repair or with a person, and stays there"), id="on trial"),
+        pytest.param("Active", "Disabled", "", ("2 live faults would be over, unless another rule finds them", "3 faults on trial are counted no more", "It finds nothing from now on."), id="switched off"),
+        pytest.param("Disabled", "Disabled", "", ("This is its mode already.",), id="the same"),
+    ],
+)  # fmt: skip
+def test_a_mode_tells_first_what_it_would_do(
+    small_fleet: list[str], browser_of: Browser, was: str, wanted: str, must: str, told: tuple[str, ...]
+) -> None:
+    playbook()
+    rule(mode=was, playbook="fix")
+    fault("a1", "DiskPressure", "Open", rule="crash")
+    fault("a2", "DiskPressure", "Confirmed", rule="crash")
+    fault("a1", "KernelFault", "NeedsPerson", rule="crash")
+    for machine, phase in (("a1", "Confirmed"), ("a2", "Suspected"), ("b1", "Open")):
+        fault(machine, "LoadHigh", phase, rule="crash", shadow=True)
+    answer = browser_of("admin").post("/rules/crash/foresee", {"mode": wanted}).json()
+    assert answer["must"] == must and answer["may"] is (was != wanted)
+    text = " ".join(answer["html"].split())
+    assert [said for said in told if said not in text] == []
+    assert mode_of() == was
+
+
+def test_a_mode_that_is_none_and_a_rule_that_is_not_there_are_refused(sick: dict[str, Fault], browser_of: Browser) -> None:  # fmt: skip
+    client = browser_of("admin")
+    assert not client.post("/rules/crash/foresee", {"mode": "Loud"}).json()["may"]
+    assert client.post("/rules/nobody/foresee", {"mode": "Active"}).status_code == 404
+    assert browser_of("oper-a").post("/rules/crash/foresee", {"mode": "Shadow"}).status_code == 403
 
 
 @pytest.mark.parametrize("who", ["viewer", "oper-a"])

@@ -153,9 +153,22 @@ def test_a_playbook_tells_its_success_and_which_rung_helps(repairs: None, browse
     assert "In 30 days it repaired 1 of 2 machines; " in text
     assert "50 %" in text and "3 min" in text
     did = rungs_of("fix")
-    assert (did["restart"]["tried"], did["restart"]["helped"]) == (3, 1)
+    assert (did["restart"]["tried"], did["restart"]["helped"], did["restart"]["running"]) == (3, 1, 0)
     assert (did["reboot"]["tried"], did["reboot"]["helped"]) == (1, 0)
     assert lengths_of("fix") == [0, 1, 0, 0, 0, 0]
+
+
+def test_a_rung_that_runs_has_neither_helped_nor_failed(small_fleet: list[str], browser_of: Browser) -> None:
+    playbook()
+    ended = [{"name": "restart", "operation": "x-1", "outcome": "DidNotHelp"}]
+    remediation(fault("a1", phase="Recovering"), "Repairing", rung=1, name="r1", tried=[*ended, {"name": "reboot", "operation": "x-2"}])  # fmt: skip
+    remediation(fault("a2", phase="Recovering"), "Waiting", rung=1, name="r2", tried=ended)
+    remediation(fault("b1", phase="Resolved"), "Succeeded", rung=0, name="r3", tried=[{"name": "restart", "operation": "x-3"}])  # fmt: skip
+    did = rungs_of("fix")
+    assert {k: did["restart"][k] for k in ("tried", "helped", "running")} == {"tried": 3, "helped": 1, "running": 0}
+    assert {k: did["reboot"][k] for k in ("tried", "helped", "running")} == {"tried": 0, "helped": 0, "running": 1}
+    text = browser_of("viewer").get("/playbooks/fix").content.decode()
+    assert "33 %" in text and "1 runs now" in text
 
 
 def test_a_playbook_that_is_not_there_is_a_sentence(repairs: None, browser_of: Browser) -> None:

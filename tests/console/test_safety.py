@@ -162,7 +162,10 @@ def test_a_reset_waits_for_a_second_person_where_that_is_asked(busy: None, brows
     user = get_user_model().objects.create_user(username="anna", password=None)
     RoleBinding.objects.create(user=user, role="approver", cluster="a")
     assert "A second approver must say the same" in browser_of("admin").post("/safety/do", RESET, follow=True).content.decode()  # fmt: skip
-    assert "admin asked for a reset" in browser_of("admin").get("/safety").content.decode()
+    text = browser_of("anna").get("/safety").content.decode()
+    assert "<b>admin</b> asked for its reset; that word lapses at" in text
+    assert 'data-set-breaker="cluster/a" data-not-for="admin">Say the same…' in text
+    assert "Two approvers must say so within an hour" in text
     assert (
         "You asked for the reset of cluster/a yourself"
         in browser_of("admin").post("/safety/do", RESET).content.decode()

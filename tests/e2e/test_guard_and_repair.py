@@ -29,11 +29,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceW
 NARROW = {"width": 390, "height": 844}
 WRITE = Write(by=SYSTEM)
 PAGES = [
-    "/gates", "/gates/disk", "/events?q=severity>normal&from=6h", "/machines/a1/events", "/machines/a1/why", "/safety", "/safety/policies", "/safety/holds", "/safety/windows",
+    "/gates", "/gates/disk", "/events?q=severity>normal&from=6h", "/machines/a1/events", "/machines/a1/why", "/safety", "/safety/policies", "/safety/policies/pay", "/safety/holds", "/safety/windows",
     "/safety/permits", "/safety/refusals", "/faults", "/faults/a1-componentcrash", "/rules", "/rules/crash", "/remediations", "/remediations/a2-1", "/playbooks", "/playbooks/fix", "/",
 ]  # fmt: skip
 DIALOGS = [
-    "/gates?do=create", "/gates/disk?do=change", "/gates/disk?do=delete", "/safety?do=hold", "/safety?do=stop", "/faults/a1-componentcrash?do=clear", "/rules/crash?do=mode",
+    "/gates?do=create", "/gates/disk?do=change", "/gates/disk?do=delete", "/safety?do=hold", "/safety?do=stop", "/safety/policies?do=create", "/safety/policies/pay?do=change", "/machines/a1/why?do=confirm", "/machines/a1/why?do=abandon", "/faults/a1-componentcrash?do=clear", "/rules/crash?do=mode",
     "/remediations/a2-1?do=cancel", "/machines/a1/why?do=report", "/machines/a1/why?do=pause", "/clusters/a?do=pause",
 ]  # fmt: skip
 
@@ -68,6 +68,7 @@ def trouble(small_fleet: list[str]) -> None:
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO breaker_strike (machine_id, cluster_id, idc_id, rack_id, at, failed) SELECT machine_id, cluster_id, idc_id, rack_id, now() - interval '2 min', false FROM capacity WHERE cluster_id = %s", [key])  # fmt: skip
         cursor.execute("SELECT breaker_trip('cluster', %s, '2 machines were taken by faults.')", [key])
+        cursor.execute("SELECT notice_turn()")
         cursor.execute("INSERT INTO refusal (machine_id, cluster_id, verb, owner, reason, message, since) SELECT id, cluster_id, 'Reboot', 'x', 'ClusterBreaker', 'The breaker is open.', now() FROM machine WHERE name = 'a1'")  # fmt: skip
 
 
@@ -160,6 +161,89 @@ def test_a_breaker_is_reset_by_typing_its_name(chromium: Browser, server: Server
         typed.fill("cluster/a")
         go.click()
         expect(page.locator("#toast")).to_contain_text("cluster/a:")
+
+
+def test_who_asked_for_a_reset_has_no_button_for_the_second_word(chromium: Browser, server: Server, people: People, trouble: None) -> None:  # fmt: skip
+    def asked(by: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE breaker SET asked_by = %s, asked_at = now() WHERE dim = 'cluster' AND state = 'open'", [by])  # fmt: skip
+
+    with page_of(chromium, server, "admin") as page:
+        asked("admin")
+        page.goto("/safety")
+        expect(page.locator("#s-breakers")).to_contain_text("admin asked for its reset")
+        expect(page.locator("[data-set-breaker='cluster/a']")).to_be_hidden()
+        asked("somebody")
+        page.reload()
+        expect(page.locator("[data-set-breaker='cluster/a']")).to_have_text("Say the same…")
+        expect(page.locator(".fresh")).to_have_text("Live")
+        asked("admin")  # a live frame brings the button anew, and it is hidden again
+        expect(page.locator("[data-set-breaker='cluster/a']")).to_be_hidden()
+
+
+def test_a_notice_is_taken_once(chromium: Browser, server: Server, people: People, trouble: None) -> None:
+    with page_of(chromium, server, "oper-a") as page:
+        page.goto("/safety")
+        told = page.locator("#s-notices li", has_text="The breaker of cluster a is open")
+        told.get_by_role("button", name="I take it").click()
+        expect(page.locator("#toast")).to_contain_text("you took it, and it is not told again.")
+        expect(told).to_contain_text("oper-a took it")
+        expect(told.get_by_role("button")).to_have_count(0)
+
+
+def test_a_policy_tells_what_it_would_mean_before_it_is_saved(chromium: Browser, server: Server, people: People, trouble: None) -> None:  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE capacity SET in_service = true, down = false")
+    with page_of(chromium, server, "admin") as page:
+        page.goto("/safety/policies/pay?do=change")
+        dialog, go = page.locator("#do-change"), page.locator("#change-go")
+        expect(dialog).to_contain_text("This is what it says already.")
+        expect(go).to_be_disabled()
+        dialog.get_by_label("At most, in machines").fill("many")
+        expect(dialog).to_contain_text("It must be a number.")
+        dialog.get_by_label("At most, in machines").fill("2")
+        told = dialog.get_by_role("status", name="What it would mean now")
+        expect(told).to_contain_text("2 may be")
+        expect(told).to_contain_text("Now: 1 may be")
+        expect(go).to_be_enabled()
+        dialog.get_by_label("Breaker", exact=True).select_option("1")
+        typed = dialog.get_by_label("Type 2, the number of machines without a breaker")
+        expect(typed).to_be_visible()
+        expect(go).to_be_disabled()
+        dialog.get_by_label("Breaker", exact=True).select_option("")
+        expect(typed).to_be_hidden()
+        expect(go).to_be_enabled()
+        go.click()
+        expect(page.locator("#toast")).to_contain_text("Policy pay is changed")
+        expect(page.locator("#p-says")).to_contain_text("2 machines")
+
+
+def test_a_rule_on_trial_is_put_in_force_by_typing_what_it_would_act_on(chromium: Browser, server: Server, people: People, trouble: None) -> None:  # fmt: skip
+    rule("slow", mode="Shadow", playbook="fix")
+    fault("b1", "LoadHigh", "Confirmed", rule="slow", shadow=True)
+    with page_of(chromium, server, "admin") as page:
+        page.goto("/rules/slow")
+        page.get_by_role("button", name="Change the mode…").click()
+        dialog, go = page.locator("#do-mode"), page.locator("#mode-go")
+        expect(dialog).to_contain_text("It found 1 live fault on trial: 1 in b.")
+        expect(go).to_be_disabled()
+        dialog.get_by_label("Mode").select_option("Disabled")
+        expect(dialog).to_contain_text("It finds nothing from now on.")
+        expect(go).to_be_enabled()
+        dialog.get_by_label("Mode").select_option("Active")
+        dialog.get_by_label("Type 1, the number of faults that would be acted on").fill("1")
+        expect(go).to_be_enabled()
+        go.click()
+        expect(page.locator("#toast")).to_contain_text("Rule slow is in force.")
+
+
+def test_the_page_of_the_api_shows_kinds_and_doors(chromium: Browser, server: Server, people: People) -> None:
+    with page_of(chromium, server, "admin") as page:
+        page.goto("/api/docs")
+        expect(page.locator("#operations-tag-Machine")).to_be_visible()
+        expect(page.locator("#operations-tag-Events")).to_be_visible()
+        page.locator("#operations-tag-Safety").click()
+        expect(page.locator("#operations-Safety-acknowledgeNotice")).to_be_visible()
 
 
 def test_all_changes_are_stopped_by_typing_the_count(chromium: Browser, server: Server, people: People, small_fleet: list[str]) -> None:  # fmt: skip

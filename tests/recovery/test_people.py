@@ -185,8 +185,9 @@ async def test_the_same_fault_is_not_declared_twice_nor_of_a_machine_that_is_not
 
 async def test_people_make_no_remediations_and_change_nothing_but_their_end(world: World) -> None:
     obj = {"apiVersion": API_VERSION, "kind": "Remediation", "metadata": {"name": "x"}, "spec": {"machine": "m1"}}
-    with pytest.raises(ApiError, match="remediations are made by Fleet"):
+    with pytest.raises(ApiError, match="remediations are made by Fleet") as refused:
         await in_thread(lambda: create_object("remediations", obj, write=Write(by=SYSTEM)))
+    assert refused.value.code == 403
     await failing(world)
     name = (await world.remediation())["metadata"]["name"]
     with pytest.raises(ApiError, match=r"only spec\.cancelled can be changed"):

@@ -76,24 +76,37 @@ def owner_class(number: int) -> str:
 
 
 @register.simple_tag
-def rung_action(action: dict[str, Any], may_write: bool, may_approve: bool) -> SafeString:
-    """What a person may do about the rung that stops; nothing where the role does not reach."""
+def rung_actions(actions: Sequence[dict[str, Any]], may_write: bool, may_approve: bool) -> SafeString:
+    """What a person may do about the rung that stops: buttons for whom they work, else one sentence with the role that it takes."""
+    has = {"": True, "operator": may_write, "approver": may_approve}
+    shown = [_rung_action(a) for a in actions if has[_role_of(a)]]
+    lacking = sorted({_role_of(a) for a in actions if not has[_role_of(a)]})
+    if lacking:
+        shown.append(format_html('<span class="sub">{}</span>', _takes(lacking, actions)))
+    return format_html_join("", "{}", ((each,) for each in shown))
+
+
+def _role_of(action: dict[str, Any]) -> str:
+    """Who may do it: words for a hash are approvers', acts are operators', looking is everybody's."""
+    return "approver" if "annotation" in action else "" if "href" in action else "operator"
+
+
+def _takes(roles: Sequence[str], actions: Sequence[dict[str, Any]]) -> str:
+    words_of = [_word(a).rstrip("…") for a in actions if _role_of(a) == "approver"]
+    if roles == ["approver"] and words_of:
+        return f"“{words_of[0]}” takes the role approver here."
+    return f"To do something about it takes the role {' or '.join(reversed(roles))} here."
+
+
+def _word(action: dict[str, Any]) -> str:
+    return "Accept the difference…" if action["annotation"].endswith("accept-diff") else "Confirm the removal…"
+
+
+def _rung_action(action: dict[str, Any]) -> SafeString:
     if "annotation" in action:
-        if not may_approve:
-            return format_html(
-                '<span class="sub">An approver says: {}={}</span>', action["annotation"], action["value"]
-            )
-        text = "Accept the difference…" if action["annotation"].endswith("accept-diff") else "Confirm the removal…"
-        return format_html(
-            '<button type="button" class="btn go" data-open="#do-confirm" data-set-annotation="{}" data-set-value="{}">{}</button>',
-            action["annotation"],
-            action["value"],
-            text,
-        )
+        return word_button(action["annotation"], action["value"])
     if "href" in action:
         return format_html('<a class="btn" href="{}">{}</a>', action["href"], action["text"])
-    if not may_write:
-        return mark_safe("")
     if "open" in action:
         return format_html(
             '<button type="button" class="btn" data-open="{}" data-set-fault="{}">{}</button>',
@@ -104,6 +117,17 @@ def rung_action(action: dict[str, Any], may_write: bool, may_approve: bool) -> S
     if action["verb"] == "cancel":
         return format_html('<button type="button" class="btn" data-open="#do-cancel">{}…</button>', action["text"])
     return format_html('<button class="btn" form="f-{}">{}</button>', action["verb"], action["text"])
+
+
+@register.simple_tag
+def word_button(annotation: str, value: str) -> SafeString:
+    """The button of an approver's word for a hash."""
+    return format_html(
+        '<button type="button" class="btn go" data-open="#do-confirm" data-set-annotation="{}" data-set-value="{}">{}</button>',
+        annotation,
+        value,
+        _word({"annotation": annotation}),
+    )
 
 
 @register.simple_tag
@@ -147,7 +171,7 @@ def remediation_pill(phase: str) -> SafeString:
 @register.simple_tag
 def seconds(value: Any) -> str:
     """A number of seconds as people say it."""
-    return age_text(float(value)) if isinstance(value, int | float) else "–"
+    return words.span(float(value)) if isinstance(value, int | float) else "–"
 
 
 @register.simple_tag
@@ -191,24 +215,13 @@ def _moment(value: Any) -> datetime | None:
     return None
 
 
-def age_text(seconds: float) -> str:
-    """Rounded as people say it."""
-    if seconds < 60:
-        return f"{max(0, int(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    if seconds < 129_600:
-        return f"{round(seconds / 3600)} h"
-    return f"{round(seconds / 86_400)} d"
-
-
 @register.simple_tag
 def ago(value: Any) -> SafeString:
     """An age that the page keeps ticking; the exact time on hover."""
     moment = _moment(value)
     if moment is None:
         return mark_safe("")
-    text = age_text((timezone.now() - moment).total_seconds())
+    text = words.span((timezone.now() - moment).total_seconds())
     return format_html(
         '<time data-at="{}" datetime="{}" title="{}">{}</time>',
         int(moment.timestamp()),
@@ -222,7 +235,7 @@ def ago(value: Any) -> SafeString:
 def age(value: Any) -> str:
     """An age as plain text, for where no element may stand."""
     moment = _moment(value)
-    return age_text((timezone.now() - moment).total_seconds()) if moment else ""
+    return words.span((timezone.now() - moment).total_seconds()) if moment else ""
 
 
 @register.simple_tag
@@ -261,7 +274,7 @@ def took(start: Any, end: Any) -> str:
     """How long a step took, or when it was decided."""
     begun, ended = _moment(start), _moment(end)
     if begun and ended:
-        return age_text((ended - begun).total_seconds())
+        return words.span((ended - begun).total_seconds())
     moment = begun or ended
     return moment.strftime("%H:%M:%S") if moment else ""
 
@@ -283,6 +296,12 @@ def thin(value: Any) -> str:
 def as_yaml(value: Any) -> str:
     """An object as people read it."""
     return diffs.as_yaml(value)
+
+
+@register.filter
+def verb_words(verb: str) -> str:
+    """What an Operation does, in words."""
+    return words.verb_words(verb)
 
 
 @register.filter
@@ -358,10 +377,10 @@ def patch_command(kind: str, name: str, state: str) -> dict[str, str]:
 
 
 @register.inclusion_tag("console/_command.html")
-def mode_command(name: str) -> dict[str, str]:
+def mode_command(name: str, mode: str = "…") -> dict[str, str]:
     """The line that changes the mode of a rule."""
     return {
-        "text": f"kubectl patch faultrule {name} --type merge -p '{json.dumps({'spec': {'mode': '…'}}, ensure_ascii=False)}'"
+        "text": f"kubectl patch faultrule {name} --type merge -p '{json.dumps({'spec': {'mode': mode}}, ensure_ascii=False)}'"
     }
 
 

@@ -1,0 +1,254 @@
+"""Acts on SafetyPolicies: make one, change one. Each tells first what it would mean now; switching a breaker off takes the count of its machines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
+from django.template.loader import render_to_string
+from django.views.decorators.http import require_POST
+
+from fleet.api import errors
+from fleet.api.actions import Write, create_object, patch_object
+from fleet.api.authentication import actor_of
+from fleet.api.errors import ApiError, bad_request
+from fleet.api.patches import merge_patch
+from fleet.api.rights import Actor
+from fleet.api.safety_status import policy_now
+from fleet.api.storage import storage_for
+from fleet.console.acting import back, plain, refused, sentence_of, write_of
+from fleet.console.policies import DIMS, PLURAL
+from fleet.control.kinds import API_VERSION, Json
+
+_NUMBERS: Final = {
+    "maxUnavailable": ("percent", "count"),
+    "breaker": ("percent", "count", "windowSeconds"),
+}
+SCOPES: Final = tuple(key for key in DIMS if key != "matchAll")
+FIELDS: Final = (
+    "metadata.name", *(f"spec.scope.{key}" for key in SCOPES), *(f"spec.{of}.{key}" for of, keys in _NUMBERS.items() for key in keys),
+    "spec.minSchedulable", "spec.rates", "spec.domain",
+)  # fmt: skip
+_ALIASES: Final = {
+    "spec.maxUnavailable": "spec.maxUnavailable.percent",
+    "spec.breaker": "spec.breaker.percent",
+    "spec.scope": "spec.scope.cluster",
+}
+# What a line of the dry run is about, in words.
+_ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "minSchedulable": "Reserve", "windows": "Windows", "rates": "Rate"}  # fmt: skip
+
+_NONE: Final = "0 means none: no change that takes a machine away is ever allowed here."
+_WARNED: Final = {
+    "spec.breaker.disabled": "Without a breaker nothing stops a storm of repairs here but the budgets.",
+    "spec.maxUnavailable.percent": _NONE,
+    "spec.maxUnavailable.count": _NONE,
+}
+
+
+def _wrong(field: str, said: str) -> ApiError:
+    """What cannot be read, told at its field."""
+    return ApiError(422, "Invalid", said, {"causes": [{"field": field, "message": said}]})
+
+
+def _number(form: QueryDict, field: str) -> int | float | None:
+    """None = the field is empty. Whether a number is whole, and how much it may be, is the schema's to say."""
+    text = form.get(field, "").strip().replace(",", "")
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
+        raise _wrong(field, "It must be a number")
+    return float(text) if "." in text else int(text)
+
+
+def _rates(text: str) -> list[Json] | None:
+    out: list[Json] = []
+    for line in filter(None, (part.strip() for part in text.splitlines())):
+        match = re.fullmatch(r"(\S{1,63})\s*=\s*(\d{1,9})\s+in\s+(\d{1,9})\s*s?", line, re.ASCII)
+        if match is None:
+            raise _wrong("spec.rates", f"“{line[:60]}” is no line of the form Reboot = 20 in 600")
+        out.append({"verb": match[1], "count": int(match[2]), "windowSeconds": int(match[3])})
+    return out or None
+
+
+def spec_of(form: QueryDict, old: Json) -> Json:
+    """What of a policy the form says; None = it says nothing of that. Pods and windows have no field and stay."""
+    spec: Json = {of: {key: _number(form, f"spec.{of}.{key}") for key in keys} for of, keys in _NUMBERS.items()}
+    spec["breaker"]["disabled"] = True if form.get("spec.breaker.disabled") else None
+    for of in _NUMBERS:
+        kept = set(old.get(of, {})) - set(spec[of])
+        if not kept and all(value is None for value in spec[of].values()):
+            spec[of] = None
+    spec["minSchedulable"] = _number(form, "spec.minSchedulable")
+    spec["domain"] = form.get("spec.domain") or None
+    spec["rates"] = _rates(form.get("spec.rates", ""))
+    return spec
+
+
+def _without_none(value: Json) -> Json:
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v is not None}
+
+
+def object_of(form: QueryDict) -> Json:
+    """The new policy that a form describes; ApiError where it cannot be read."""
+    which = form.get("scope", "")
+    if which not in DIMS:
+        raise bad_request(f"a policy is of one of {', '.join(DIMS)}")
+    scope: Json = {"matchAll": True} if which == "matchAll" else {which: form.get(f"spec.scope.{which}", "").strip()}
+    spec = {"scope": scope, **_without_none(spec_of(form, {}))}
+    name = form.get("metadata.name", "").strip()
+    return {"apiVersion": API_VERSION, "kind": "SafetyPolicy", "metadata": {"name": name}, "spec": spec}
+
+
+def change_of(form: QueryDict) -> Callable[[Json], Json]:
+    """The change that a form describes; refused when somebody changed the policy since it was shown. Its status moves all the time, and is no reason."""
+
+    def patch(live: Json) -> Json:
+        if str(live["metadata"].get("generation", "")) != form.get("generation", ""):
+            text = "somebody changed it since you opened it. Look at it and ask again"
+            raise errors.conflict(storage_for(PLURAL).kind, live["metadata"]["name"], text)
+        changed: Json = merge_patch(live, {"spec": spec_of(form, live["spec"])})
+        return changed
+
+    return patch
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A sentence of the dry run. `before`: what it says now, where that differs."""
+
+    about: str
+    text: str
+    before: str = ""
+
+
+def compared(warnings: Sequence[str], before: Sequence[str]) -> list[Line]:
+    """What it would mean, each beside what it means now."""
+    old = dict(_split(line) for line in before)
+    out = []
+    for about, text in map(_split, warnings):
+        was = old.get(about, "") if about else ""
+        out.append(Line(_ABOUT.get(about, about), text, was if was != text else ""))
+    return out
+
+
+def _split(line: str) -> tuple[str, str]:
+    """(what it is about, a sentence)."""
+    about, sign, text = line.partition(": ")
+    if not sign or about not in _ABOUT:
+        return "", line
+    if about == "rates":
+        verb, _, rest = text.partition(": ")
+        return f"{_ABOUT[about]} of {verb}", f"{rest[:1].upper()}{rest[1:]}"
+    return about, f"{text[:1].upper()}{text[1:]}"
+
+
+def _switches_off(spec: Json, old: Json | None) -> bool:
+    """Nothing stops a storm of repairs there any more: that takes the count of its machines."""
+    return bool(spec.get("breaker", {}).get("disabled")) and not (old or {}).get("breaker", {}).get("disabled")
+
+
+def _wished(name: str, form: QueryDict, write: Write) -> Json:
+    """The policy as it would be, or is now; `write` says which."""
+    return patch_object(PLURAL, name, change_of(form), write=write) if name else create_object(PLURAL, object_of(form), write=write)  # fmt: skip
+
+
+def _now(name: str) -> tuple[Json | None, list[str]]:
+    """(its spec, what it means now); nothing for one that is to be made."""
+    stored = storage_for(PLURAL).read(name) if name else None
+    return (stored.obj["spec"], policy_now(name)) if stored else (None, [])
+
+
+def _must(spec: Json, old: Json | None, lines: Sequence[str]) -> str:
+    """The count that has to be typed, "" = none."""
+    if not _switches_off(spec, old):
+        return ""
+    found = next((m for line in lines if (m := re.match(r"Now \d+ of (\d+) machines", line))), None)
+    return found[1] if found else "0"
+
+
+def save(name: str, actor: Actor, form: QueryDict) -> str:
+    """Make it, or change it: it binds at once."""
+    write = write_of(actor, dry_run=True)
+    wished = _wished(name, form, write)
+    must = _must(wished["spec"], _now(name)[0], write.warnings)
+    typed = form.get("count", "").strip()
+    if must and typed != must:
+        if typed and typed == form.get("told"):
+            raise errors.conflict(storage_for(PLURAL).kind, wished["metadata"]["name"], f"it covers {must} machines now, {typed} when you looked. Look at it and ask again")  # fmt: skip
+        raise bad_request(f"type {must}, the number of machines without a breaker")
+    made = _wished(name, form, write_of(actor))["metadata"]["name"]
+    return f"Policy {made} is {'changed' if name else 'made'}; it binds from now on."
+
+
+@login_required
+@require_POST
+def policy_do(request: HttpRequest, name: str = "") -> HttpResponse:
+    """POST of a policy; without a name a new one is made."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    path = f"/safety/policies/{quote(name, safe='')}" if name else "/safety/policies"
+    try:
+        said = save(name, actor, request.POST)
+    except ApiError as error:
+        return refused(request, actor, error, path)
+    return back(path, said)
+
+
+@login_required
+@require_POST
+def policy_foresee(request: HttpRequest, name: str = "") -> JsonResponse:
+    """What the form would mean now, by a dry run; `must`: what has to be typed."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    form, error, must, line = request.POST, None, "", ""
+    lines: list[Line] = []
+    warned: list[str] = []
+    write = write_of(actor, dry_run=True)
+    old, before = _now(name)
+    try:
+        spec = _wished(name, form, write)["spec"]
+        if spec == old:
+            return _answer(None, {"same": True}, "", may=False)
+        warned = [_WARNED.get(w.partition(": ")[0], w) for w in write.warnings if w.startswith("spec.")]
+        lines = compared([w for w in write.warnings if not w.startswith("spec.")], before)
+        must = _must(spec, old, write.warnings)
+        line = _line(name, form, spec, old)
+    except ApiError as refusal:
+        error = refusal
+    return _answer(error, {"lines": lines, "warned": warned, "line": line}, must, may=error is None)
+
+
+def _line(name: str, form: QueryDict, spec: Json, old: Json | None) -> str:
+    """The same by hand."""
+    if not name:
+        return f"kubectl create -f - <<< '{orjson.dumps(object_of(form)).decode()}'"
+    keys = sorted({*spec, *(old or {})})
+    changed = {k: spec.get(k) for k in keys if spec.get(k) != (old or {}).get(k)}
+    patch = {k: _patched(v, (old or {}).get(k)) for k, v in changed.items()}
+    return f"kubectl patch safetypolicy {name} --type merge -p '{orjson.dumps({'spec': patch}).decode()}'"
+
+
+def _patched(new: Any, old: Any) -> Any:
+    """A merge patch takes away what it says is null."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return {k: new.get(k) for k in sorted({*new, *old}) if new.get(k) != old.get(k)}
+    return new
+
+
+def _answer(error: ApiError | None, context: dict[str, object], must: str, *, may: bool) -> JsonResponse:
+    causes = (error.details or {}).get("causes", []) if error else []
+    found = {_field(c["field"]): plain(c["message"]) for c in causes}
+    fields = {k: v for k, v in found.items() if k in FIELDS}
+    elsewhere = "" if error is None or (causes and len(fields) == len(found)) else f"{sentence_of(error)}."
+    html = render_to_string("console/_foresee_policy.html", {**context, "refused": elsewhere})
+    status = error.code if error is not None and error.code in (403, 404) else 200
+    return JsonResponse({"html": html, "may": may, "fields": fields, "must": must}, status=status)
+
+
+def _field(path: str) -> str:
+    """The field of the form that a problem belongs to."""
+    return "spec.rates" if path.startswith("spec.rates") else _ALIASES.get(path, path)
