@@ -46,6 +46,12 @@ class State:
         (self.home / "location").write_text(f"{path}\n")
         return path
 
+    @property
+    def orphan(self) -> Path | None:
+        """The folder of a database whose secrets are gone: nobody can log in to it, and its credentials cannot be opened."""
+        lost = not (self.home / "secrets.json").exists() and self.database.exists()
+        return self.database.parent if lost else None
+
     def environment(self) -> dict[str, str]:
         """Secrets as environment variables, made at random on the first start."""
         path = self.home / "secrets.json"

@@ -102,6 +102,10 @@ def _environment(state: State, postgres: Postgres, valkey: Valkey, options: argp
 
 def _run(state: State, options: argparse.Namespace, begun: float) -> int:
     _check_ports(options)
+    if state.orphan is not None:
+        raise Refused(
+            f"{state.orphan} holds the database of an earlier start, whose secrets went with .fleet. Remove it: rm -r {state.orphan}"
+        )
     logs = state.home / "logs"
     postgres = Postgres(
         data=state.database, sockets=state.sockets, log=logs / "postgres.log", settings={"shared_buffers": "64MB"}

@@ -18,7 +18,7 @@ from fleet.control.kinds import API_VERSION
 Browser = Callable[[str], Client]
 PAGES = ["/", "/kit", "/clusters", "/clusters/a", "/machines", "/machines/a1", "/packages", "/safety", "/events"]
 TABS = [f"/machines/a1/{tab}" for tab in ("why", "plan", "packages", "conditions", "facts", "events", "yaml")]
-BUDGET = 12  # with session, user, roles and guard, which every page asks for
+BUDGET = 13  # with session, user, roles and guard, which every page asks for
 
 
 @pytest.mark.parametrize("path", PAGES + TABS + ["/audit"])
