@@ -204,27 +204,6 @@ def machines_in(cluster_id: int) -> int:
     return int(found[0]["n"])
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """The kill switch. `covers`: machines that the reader sees, by the kept counters."""
-
-    stopped: bool
-    why: str
-    by: str
-    covers: int
-
-
-def kill_switch(actor: Actor) -> Switch:
-    """How it stands and what it would stop."""
-    where, parameters = scoped(actor, "cluster_id")
-    row = rows(
-        f"""SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by,
-          (SELECT coalesce(sum(n), 0)::bigint FROM (SELECT * FROM count_total UNION ALL SELECT * FROM count_delta) t WHERE {where}) AS covers FROM ledger WHERE id = 1""",
-        parameters,
-    )[0]
-    return Switch(**row)
-
-
 def cluster_numbers(names: list[str]) -> dict[str, int]:
     """Ids of clusters by name."""
     return {r["name"]: r["id"] for r in rows("SELECT id, name FROM clusters_cluster WHERE name = ANY (%s)", [names])}

@@ -64,12 +64,33 @@ class Refused:
         return words.frees(self.reason)
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The kill switch. `covers`: machines that the reader sees, by the kept counters."""
+
+    stopped: bool
+    why: str
+    by: str
+    covers: int
+
+
+def kill_switch(actor: Actor) -> Switch:
+    """How it stands and what it would stop."""
+    where, parameters = queries.scoped(actor, "cluster_id")
+    row = queries.rows(
+        f"""SELECT stopped, coalesce(stopped_why, '') AS why, coalesce(stopped_by, '') AS by,
+          (SELECT coalesce(sum(n), 0)::bigint FROM (SELECT * FROM count_total UNION ALL SELECT * FROM count_delta) t WHERE {where}) AS covers FROM ledger WHERE id = 1""",
+        parameters,
+    )[0]
+    return Switch(**row)
+
+
 def safety(actor: Actor, query: QueryDict, tab: str = "now") -> Page:
     """What may start now, and who says wait."""
     if tab not in _FRAGMENTS:
         raise Missing(f"Safety has no tab {tab}. Tabs are {', '.join(_FRAGMENTS)}.")
     holds = queries.holds(actor) if tab in ("now", "holds") else []
-    switch = queries.kill_switch(actor)  # every tab asks for the count of what it covers to be typed
+    switch = kill_switch(actor)  # every tab asks for the count of what it covers to be typed
     context: dict[str, Any] = {"tab": tab, "tabs": TABS, "switch": switch, "covers": switch.covers, "may_hold": _may_hold(actor), "may_reset": _may_reset(actor)}  # fmt: skip
     if tab == "now":
         context |= _now(actor, holds, switch)
@@ -99,7 +120,7 @@ def _may_reset(actor: Actor) -> bool:
     return any(role in ("approver", "admin") for role, _ in actor.bindings)
 
 
-def _now(actor: Actor, holds: Sequence[Json], switch: queries.Switch) -> dict[str, Any]:
+def _now(actor: Actor, holds: Sequence[Json], switch: Switch) -> dict[str, Any]:
     found, notices = breakers(actor), told(actor)
     refused = queries.refusals(actor, 20)
     waiting = sum(r.n for r in refused)
@@ -120,7 +141,7 @@ def _now(actor: Actor, holds: Sequence[Json], switch: queries.Switch) -> dict[st
     }
 
 
-def sentence(switch: queries.Switch, found: Sequence[Dial], holds: Sequence[Json], waiting: int) -> list[Word]:
+def sentence(switch: Switch, found: Sequence[Dial], holds: Sequence[Json], waiting: int) -> list[Word]:
     """What keeps changes from starting, the hardest first."""
     if switch.stopped:
         why = switch.why.rstrip(".")
