@@ -93,6 +93,11 @@ _NEXT: Final[dict[str, str]] = {
     "RolledBack": "publish a version that passes its health check",
     "HealthCheckFailed": "read the health check's words on the host",
     "VersionsUnresolved": "correct the version that nobody has declared",
+    "NoProvisioner": "install the system by hand, then run the repair again",
+    "NotReinstalled": "find out why the provisioner's new system was not started",
+    "InstallTimedOut": "look at the provisioner: the installation does not end",
+    "CannotRejoin": "install the system by hand and let the machine join its cluster again",
+    "HostKeyRefused": "put the host's new key into spec.driver.hostKeys",
 }
 # reason of Stalled of a cluster: what a person does next
 _CLUSTER_NEXT: Final[dict[str, str]] = {
