@@ -29,7 +29,8 @@ def reinstall(status: Json, step: Json, scene: Scene, inventory: list[InventoryC
         if overdue[0]:
             return fail(status, step, *overdue, scene, inventory)
     elif _answers_again(status, step, scene):
-        return _left_alone(status, scene)
+        _leave_alone(status, scene)
+        return None
     elif scene.halt[0]:
         return halted(status, step, scene, inventory)
     elif scene.barred[0]:
@@ -50,7 +51,7 @@ def _answers_again(status: Json, step: Json, scene: Scene) -> bool:
     return scene.facts.seen and (bool(step.get("silent")) or passed_over)
 
 
-def _left_alone(status: Json, scene: Scene) -> None:
+def _leave_alone(status: Json, scene: Scene) -> None:
     for each in status["steps"]:
         if each["verb"] == REINSTALL:
             each.pop("progress", None)

@@ -75,6 +75,7 @@ class Loop:
     clusters: Clusters = field(default_factory=KeptClusters)
     bmcs: FakeBmcs = field(init=False)
     provisioners: FakeProvisioners = field(init=False)
+    with_provisioner: bool = True  # the driver of the machines has one
 
     def __post_init__(self) -> None:
         self.bmcs = FakeBmcs(self.hosts)
@@ -138,7 +139,7 @@ class Loop:
         context = Context(
             self.conn, ME, {"simulated": self.hosts}, INSTALLATION, 1, clock=lambda: self.moment, point=self.point,
             clusters=self.clusters, bmcs_by_driver={"simulated": self.bmcs},
-            provisioners_by_driver={"simulated": self.provisioners},
+            provisioners_by_driver={"simulated": self.provisioners} if self.with_provisioner else {},
         )  # fmt: skip
         await reconcile(rows, context)
         self.hosts.now += seconds
