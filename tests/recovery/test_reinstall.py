@@ -225,6 +225,28 @@ async def test_a_worker_that_dies_with_the_request_on_its_lips_leaves_the_next_o
     assert len(disk.provisioners.asked) == 1
 
 
+@pytest.mark.parametrize("point", [6, 7, 8, 9])
+async def test_a_worker_that_dies_after_the_request_leaves_one_installation(disk: Disk, point: int) -> None:
+    box = await disk.complained()
+
+    async def dies(at: int) -> None:
+        if at == point and disk.provisioners.asked:
+            raise RuntimeError("killed")
+
+    async def lives(at: int) -> None:
+        """Nothing happens."""
+
+    disk.point = dies
+    with pytest.raises(RuntimeError):
+        await disk.turn(20)
+    disk.point = lives
+    await disk.conn.execute("UPDATE work_item SET holder = NULL WHERE kind = 1")
+    await disk.well()
+    await disk.turn(ENDS)
+    assert await disk.end() == ("Resolved", "Succeeded")
+    assert (len(disk.provisioners.asked), box.installs) == (1, 1)
+
+
 async def test_the_kill_switch_keeps_the_provisioner_from_being_asked(disk: Disk) -> None:
     await disk.complained()
     await disk.turn()
