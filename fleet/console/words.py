@@ -228,6 +228,8 @@ _STAGES: Final[dict[str, str]] = {
     "set-boot-parameters": "Boot entry",
     "configure-pending": "Package database",
     "reboot": "Reboot",
+    "reinstall": "Install system",
+    "provision": "Plan the set",
     "drain": "Drain",
     "remove-files": "Remove files",
     "forget-host": "Forget host",
@@ -291,6 +293,13 @@ _STEP_WORDS: Final[dict[str, str]] = {
     "pre-check": "Pre-check",
     "permit": "Permit",
     "reboot": "Reboot",
+    "power-cycle": "Power-cycle",
+    "reinstall": "Install the operating system anew",
+    "provision": "Plan what the empty host gets",
+    "isolate": "Close for pods",
+    "collect-evidence": "Collect evidence",
+    "delete-node": "Delete the node",
+    "wait-for-node": "Wait for the node",
     "drain": "Drain",
 }
 _VERBS = "|".join(_STEP_WORDS)

@@ -100,7 +100,9 @@ async def test_a_node_is_deleted_after_the_wipe_and_joins_again(world: NodesWorl
 
 async def test_a_node_of_a_cluster_that_others_made_is_not_wiped(world: NodesWorld) -> None:
     await joined(world)
-    await world.loop.conn.execute("""UPDATE clusters_cluster SET spec = spec || '{"provider": "Imported"}', rv = greatest(fleet_pos(4), rv + 1)""")
+    await world.loop.conn.execute(
+        """UPDATE clusters_cluster SET spec = spec || '{"provider": "Imported"}', rv = greatest(fleet_pos(4), rv + 1)"""
+    )
     await ordered(world)
     await world.turn(8)
     found = {s["verb"]: s["reason"] for s in await steps(world, "Repair")}
