@@ -146,7 +146,7 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
         node=row.node,
         node_ready=is_true(row.conditions, "NodeReady"),
         boot_id=judged.facts.boot_id or str(row.last_facts.get("bootId", "")),
-        barred=_barred(row, judged, known),
+        barred=_barred(row, operation, judged, known),
         again=_again(row, operation, judged, known),
     )
 
@@ -156,8 +156,10 @@ def _joined(row: Row, judged: Judgement) -> bool:
     return row.node is not None and KUBELET in by_name(judged.chosen.body or {})
 
 
-def _barred(row: Row, judged: Judgement, known: Catalog) -> tuple[str, str]:
-    """(reason, sentence) why the host's system may not be installed anew, apart from holds and permits."""
+def _barred(row: Row, operation: OperationRow, judged: Judgement, known: Catalog) -> tuple[str, str]:
+    """(reason, sentence) why the host's system may not be installed anew, where that is wanted, apart from holds and permits."""
+    if step_of(operation.status) is None:
+        return "", ""
     if judged.chosen.body is None:
         return "NothingAccepted", "No set has been accepted: nothing would be put on the empty host."
     if judged.memory.adopted:

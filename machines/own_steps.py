@@ -8,7 +8,7 @@ from machines.join import WAIT_SECONDS as JOIN_SECONDS
 from machines.operation_moves import Effect, InventoryChange, Move, Scene, done, fail, halted, waited
 from machines.plan import DELETE_NODE, POWER_CYCLE, PROVISION, REINSTALL, WAIT_FOR_NODE
 from machines.power import BOOT_SECONDS, late, returned, touched
-from machines.reinstall_steps import provision, reinstall
+from machines.reinstall_steps import barred, provision, reinstall
 from machines.rounds import opened
 from machines.rows import OperationRow
 
@@ -20,6 +20,9 @@ def own_step(
     if step["verb"] == "permit":
         if scene.halt[0]:
             return halted(status, step, scene, inventory)
+        refused = barred(status, scene, inventory)
+        if refused is not None:
+            return refused
         if status.get("permit"):
             done(step, scene.now, "Granted", f"Permit {status['permit']}.")
             return None

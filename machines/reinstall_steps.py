@@ -9,11 +9,17 @@ from fleet.control.times import format_time
 from machines.join import WAIT_SECONDS as JOIN_SECONDS
 from machines.operation_moves import Effect, InventoryChange, Move, Scene, done, fail, halted, waited
 from machines.plan import DELETE_NODE, OWN_BRAKES, POST_CHECK, PROVISION, REINSTALL, WAIT_FOR_NODE, Step
-from machines.reinstall import REINSTALLED, late, reinstalled, renewed, touched
+from machines.reinstall import REINSTALLED, late, reinstalled, renewed, step_of, touched
 from machines.rounds import opened
 
 UNFIT_SECONDS: Final = 300.0  # until a new system that is not fit for changes counts as a failed installation
 NODE_BEFORE: Final = "nodeBefore"  # in the status: uid of the node that goes with the old system
+
+
+def barred(status: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:
+    """An installation that may not be is refused before its node is closed and drained for it; None = nothing stands against it."""
+    step = step_of(status)
+    return fail(status, step, *scene.barred, scene, inventory) if step is not None and scene.barred[0] else None
 
 
 def reinstall(status: Json, step: Json, scene: Scene, inventory: list[InventoryChange]) -> Move | None:

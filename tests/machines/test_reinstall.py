@@ -20,7 +20,7 @@ from machines.gates import NodeRow
 from machines.host_keys import enrol_new_keys, keys_of_new_system
 from machines.hosts import Facts
 from machines.operation_moves import Move, Scene
-from machines.operations import advance, blind
+from machines.operations import advance, blind, unseen
 from machines.plan import converge, repair
 from machines.provisioner import Installation, ProvisionError
 from machines.reinstall import late, patience, round_of
@@ -232,6 +232,16 @@ def test_another_set_that_is_accepted_meanwhile_is_planned_anew() -> None:
     again = advance(operation(status), scene(empty(), want=8))
     assert again.status["want"] == "8"
     assert [s["verb"] for s in again.status["steps"]].count("provision") == 2
+
+
+def test_the_silence_of_a_host_counts_from_the_last_step_that_ended() -> None:
+    status = requested()
+    for each, ended in zip(status["steps"], (4_000, 3_900, 3_800, 3_700, 100), strict=False):
+        each.update(status="True", reason="Done", endTime=ago(ended))
+    began = NOW - timedelta(seconds=4_000)
+    assert unseen(operation(status, started_at=began), NOW) is None
+    later = unseen(operation(status, started_at=began), NOW + timedelta(seconds=900))
+    assert later is not None and later.reason == "HostSilent"
 
 
 # -- host keys ----------------------------------------------------------------------------------------------------------------

@@ -107,5 +107,6 @@ async def test_a_node_of_a_cluster_that_others_made_is_not_wiped(world: NodesWor
     await world.turn(8)
     found = {s["verb"]: s["reason"] for s in await steps(world, "Repair")}
     assert found["reinstall"] == "CannotRejoin", found
+    assert found["isolate"] == "Waiting"  # nobody was moved for nothing
     assert world.loop.provisioners.asked == []
     assert await world.kube.find("/api/v1/nodes/m1") is not None

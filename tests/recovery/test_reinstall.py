@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
@@ -104,6 +105,22 @@ async def test_no_other_fault_is_found_and_nobody_else_works_on_a_host_that_is_i
         "Reconcile",
         "Repair",
     ]  # the first one provisioned it
+
+
+async def test_what_is_missing_on_an_empty_host_is_no_damage_though_the_pass_that_saw_it_first_recorded_nothing(
+    disk: Disk,
+) -> None:
+    await disk.complained()
+    row = await (await disk.conn.execute("SELECT facts -> 'memory' FROM machine_fact")).fetchone()
+    assert row is not None
+    await disk.until_asked()
+    while ("reinstall", "Reinstalled") not in await disk.steps():
+        await disk.turn()
+    left = await (await disk.conn.execute("SELECT count(*) FROM inventory WHERE removed_at IS NULL")).fetchone()
+    assert left == (0,)  # what Fleet put on the old disk is forgotten
+    await disk.conn.execute("UPDATE machine_fact SET facts = jsonb_set(facts, '{memory}', %s)", [Jsonb(row[0])])
+    await disk.step()
+    assert (await disk.condition("ComponentsHealthy"))[:2] == ("Unknown", "Changing")
 
 
 async def test_a_fault_that_holds_already_is_not_confirmed_by_what_the_installation_does(disk: Disk) -> None:
