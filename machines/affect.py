@@ -1,4 +1,5 @@
-"""Steps of Operations that act by another way than the host's: closing, draining, deleting its node, the token of a join, its power."""
+"""Steps of Operations that act by another way than the host's: closing, draining, deleting its node, the token of a join, its power,
+its system."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ from machines.joining import equip, ready
 from machines.nodes import NO_ACCESS, NODES, Change, change_all, trouble
 from machines.operation_moves import Move, Told
 from machines.passes import Context, Pass, guarded
-from machines.plan import POWER_CYCLE
+from machines.plan import POWER_CYCLE, REINSTALL
 from machines.powering import cycle
+from machines.reinstalling import install
 from machines.rows import OperationRow
 
 log = logging.getLogger(__name__)
@@ -68,10 +70,12 @@ async def _equip(each: Pass, ground: Kube | tuple[str, str], context: Context, n
 
 
 async def _one(each: Pass, known: Catalog, context: Context, now: datetime) -> Told:
-    """One effect. Never raises for the API server's or the controller's sake."""
+    """One effect. Never raises for the API server's, the controller's or the provisioner's sake."""
     move, operation, node = each.outcome.move, each.outcome.operation, each.row.node
     if move is not None and move.effect is not None and move.effect.verb == POWER_CYCLE:
         return await cycle(each, move.effect.progress, known, context)
+    if move is not None and move.effect is not None and move.effect.verb == REINSTALL and operation is not None:
+        return await install(each, operation.uid, move.effect.progress, context)
     if move is None or move.effect is None or operation is None or node is None:
         return Told("Waiting", "NodeGone", "The node is not there any more.")
     try:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
+from clusters.schema_cluster import MADE, SIMULATED, provider_of
 from fleet.control.conditions import Condition, is_true
 from fleet.control.kinds import Json
 from machines import operations, phases
@@ -18,11 +19,13 @@ from machines.decommission import DECOMMISSION, abandoned, decommission_plan
 from machines.desired import by_name
 from machines.gates import opened_against
 from machines.hosts import StepResult
-from machines.judge import Judgement
+from machines.judge import KUBELET, Judgement, doable, not_joined
 from machines.models import OwnerClass
 from machines.operation_moves import Move, Scene, Told, current
 from machines.operation_rows import Opening
-from machines.plan import RECOVER, Plan, drain, reboot, repair, restart
+from machines.plan import RECOVER, Plan, converge, drain, reboot, repair, restart
+from machines.reinstall import step_of
+from machines.reinstall_steps import NODE_BEFORE
 from machines.resolve import resolve
 from machines.rows import OperationRow, Row
 
@@ -73,7 +76,7 @@ def plan_of(operation: OperationRow, row: Row, judged: Judgement) -> Plan | None
     if verb == DECOMMISSION:
         return decommission_plan(row, judged.chosen)
     if verb == REPAIR:
-        return repair(spec.get("steps", ()), judged.diffs, judged.chosen.body or NOTHING)
+        return repair(spec.get("steps", ()), judged.diffs, judged.chosen.body or NOTHING, joined=_joined(row, judged))
     return judged.plan
 
 
@@ -143,7 +146,47 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
         node=row.node,
         node_ready=is_true(row.conditions, "NodeReady"),
         boot_id=judged.facts.boot_id or str(row.last_facts.get("bootId", "")),
+        barred=_barred(row, operation, judged, known),
+        again=_again(row, operation, judged, known),
     )
+
+
+def _joined(row: Row, judged: Judgement) -> bool:
+    """The machine is a node by a kubelet that Fleet put there."""
+    return row.node is not None and KUBELET in by_name(judged.chosen.body or {})
+
+
+def _barred(row: Row, operation: OperationRow, judged: Judgement, known: Catalog) -> tuple[str, str]:
+    """(reason, sentence) why the host's system may not be installed anew, where that is wanted, apart from holds and permits."""
+    if step_of(operation.status) is None:
+        return "", ""
+    if judged.chosen.body is None:
+        return "NothingAccepted", "No set has been accepted: nothing would be put on the empty host."
+    if judged.memory.adopted:
+        return (
+            "Adopted",
+            "The host was set up by somebody else: what is there is not Fleet's to wipe until a person accepts it.",
+        )
+    cluster = known.clusters.get(row.cluster_id)
+    if cluster is not None and _joined(row, judged) and provider_of(cluster.spec) not in (*MADE, SIMULATED):
+        return (
+            "CannotRejoin",
+            f"Cluster {cluster.name} was made by others: Fleet could not let the machine join it again.",
+        )
+    return "", ""
+
+
+def _again(row: Row, operation: OperationRow, judged: Judgement, known: Catalog) -> Plan | None:
+    """What would fill the host of an Operation that installs it anew. Where its node was deleted it joins again."""
+    body = judged.chosen.body
+    if body is None or step_of(operation.status) is None:
+        return None
+    diffs = doable(judged.diffs, body)
+    cluster = known.clusters.get(row.cluster_id)
+    made = cluster is not None and provider_of(cluster.spec) in MADE
+    if made and row.node is None and NODE_BEFORE in operation.status and not any(d.kind == "node" for d in diffs):
+        diffs.append(not_joined(row.name))
+    return converge(diffs, body) if diffs else None
 
 
 def _brake(row: Row, operation: OperationRow, known: Catalog) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -18,6 +18,7 @@ from machines.health import component_trouble
 from machines.hosts import Facts
 from machines.models import OwnerClass
 from machines.plan import Plan, converge
+from machines.reinstall import empty, reinstalled, underway
 from machines.rows import Row
 
 MIN_FREE_BYTES: Final = 256 << 20
@@ -194,6 +195,7 @@ def judge(row: Row, chosen: Chosen, facts: Facts, around: Around) -> Judgement:
     if chosen.body is None:
         return Judgement(chosen, facts, memory, identity, fit, halt=halt)
     memory = _sight(row, chosen, facts, memory)
+    row, memory = _as_installed_anew(row, facts, memory)
     left, held = _removals(row, chosen.body, leftover(row, chosen.body, chosen.layers))
     diffs = (*compare(chosen.body, facts, row.inventory, left), *_not_joined(row, chosen.body, around))
     used: list[str] = [CONFIRM_REMOVAL] if CONFIRM_REMOVAL in row.annotations and not (left.removals or held) else []
@@ -203,8 +205,8 @@ def judge(row: Row, chosen: Chosen, facts: Facts, around: Around) -> Judgement:
         used.append(ACCEPT_DIFF)
     if TAKE_OVER in row.annotations and facts.marker == f"{around.installation} {row.uid}":
         used.append(TAKE_OVER)
-    doable = _doable(diffs, chosen.body)
-    plan = converge(doable, chosen.body) if doable else None
+    possible = doable(diffs, chosen.body)
+    plan = converge(possible, chosen.body) if possible else None
     why = ("repair" if memory.met == chosen.hash else "change") if diffs else ""
     blocked = _blocked(row, chosen, memory, why) if plan else ("", "")
     trouble = component_trouble(diffs) if why == "repair" else ("", "")
@@ -245,6 +247,21 @@ def _sight(row: Row, chosen: Chosen, facts: Facts, memory: Memory) -> Memory:
     return memory
 
 
+def _as_installed_anew(row: Row, facts: Facts, memory: Memory) -> tuple[Row, Memory]:
+    """A host that an open Operation has installed anew never held its set: what is missing there is no damage and no drift.
+
+    Until that Operation has told it to the inventory, nothing of what Fleet put on the old disk counts.
+    """
+    status = row.operation.status if row.operation is not None else {}
+    if not underway(status):
+        return row, memory
+    if reinstalled(status):
+        return row, replace(memory, met=0)
+    if empty(status.get("bootIdBefore", ""), facts):
+        return replace(row, inventory=()), replace(memory, met=0)
+    return row, memory
+
+
 def _removals(row: Row, body: Json, left: Leftover) -> tuple[Leftover, tuple[str, ...]]:
     """(what may be removed, what waits for a person): one package may go, several at once or the last one are asked for."""
     if len(left.removals) <= 1 and (body["packages"] or not left.removals):
@@ -283,10 +300,15 @@ def _not_joined(row: Row, body: Json, around: Around) -> tuple[Diff, ...]:
     """A machine with a kubelet whose cluster has no node of it; where the view cannot be believed nothing follows."""
     if row.node is not None or row.cluster_id not in around.joins or KUBELET not in by_name(body):
         return ()
-    return (Diff("node", row.name, "joined", "not joined", "None", KUBELET),)
+    return (not_joined(row.name),)
 
 
-def _doable(diffs: tuple[Diff, ...], body: Json) -> list[Diff]:
+def not_joined(machine: str) -> Diff:
+    """The cluster has no node of the machine."""
+    return Diff("node", machine, "joined", "not joined", "None", KUBELET)
+
+
+def doable(diffs: Sequence[Diff], body: Json) -> list[Diff]:
     """Without what belongs to a package that cannot be installed: an artifact without checksum and key never is."""
     bare = set(unverifiable(body)) & {d.name for d in diffs if d.kind == "package"}
     return [d for d in diffs if d.package not in bare]

@@ -13,6 +13,7 @@ from machines.analyze import Diff
 from machines.desired import by_name
 from machines.gates import NodeRow
 from machines.hosts import Action, Facts, StepRef, StepResult
+from machines.plan import Plan
 from machines.plan import rollback as rollback_steps
 
 Ended = Literal["", "Succeeded", "Failed", "Cancelled"]
@@ -69,7 +70,7 @@ class Start:
 @dataclass(frozen=True, slots=True)
 class Effect:
     """Something to be done in this pass by another way than the host's: to its node through the API server (isolate, drain,
-    delete-node), to its power through its controller (power-cycle)."""
+    delete-node), to its power through its controller (power-cycle), to its system through its provisioner (reinstall)."""
 
     verb: str
     options: Json = field(default_factory=dict)
@@ -122,6 +123,8 @@ class Scene:
     node: NodeRow | None = None
     node_ready: bool = False
     boot_id: str = ""  # of the newest look at the host that was answered
+    barred: tuple[str, str] = ("", "")  # why its system may not be installed anew
+    again: Plan | None = None  # what would fill the host, once it was installed anew
 
 
 def current(status: Json) -> Json | None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from fleet.control.kinds import Json
 from fleet.control.times import format_time
+from machines import power, reinstall
 from machines.analyze import runs_kernel
 from machines.desired import by_name, package_of
 from machines.fence import EVIDENCE
@@ -27,8 +28,8 @@ from machines.operation_moves import (
     waited,
 )
 from machines.own_steps import own_step
-from machines.plan import FREE, PSEUDO, UNSEEN
-from machines.power import touched
+from machines.plan import BLIND_ACTIONS, DELETE_NODE, FREE, POWER_CYCLE, PSEUDO, REINSTALL, UNSEEN
+from machines.reinstall_steps import plan_again
 from machines.rows import OperationRow
 from machines.step_actions import SECONDS, action_of
 
@@ -63,14 +64,18 @@ def advance(operation: OperationRow, scene: Scene) -> Move:
     """The next move. Only called with facts that were seen, or for steps that need none (`blind`)."""
     status = copy.deepcopy(operation.status)
     inventory: list[InventoryChange] = []
-    for _ in range(500):  # each turn ends a step or returns; a rollback adds some
+    plan_again(status, scene)
+    for _ in range(500):  # each turn ends a step or returns; a rollback or an empty host adds some
         step = current(status)
         if step is None:
             return finish(status, inventory)
         if step.get("running"):
             move = _poll(operation, status, step, scene, inventory)
-        elif scene.superseded[0] and not touched(step.get("progress", {})):  # a power cycle ends with power on
+        elif scene.superseded[0] and not _irrevocable(status, step):
             move = end(status, "Cancelled", *scene.superseded, inventory, scene.now)
+        elif not scene.facts.seen and step["verb"] == EVIDENCE:
+            done(step, scene.now, "NotCollected", "The host does not answer.")
+            move = None
         elif not scene.facts.seen and step["verb"] not in UNSEEN:
             step.update(reason="HostSilent", message="The host does not answer.")
             move = Move(status | {"message": step["message"]}, wait=10, inventory=tuple(inventory))
@@ -81,6 +86,16 @@ def advance(operation: OperationRow, scene: Scene) -> Move:
         if move is not None:
             return move
     return Move(status, inventory=tuple(inventory))
+
+
+def _irrevocable(status: Json, step: Json) -> bool:
+    """A step that goes on to its end whoever cancels: power comes on again, a wiped host comes back and its old node goes."""
+    progress = step.get("progress", {})
+    if step["verb"] == POWER_CYCLE:
+        return power.touched(progress)
+    if step["verb"] == REINSTALL:
+        return reinstall.touched(progress)
+    return step["verb"] == DELETE_NODE and reinstall.reinstalled(status)
 
 
 def finish(status: Json, inventory: list[InventoryChange]) -> Move:
@@ -152,9 +167,10 @@ def _overdue(step: Json, now: datetime) -> bool:
 
 
 def blind(operation: OperationRow) -> bool:
-    """Whether the next step needs no word of the host: a power cycle goes on while nobody sees it, and so does what leads there."""
+    """Whether the next step needs no word of the host: a power cycle, or an installation, goes on while nobody sees it, and so does
+    what leads there."""
     wanted = operation.spec.get("steps") or ()
-    if not any(s.get("action") == "PowerCycle" for s in wanted):
+    if not any(s.get("action") in BLIND_ACTIONS for s in wanted):
         return False
     step = current(operation.status)
     return step is None and not operation.status.get("steps") or step is not None and step["verb"] in UNSEEN
@@ -171,7 +187,7 @@ def unseen(operation: OperationRow, now: datetime) -> Move | None:
         return Move(operation.status, "Cancelled", "Cancelled", f"Cancelled by {who}.") if who else None
     status = copy.deepcopy(operation.status)
     step = _running(status)
-    since = now - datetime.fromisoformat(step["startTime"]) if step else now - operation.started_at
+    since = now - (datetime.fromisoformat(step["startTime"]) if step else _last_end(status, operation.started_at))
     limit = SECONDS.get(step["verb"], 300) if step else 0
     if since.total_seconds() <= limit + (0 if who else SILENCE_SECONDS):
         return None
@@ -183,6 +199,12 @@ def unseen(operation: OperationRow, now: datetime) -> Move | None:
     if who:
         return end(status, "Cancelled", "Cancelled", f"Cancelled by {who}. {unknown}.", (), now)
     return end(status, "Failed", "HostSilent", f"{unknown}; the next look at the host will tell.", (), now)
+
+
+def _last_end(status: Json, started: datetime) -> datetime:
+    """When the Operation came forward last: its silence counts from there."""
+    ends = [datetime.fromisoformat(s["endTime"]) for s in status.get("steps", ()) if s.get("endTime")]
+    return max([started, *ends])
 
 
 def _inventory(step: Json, status: Json, scene: Scene, result: StepResult) -> list[InventoryChange]:

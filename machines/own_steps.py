@@ -6,8 +6,10 @@ from fleet.control.kinds import Json
 from fleet.control.times import format_time
 from machines.join import WAIT_SECONDS as JOIN_SECONDS
 from machines.operation_moves import Effect, InventoryChange, Move, Scene, done, fail, halted, waited
-from machines.plan import POWER_CYCLE
-from machines.power import BOOT_SECONDS, late, opened, returned, touched
+from machines.plan import DELETE_NODE, POWER_CYCLE, PROVISION, REINSTALL, WAIT_FOR_NODE
+from machines.power import BOOT_SECONDS, late, returned, touched
+from machines.reinstall_steps import barred, provision, reinstall
+from machines.rounds import opened
 from machines.rows import OperationRow
 
 
@@ -18,6 +20,9 @@ def own_step(
     if step["verb"] == "permit":
         if scene.halt[0]:
             return halted(status, step, scene, inventory)
+        refused = barred(status, scene, inventory)
+        if refused is not None:
+            return refused
         if status.get("permit"):
             done(step, scene.now, "Granted", f"Permit {status['permit']}.")
             return None
@@ -36,9 +41,13 @@ def own_step(
         return _drain(operation, status, step, scene, inventory)
     if step["verb"] == POWER_CYCLE:
         return _power_cycle(status, step, scene, inventory)
-    if step["verb"] == "wait-for-node":
+    if step["verb"] == REINSTALL:
+        return reinstall(status, step, scene, inventory)
+    if step["verb"] == PROVISION:
+        return provision(status, step, scene, inventory)
+    if step["verb"] == WAIT_FOR_NODE:
         return _wait_for_node(status, step, scene, inventory)
-    if step["verb"] == "delete-node":
+    if step["verb"] == DELETE_NODE:
         return _delete_node(status, step, scene, inventory)
     left = sorted({f"{d.kind} {d.name}" for d in scene.diffs} & set(status.get("targets", [])))
     if left and "rollback" not in status:
@@ -134,4 +143,4 @@ def _delete_node(status: Json, step: Json, scene: Scene, inventory: list[Invento
         done(step, scene.now, "Gone", "The cluster has no node of this machine any more.")
         return None
     step.setdefault("startTime", format_time(scene.now))
-    return Move(status | {"message": "The node is deleted."}, effect=Effect("delete-node"), inventory=tuple(inventory))
+    return Move(status | {"message": "The node is deleted."}, effect=Effect(DELETE_NODE), inventory=tuple(inventory))

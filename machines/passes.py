@@ -18,6 +18,7 @@ from machines.gates import NodeRow
 from machines.hosts import Facts, Hosts, StepOrder, Target
 from machines.judge import Judgement
 from machines.nodes import Clusters, KeptClusters
+from machines.provisioner import Provisioners
 from machines.rows import Row
 from machines.scheduled import Scheduled
 
@@ -47,6 +48,7 @@ class Context:
     point: Callable[[int], Awaitable[None]] = no_fault
     clusters: Clusters = field(default_factory=KeptClusters)
     bmcs_by_driver: Mapping[str, Bmcs] = field(default_factory=dict)
+    provisioners_by_driver: Mapping[str, Provisioners] = field(default_factory=dict)  # a driver may have none
 
 
 @dataclass(slots=True)

@@ -14,15 +14,23 @@ from typing import Final
 from fleet.control.kinds import Json
 from machines.analyze import RANK, Diff, strongest
 from machines.desired import by_name
+from machines.fence import EVIDENCE
 from machines.hosts import Disruption
 
+POWER_CYCLE: Final = "power-cycle"
+REINSTALL: Final = "reinstall"  # the operating system; see `machines.reinstall_steps`
+PROVISION: Final = "provision"  # becomes the steps that fill an empty host
+DELETE_NODE: Final = "delete-node"
+WAIT_FOR_NODE: Final = "wait-for-node"
+POST_CHECK: Final = "post-check"
 # Steps that Fleet itself takes; nothing reaches the host.
 PSEUDO: Final = frozenset(
-    {"permit", "pre-check", "isolate", "drain", "power-cycle", "wait-for-node", "delete-node", "post-check"}
-)
-POWER_CYCLE: Final = "power-cycle"
-# Of an Operation with a power cycle, the steps that go on while the host does not answer: none of them needs its word.
-UNSEEN: Final = frozenset({"permit", "isolate", "drain", POWER_CYCLE})
+    {"permit", "pre-check", "isolate", "drain", POWER_CYCLE, REINSTALL, PROVISION, WAIT_FOR_NODE, DELETE_NODE, POST_CHECK}
+)  # fmt: skip
+# Actions of a rung that are done without the host's word, and the steps of their Operations that go on while it does not answer.
+BLIND_ACTIONS: Final = frozenset({"PowerCycle", "Reinstall"})
+UNSEEN: Final = frozenset({"permit", "isolate", "drain", EVIDENCE, POWER_CYCLE, REINSTALL, DELETE_NODE})
+OWN_BRAKES: Final = frozenset({"permit", "pre-check", "drain", POST_CHECK})  # of a converge; a repair has its own
 RECOVER: Final = "recover"  # why there is an Operation: a fault is repaired
 FREE: Final = frozenset({"stage-package"})  # effects that need no permit
 
@@ -67,6 +75,8 @@ class Plan:
         """What the permit is asked for: removals are destructive, whatever else there is."""
         if any(s.verb == "remove-package" for s in self.steps):
             return "Remove"
+        if any(s.verb == REINSTALL for s in self.steps):
+            return "Reinstall"
         if any(s.verb == POWER_CYCLE for s in self.steps):
             return "PowerCycle"
         return self.disruption
@@ -114,9 +124,9 @@ def converge(diffs: Sequence[Diff], body: Json) -> Plan:
     touched = [p for p in body["packages"] if p["healthCheck"] and any(d.package == p["name"] for d in diffs)]
     act += [Step("health-check", p["name"]) for p in touched]
     if joins:
-        act.append(Step("wait-for-node"))
+        act.append(Step(WAIT_FOR_NODE))
     targets = tuple(f"{d.kind} {d.name}" for d in diffs)
-    return Plan((*stage, *_brakes(disruption), *act, Step("post-check")), disruption, targets)
+    return Plan((*stage, *_brakes(disruption), *act, Step(POST_CHECK)), disruption, targets)
 
 
 def _brakes(disruption: Disruption) -> tuple[Step, ...]:
@@ -157,8 +167,11 @@ def reboot() -> Plan:
     return Plan((*_brakes("Reboot"), Step("reboot")), "Reboot", ())
 
 
-def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json) -> Plan:
-    """A rung of a playbook. Evidence is collected after the node was closed and before anything on the host is changed."""
+def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json, *, joined: bool = False) -> Plan:
+    """A rung of a playbook. Evidence is collected after the node was closed and before anything on the host is changed.
+
+    `joined`: the machine is a node by a kubelet that Fleet put there, so that its node goes with the host's system.
+    """
     before: list[Step] = []
     act: list[Step] = []
     hardest: list[Disruption] = ["None"]
@@ -177,6 +190,9 @@ def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json) -> Plan:
         elif action == "PowerCycle":
             act.append(Step(POWER_CYCLE))
             hardest.append("Reboot")
+        elif action == "Reinstall":
+            act += [Step(REINSTALL), *((Step(DELETE_NODE),) if joined else ()), Step(PROVISION)]
+            hardest.append("Reboot")
         else:
             act += _repairs(action, step, diffs, body)
             hardest.append("Restart")
@@ -184,8 +200,8 @@ def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json) -> Plan:
     act = list(dict.fromkeys(act))
     whole = (Step("pre-check"),) if any(s.verb == "install-package" for s in act) else ()
     # A host that is switched off and on answers on no way as a rule: its controller's word is kept by the step itself.
-    evidence = () if Step(POWER_CYCLE) in act else (Step("collect-evidence", items=units),)
-    return Plan((Step("permit"), *before, *evidence, *whole, *act, Step("post-check")), strongest(hardest), ())
+    evidence = () if Step(POWER_CYCLE) in act else (Step(EVIDENCE, items=units),)
+    return Plan((Step("permit"), *before, *evidence, *whole, *act, Step(POST_CHECK)), strongest(hardest), ())
 
 
 def _repairs(action: str, step: Json, diffs: Sequence[Diff], body: Json) -> list[Step]:
@@ -230,7 +246,7 @@ def drain() -> Plan:
 
 def decommission(packages: Sequence[str], files: Sequence[str], body: Json, *, is_node: bool = False) -> Plan:
     """Out of service: drain, leave the cluster, uninstall what Fleet installed, take Fleet's marker away last. DELETE itself is the confirmation."""
-    leave = (Step("leave-node"), Step("delete-node")) if is_node else ()  # the kubelet stops before its node goes
+    leave = (Step("leave-node"), Step(DELETE_NODE)) if is_node else ()  # the kubelet stops before its node goes
     steps = [*_brakes("Drain"), *leave, *(Step("remove-package", p) for p in packages)]
     if files:
         steps.append(Step("remove-files", items=tuple(files)))

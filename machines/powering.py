@@ -14,7 +14,8 @@ from machines.hosts import StepRef, StepResult
 from machines.operation_moves import Told
 from machines.passes import Context, Pass
 from machines.plan import POWER_CYCLE
-from machines.power import round_of, troubled
+from machines.power import round_of
+from machines.rounds import troubled
 
 HEALTH_SECONDS: Final = 8.0
 

@@ -19,6 +19,7 @@ from machines.evidence import forget_old
 from machines.hosts import Hosts
 from machines.layers import rollout_layers
 from machines.nodes import KeptClusters
+from machines.provisioners import kept_provisioners
 from machines.reconcile import Context, reconcile
 from machines.rows import Row
 
@@ -77,6 +78,7 @@ async def _reconcile(seat: Seat, rows: list[Row]) -> None:
         rest_seconds=settings.FLEET_OBSERVE_SECONDS,
         clusters=seat.kept.setdefault("clusters", KeptClusters()),
         bmcs_by_driver=kept_bmcs(seat),
+        provisioners_by_driver=kept_provisioners(seat),
     )
     await reconcile(rows, context)
 

@@ -21,6 +21,12 @@ MOST_TEXT: Final = 900
 # Fleet's look at a host and its probes go over the same network: together they are one source.
 OWN_EYES: Final = {"prober": "fleet"}
 BLIND: Final = "ViewBroken"
+REINSTALLED: Final = (
+    "BeingReinstalled"  # why nothing new is concluded of a machine whose host an Operation installs anew
+)
+REINSTALLED_TEXT: Final = (
+    "Its host is being installed anew: what is missing or silent there is of Fleet's own making until that is over."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One machine as it is seen now. `blind`: why nothing may be concluded about its cluster now ("" = nothing stands against it)."""
+    """One machine as it is seen now. `blind`: why nothing may be concluded about its cluster now ("" = nothing stands against it).
+
+    `reinstalled`: nothing may be concluded about the machine itself, and no fault begins, until its host is whole again.
+    """
 
     machine_id: int
     name: str
@@ -53,6 +62,14 @@ class Sight:
     labels: Mapping[str, str] = field(default_factory=dict)
     evidence: tuple[Evidence, ...] = ()
     blind: str = ""
+    reinstalled: bool = False
+
+    @property
+    def barred(self) -> tuple[str, str]:
+        """(reason, sentence) why nothing may be concluded now, or nothing."""
+        if self.reinstalled:
+            return REINSTALLED, REINSTALLED_TEXT
+        return (BLIND, self.blind) if self.blind else ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +130,11 @@ def look(rules: Sequence[Rule], sight: Sight, known: Mapping[str, Known], now: d
             matched[rule.fault_type] = (rule, _joined(found, there[1]) if not there[0].shadow else found)
         elif not rule.shadow:  # a rule on trial lends no evidence to one that acts
             matched[rule.fault_type] = (there[0], _joined(there[1], found))
-    out = [_present(rule, found, sight, known.get(type_), now) for type_, (rule, found) in matched.items()]
+    out = [
+        _present(rule, found, sight, known.get(type_), now)
+        for type_, (rule, found) in matched.items()
+        if type_ in known or not sight.reinstalled
+    ]
     for type_, fault in known.items():
         if type_ not in matched and fault.rule:  # what a person declared a person takes back
             out.append(_absent(by_name.get(fault.rule), fault, sight, now))
@@ -164,8 +185,9 @@ def _present(rule: Rule, found: tuple[Evidence, ...], sight: Sight, fault: Known
             held_since=held, cleared_since=None, flips=flips, due_seconds=due,
         )  # fmt: skip
 
-    if sight.blind and (fault is None or fault.phase in (OPEN, SUSPECTED, CONFIRMED)):
-        return seen(OPEN, BLIND, sight.blind, held=now, due=10.0)
+    barred = sight.barred
+    if barred[0] and (fault is None or fault.phase in (OPEN, SUSPECTED, CONFIRMED)):
+        return seen(OPEN, *barred, held=now, due=10.0)
     flapping = rule.flaps[0] > 0 and len(flips) >= rule.flaps[0]
     rest = 0.0 if flapping else rule.hold_seconds - (now - held).total_seconds()
     said = _sentence(found)
@@ -194,9 +216,10 @@ def _absent(rule: Rule | None, fault: Known, sight: Sight, now: datetime) -> Fin
     unknown = [
         t for t, _ in fault.seen if not t.startswith(EVENT) and (t not in evidence or evidence[t].status == "Unknown")
     ]
-    if rule is not None and sight.blind:
+    barred = sight.barred
+    if rule is not None and barred[0]:
         phase = OPEN if fault.phase in (SUSPECTED, CONFIRMED) else fault.phase
-        return left(phase, BLIND, sight.blind, cleared=None, held=now, due=30.0)
+        return left(phase, *barred, cleared=None, held=now, due=30.0)
     if rule is not None and unknown:
         text = f"Nobody knows now whether {', '.join(sorted(unknown))} still says so."
         return left(fault.phase, "Unknown", text, cleared=None, due=30.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
+from machines.reinstall import UNDERWAY
+
 # By key, and never joined: of tables that a storm has just filled the planner knows nothing.
 FAULTS: Final[LiteralString] = """
 SELECT machine_id, id, type, phase, rule, shadow, severity, count, held_since, cleared_since, sources, evidence, flips FROM recovery_fault
@@ -14,14 +16,19 @@ SELECT machine_id, type, status, reason, message, source, since FROM recovery_ev
 """
 # Machines of which a condition speaks for a fault, and those that are named; with all that detection looks at.
 # `ids`: rows of the dictionary of conditions that a rule looks for.
-SIGHTS: Final[LiteralString] = """
-SELECT s.id, s.name, s.cluster_id, s.rack_id, m.labels::text, s.k_cond, s.m_cond, s.x_cond, s.notes::text
+SIGHTS: Final[LiteralString] = (
+    """
+SELECT s.id, s.name, s.cluster_id, s.rack_id, m.labels::text, s.k_cond, s.m_cond, s.x_cond, s.notes::text,
+  EXISTS (SELECT FROM machines_operation o WHERE o.machine_id = a.id AND o.started_at IS NOT NULL AND o.ended_at IS NULL AND """
+    + UNDERWAY
+    + """ OFFSET 0)
 FROM unnest(%(machines)s::bigint[]) AS a(id)
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = a.id OFFSET 0) s
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = a.id AND deleted_at IS NULL OFFSET 0) m
 WHERE s.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired')
   AND (a.id = ANY (%(named)s::bigint[]) OR EXISTS (SELECT FROM unnest(s.k_cond || s.m_cond || s.x_cond) v WHERE v >> 32 = ANY (%(ids)s::bigint[])))
 """
+)
 CLUSTERS: Final[LiteralString] = "SELECT id::int, name FROM clusters_cluster WHERE id = ANY (%s::bigint[])"
 
 # Machines that changed since a position, and those whose fault waits for nothing but time.

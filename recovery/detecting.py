@@ -122,7 +122,7 @@ async def _by_machine(
 
 
 def _sight(row: Sequence[Any], names: Mapping[int, str], said: Sequence[Evidence], blind: blindness.Blind) -> Sight:
-    id_, name, cluster_id, rack_id, labels, k_cond, m_cond, x_cond, notes = row
+    id_, name, cluster_id, rack_id, labels, k_cond, m_cond, x_cond, notes, reinstalled = row
     told = orjson.loads(notes) if notes else None
     found = (
         *_evidence(k_cond, told, AGENT),
@@ -131,8 +131,8 @@ def _sight(row: Sequence[Any], names: Mapping[int, str], said: Sequence[Evidence
         *said,
     )
     return Sight(
-        id_, name, cluster_id, names.get(cluster_id, ""), orjson.loads(labels), found, blind.why(cluster_id, rack_id)
-    )
+        id_, name, cluster_id, names.get(cluster_id, ""), orjson.loads(labels), found, blind.why(cluster_id, rack_id), reinstalled
+    )  # fmt: skip
 
 
 def _evidence(array: Sequence[int], notes: Mapping[str, str] | None, source: str) -> list[Evidence]:

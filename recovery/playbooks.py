@@ -18,14 +18,17 @@ ACTIONS: Final[dict[str, str]] = {
     "Drain": "Drain",
     "Reboot": "Reboot",
     "PowerCycle": "PowerCycle",
+    "Reinstall": "Reinstall",
     "Replace": "Replace",
     "AskPerson": "None",
 }
-_ORDER: Final = ("None", "Cordon", "Restart", "Drain", "Reboot", "PowerCycle", "Replace")
-TWO_SOURCES: Final = frozenset({"Reboot", "PowerCycle", "Replace"})  # never on the word of one source alone
-SILENCE: Final = frozenset(
-    {"fleet", "kubelet"}
-)  # sources that a cut network makes silent: without another nothing is power-cycled
+HARDNESS: Final = ("None", "Cordon", "Restart", "Drain", "Reboot", "PowerCycle", "Reinstall", "Replace")
+TWO_SOURCES: Final = frozenset(
+    {"Reboot", "PowerCycle", "Reinstall", "Replace"}
+)  # never on the word of one source alone
+SILENCE: Final = frozenset({"fleet", "kubelet"})  # sources that a cut network makes silent
+MORE_THAN_SILENCE: Final = frozenset({"PowerCycle", "Reinstall"})  # actions that ask for a source besides those
+BESIDE_REINSTALL: Final = frozenset({"Isolate", "Drain"})  # what may stand in its rung: everything else it brings along
 OF_PEOPLE: Final = frozenset({"Replace", "AskPerson"})  # nothing is sent to the host: a person is asked
 VERIFY_SECONDS: Final = 120
 PROBATION_SECONDS: Final = 60
@@ -43,7 +46,7 @@ class Rung:
     @property
     def verb(self) -> str:
         """What the permit is asked for."""
-        return max((ACTIONS[s["action"]] for s in self.steps), key=_ORDER.index, default="None")
+        return max((ACTIONS[s["action"]] for s in self.steps), key=HARDNESS.index, default="None")
 
     @property
     def of_people(self) -> bool:
@@ -51,8 +54,8 @@ class Rung:
         return any(s["action"] in OF_PEOPLE for s in self.steps)
 
     def only_silence(self, sources: Sequence[str]) -> bool:
-        """It switches the power, and nobody speaks for the fault but those whom a cut network would silence as well."""
-        return any(s["action"] == "PowerCycle" for s in self.steps) and not set(sources) - SILENCE
+        """It switches the power or wipes the disks, and nobody speaks for the fault but those whom a cut network would silence as well."""
+        return any(s["action"] in MORE_THAN_SILENCE for s in self.steps) and not set(sources) - SILENCE
 
     @property
     def sources(self) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 
 from fleet.control.kinds import FAULT_RULE, PLAYBOOK, Column, Json, Kind, Problem
 from fleet.safety.schema import BY_LABELS, describe_target, one_of
-from recovery.playbooks import ACTIONS, OF_PEOPLE
+from recovery.playbooks import ACTIONS, BESIDE_REINSTALL, OF_PEOPLE
 from recovery.schema import CATEGORIES, NAME, TYPE, number_at, path_of
 from recovery.types import SEVERITIES, TYPES
 
@@ -51,7 +51,11 @@ _STEP: Final[Json] = {
     "type": "object",
     "required": ["action"],
     "properties": {
-        "action": {"type": "string", "enum": list(ACTIONS), "description": "What is done."},
+        "action": {
+            "type": "string",
+            "enum": list(ACTIONS),
+            "description": "What is done. Reinstall wipes the disks: it needs a Drain before it in its rung, and stands there with Isolate and Drain only.",
+        },
         "units": {
             "type": "array",
             "items": {"type": "string", "maxLength": 255, "pattern": r"[A-Za-z0-9_][A-Za-z0-9:_.@\\-]{0,254}"},
@@ -184,6 +188,24 @@ FAULT_RULE_KIND = Kind(
 )  # fmt: skip
 
 
+def _check_reinstall(actions: Sequence[str], path: str) -> Sequence[Problem]:
+    """The disks are wiped: nothing may run there any more, and what else a rung would repair is gone with them."""
+    if "Reinstall" not in actions:
+        return ()
+    at = actions.index("Reinstall")
+    problems = []
+    if "Drain" not in actions[:at]:
+        text = "Reinstall wipes the disks: the rung needs a Drain before it"
+        problems.append(Problem(f"{path}[{at}].action", text, "FieldValueRequired"))
+    for number, action in enumerate(actions):
+        if number != at and action not in BESIDE_REINSTALL | OF_PEOPLE:
+            text = (
+                f"{action} has no place beside Reinstall, which puts everything there anew: give it a rung of its own"
+            )
+            problems.append(Problem(f"{path}[{number}].action", text, "FieldValueForbidden"))
+    return problems
+
+
 def _check_playbook(new: Json, old: Json | None) -> Sequence[Problem]:
     problems: list[Problem] = []
     rungs = new["spec"]["rungs"]
@@ -202,6 +224,7 @@ def _check_playbook(new: Json, old: Json | None) -> Sequence[Problem]:
             problems.append(
                 Problem(f"spec.rungs[{index}].steps", f"{people[0]} ends the ladder: it can only be the last rung")
             )
+        problems += _check_reinstall(actions, f"spec.rungs[{index}].steps")
         for at, step in enumerate(rung["steps"]):
             if step["action"] == "CleanDisk" and not step.get("clean"):
                 problems.append(

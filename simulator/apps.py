@@ -17,10 +17,13 @@ class SimulatorConfig(AppConfig):
         from fleet.control.db import connect
         from machines.controllers import register_bmcs
         from machines.drivers import register_driver
+        from machines.provisioners import register_provisioners
         from simulator.bmc import SimulatedBmcs
         from simulator.hosts import SimulatedHosts
+        from simulator.provisioner import SimulatedProvisioners
         from simulator.ways import way
 
         register_driver("simulated", lambda: SimulatedHosts(connect))
         register_bmcs("simulated", lambda: SimulatedBmcs(connect))
+        register_provisioners("simulated", lambda: SimulatedProvisioners(connect))
         register_way(SIMULATED, way)

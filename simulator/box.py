@@ -5,6 +5,7 @@ Pure: plain data and the time as seconds since the epoch. A box that was never t
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import uuid
 from dataclasses import dataclass, field
@@ -79,6 +80,15 @@ class Box:
     staged: list[str] = field(default_factory=list)  # artifacts that lie verified in the store
     ops: dict[str, Json] = field(default_factory=dict)  # StepRef.folder -> {step, at, ends, order, state, ...}
     faults: dict[str, Json] = field(default_factory=dict)
+    installs: int = 0  # how often its system was installed anew
+    # What its provisioner remembers of it: id -> {at, begins, ends, and what became of it}.
+    installations: dict[str, Json] = field(default_factory=dict)
+
+    @property
+    def host_key(self) -> str:
+        """Of its sshd; another one with every system."""
+        digest = hashlib.sha256(f"{self.uid} {self.installs}".encode()).digest()
+        return "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0 " + digest).decode()
 
     @property
     def boot_id(self) -> str:
@@ -138,7 +148,9 @@ def unseen(box: Box, target: Target, now: float) -> Facts | None:
         return Facts(
             target.key, reason="Timeout", message=f"{target.address} took the command and did not answer in 20 s."
         )
-    if box.has("wrong-key", now):
+    # Nobody enrols the key of a box's first system; once it has another one, whatever is enrolled must be that.
+    renewed = bool(box.installs and target.host_keys) and box.host_key not in target.host_keys
+    if renewed or box.has("wrong-key", now):
         return Facts(
             target.key, reason="HostKeyMismatch", message=f"{target.address} shows a host key that is not enrolled."
         )

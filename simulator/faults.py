@@ -38,6 +38,11 @@ FAULTS: Final[dict[str, str]] = {
     "power-off": "has no power until its controller switches it on",
     "bmc-silent": "its controller does not answer",
     "bmc-deaf": "its controller takes requests and does nothing",
+    "provisioner-silent": "its provisioner does not answer",
+    "provisioner-deaf": "its provisioner takes requests and does nothing",
+    "reinstall-fails": "the next installation of its system fails",
+    "reinstall-stuck": "an installation of its system never ends",
+    "reinstall-answer-lost": "the next installation is asked for but the answer is lost",
     "bad-disk": "its controller calls a disk critical",
     "bad-memory": "its controller calls the memory critical",
     "bad-board": "its controller calls the board critical",
@@ -48,7 +53,9 @@ FAULTS: Final[dict[str, str]] = {
     "drift-package": "somebody removes a package",
     "drift-sysctl": "somebody resets a sysctl",
 }
-COUNTED: Final = frozenset({"install-fails", "download-fails", "bad-checksum", "start-fails", "lost-answer"})
+COUNTED: Final = frozenset(
+    {"install-fails", "download-fails", "bad-checksum", "start-fails", "lost-answer", "reinstall-fails", "reinstall-answer-lost"}
+)  # fmt: skip
 
 
 class FaultError(ValueError):

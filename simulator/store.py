@@ -25,6 +25,8 @@ _WHOLE: Final = (
     "boot_modules",
     "staged",
     "forgotten",
+    "installs",
+    "installations",
 )
 
 _COLUMNS = """h.uid::text, h.seed, h.boots, CASE WHEN isfinite(h.boot_until) THEN extract(epoch FROM h.boot_until)::float8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from simulator.box import BARE_SYSCTLS, Box, Json, pick
+from simulator.box import BARE_SYSCTLS, Box, Json, bare, pick
 from simulator.steps import Failure, Wait, finish, interrupt
 
 HOUR: Final = 3600.0
@@ -34,6 +34,11 @@ ONE_SHOT: Final = frozenset(
 )
 REBOOT_DELAY_SECONDS: Final = 2.0  # so that the result of the step is on the disk before
 _HOURS_LOOKED_BACK: Final = 72
+_WIPES: Final = "wipes"
+_OF_THE_DISK: Final = (
+    "incarnation", "epoch", "marker", "forgotten", "kernel", "kernels", "cmdline", "next_cmdline", "packages", "files", "units",
+    "sysctls", "boot_sysctls", "modules", "boot_modules", "staged", "ops",
+)  # fmt: skip
 _SETTLE_SECONDS: Final = 6 * HOUR
 
 
@@ -43,7 +48,11 @@ def settle(box: Box, now: float, rate: float = 0.0) -> bool:
     weather = sorted(_weather(box, now, rate))
     while (happening := _next(box, weather, now)) is not None:
         at, kind, folder = happening
-        if folder:
+        if kind == _WIPES:
+            installation = box.installations[folder]
+            installation["wiped"] = True
+            wipe(box, at, float("inf") if installation.get("stuck") else installation["ends"])
+        elif folder:
             _end(box, box.ops[folder])
         else:
             if weather[:1] == [(at, kind)]:
@@ -63,8 +72,11 @@ def settle(box: Box, now: float, rate: float = 0.0) -> bool:
 
 def boot(box: Box, at: float) -> None:
     """The box goes down at that time and comes back after a while with a new boot id and its newest kernel."""
-    if box.has("reboot-ignored", at):
-        return
+    if not box.has("reboot-ignored", at):
+        _go_down(box, at)
+
+
+def _go_down(box: Box, at: float) -> None:
     for op in box.ops.values():
         if op["state"] == "Running":
             share = (at - op["at"]) / max(op["ends"] - op["at"], 0.001)
@@ -82,13 +94,30 @@ def boot(box: Box, at: float) -> None:
         unit["active"] = "active" if unit["enabled"] in ("enabled", "static") else "inactive"
 
 
+def wipe(box: Box, at: float, until: float) -> None:
+    """The box goes down at that time and comes up from a new disk when the installation ends: nothing of before is there."""
+    _go_down(box, at)
+    new = bare(box.uid, box.seed)
+    for name in _OF_THE_DISK:
+        setattr(box, name, getattr(new, name))
+    box.installs += 1
+    for name in ("hang", "power-off"):  # whatever hung hangs no more, and the provisioner switches it on
+        box.faults.pop(name, None)
+    box.boot_until += until - at
+
+
 def _next(box: Box, weather: list[tuple[float, str]], now: float) -> tuple[float, str, str] | None:
-    """The earliest of what is due: (time, fault, "") or (time, "", folder of a step that ends)."""
+    """The earliest of what is due: (time, fault, ""), (time, "", folder of a step that ends) or (time, wipes, id of an installation)."""
     due = [(op["ends"], "", folder) for folder, op in box.ops.items() if op["state"] == "Running" and op["ends"] <= now]
     due += [
         (fault.get("at", now), name, "")
         for name, fault in box.faults.items()
         if name in ONE_SHOT and fault.get("at", 0.0) <= now
+    ]
+    due += [
+        (known["begins"], _WIPES, id_)
+        for id_, known in box.installations.items()
+        if not known.get("failed") and not known.get("wiped") and known["begins"] <= now
     ]
     due += [(at, kind, "") for at, kind in weather[:1]]
     return min(due, default=None)

@@ -9,12 +9,12 @@ from urllib.parse import quote
 
 from fleet.console.words import Stage, closed, count
 from fleet.control.kinds import Json
-from recovery.playbooks import ACTIONS, OF_PEOPLE, VERIFY_SECONDS
+from recovery.playbooks import ACTIONS, HARDNESS, OF_PEOPLE, VERIFY_SECONDS
 from recovery.types import TYPES
 
 _ACTIONS: Final[Mapping[str, str]] = {
     "CleanDisk": "Clean the disk", "Isolate": "Close for pods", "RestartUnits": "Restart units", "RewriteConfiguration": "Rewrite configuration",
-    "ReinstallPackage": "Re-install package", "Drain": "Drain", "Reboot": "Reboot", "PowerCycle": "Power-cycle", "Replace": "Replace hardware", "AskPerson": "Ask a person",
+    "ReinstallPackage": "Re-install package", "Drain": "Drain", "Reboot": "Reboot", "PowerCycle": "Power-cycle", "Reinstall": "Reinstall the system", "Replace": "Replace hardware", "AskPerson": "Ask a person",
 }  # fmt: skip
 # phase of a fault: (tone, word)
 FAULT_WORDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -181,7 +181,7 @@ def _rung(number: int, rung: Json, entries: list[Json], at: int, status: Json, e
     steps = tuple(action_words(s) for s in rung.get("steps", []))
     verbs = [ACTIONS.get(s.get("action", ""), "None") for s in rung.get("steps", [])]
     return RungView(
-        number, rung["name"], max(verbs, key=_HARD.index, default="None"), steps, _state(number, at, entries, status, ended),
+        number, rung["name"], max(verbs, key=HARDNESS.index, default="None"), steps, _state(number, at, entries, status, ended),
         _OUTCOMES.get(str(last.get("outcome", "")), str(last.get("outcome", ""))), closed(str(last.get("message", ""))), tuple(e["operation"] for e in entries if e.get("operation")), 0 if any(s.get("action") in OF_PEOPLE for s in rung.get("steps", [])) else int(rung.get("verifySeconds", VERIFY_SECONDS)),
     )  # fmt: skip
 
@@ -189,7 +189,6 @@ def _rung(number: int, rung: Json, entries: list[Json], at: int, status: Json, e
 _OUTCOMES: Final[Mapping[str, str]] = {
     "DidNotHelp": "did not help", "CameBack": "it came back", "RungFailed": "failed", "LadderEnded": "did not help", "PersonAsked": "a person was asked", "Cancelled": "cancelled",
 }  # fmt: skip
-_HARD: Final = ("None", "Cordon", "Restart", "Drain", "Reboot", "PowerCycle", "Replace")
 
 
 def _state(number: int, at: int, entries: list[Json], status: Json, ended: bool) -> str:

@@ -93,6 +93,11 @@ _NEXT: Final[dict[str, str]] = {
     "RolledBack": "publish a version that passes its health check",
     "HealthCheckFailed": "read the health check's words on the host",
     "VersionsUnresolved": "correct the version that nobody has declared",
+    "NoProvisioner": "install the system by hand, then run the repair again",
+    "NotReinstalled": "find out why the provisioner's new system was not started",
+    "InstallTimedOut": "look at the provisioner: the installation does not end",
+    "CannotRejoin": "install the system by hand and let the machine join its cluster again",
+    "HostKeyRefused": "put the host's new key into spec.driver.hostKeys",
 }
 # reason of Stalled of a cluster: what a person does next
 _CLUSTER_NEXT: Final[dict[str, str]] = {
@@ -240,6 +245,8 @@ _STAGES: Final[dict[str, str]] = {
     "set-boot-parameters": "Boot entry",
     "configure-pending": "Package database",
     "reboot": "Reboot",
+    "reinstall": "Install system",
+    "provision": "Plan the set",
     "drain": "Drain",
     "remove-files": "Remove files",
     "forget-host": "Forget host",
@@ -303,6 +310,13 @@ _STEP_WORDS: Final[dict[str, str]] = {
     "pre-check": "Pre-check",
     "permit": "Permit",
     "reboot": "Reboot",
+    "power-cycle": "Power-cycle",
+    "reinstall": "Install the operating system anew",
+    "provision": "Plan what the empty host gets",
+    "isolate": "Close for pods",
+    "collect-evidence": "Collect evidence",
+    "delete-node": "Delete the node",
+    "wait-for-node": "Wait for the node",
     "drain": "Drain",
 }
 _VERBS = "|".join(_STEP_WORDS)

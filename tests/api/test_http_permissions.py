@@ -291,7 +291,9 @@ def requests_of(kind: Kind, obj: Json) -> Iterator[tuple[str, str, str, Any, Row
     yield "patch", "PATCH", one + dry, label, writers
     yield "patch status", "PATCH", f"{one}/status{dry}", {"status": {}}, FLEET_ADMINS
     if kind.plural != "clusters":  # deleting a cluster takes its name as a word, tested with clusters
-        done = 409 if kind.plural in ("operations", "operationbatches") else 200  # what is open is cancelled, not deleted
+        done = (
+            409 if kind.plural in ("operations", "operationbatches") else 200
+        )  # what is open is cancelled, not deleted
         yield "delete", "DELETE", one + dry, None, {w: done if code == 200 else code for w, code in writers.items()}
     yield "delete many", "DELETE", f"{base}{dry}&labelSelector=x%3Dy", None, FLEET_ADMINS
 

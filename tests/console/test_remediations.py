@@ -15,6 +15,7 @@ from fleet.console import repair
 from fleet.console.fault_queries import lengths_of, rungs_of
 from recovery.figures import refresh_figures
 from recovery.models import Remediation
+from recovery.playbooks import ACTIONS
 from tests.console.recovery_world import fault, operation, playbook, remediation
 
 Browser = Callable[[str], Client]
@@ -173,3 +174,13 @@ def test_a_rung_that_runs_has_neither_helped_nor_failed(small_fleet: list[str], 
 
 def test_a_playbook_that_is_not_there_is_a_sentence(repairs: None, browser_of: Browser) -> None:
     assert "There is no playbook nobody." in browser_of("admin").get("/playbooks/nobody").content.decode()
+
+
+def test_each_action_of_a_playbook_has_a_word() -> None:
+    assert set(repair._ACTIONS) == set(ACTIONS)
+
+
+def test_a_rung_that_reinstalls_shows_the_hardest_that_it_asks_for() -> None:
+    rungs = [{"name": "reinstall", "steps": [{"action": "Drain"}, {"action": "Reinstall"}]}]
+    (shown,) = repair.rungs_of({"spec": {"ladder": {"rungs": rungs}}, "status": {"phase": "Repairing", "rung": 1}})
+    assert (shown.verb, shown.steps) == ("Reinstall", ("Drain", "Reinstall the system"))

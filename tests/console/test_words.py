@@ -167,3 +167,17 @@ def test_a_filter_survives_being_written_out_and_read_again(text: str) -> None:
 def test_a_filter_that_means_nothing_says_what_would(text: str, said: str) -> None:
     with pytest.raises(filters.FilterError, match=".*" + said.replace("?", r"\?").replace(".", r"\.")):
         filters.parse(text)
+
+
+def test_an_installation_of_a_system_has_words_of_its_own() -> None:
+    steps = [
+        {"verb": "reinstall", "status": "True"},
+        {"verb": "delete-node", "status": "True"},
+        {"verb": "provision", "status": "Unknown", "startTime": "2026-11-26T15:00:00Z"},
+    ]
+    assert [(s.name, s.state) for s in words.stages(steps)] == [
+        ("Install system", "done"),
+        ("Delete node", "done"),
+        ("Plan the set", "now"),
+    ]
+    assert "by hand" in words.next_step("NoProvisioner")

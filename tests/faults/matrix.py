@@ -22,6 +22,7 @@ _BREAKER: Final = "safety/test_breakers.py"
 _STORM: Final = "recovery/test_storm.py"
 _PEOPLE: Final = "recovery/test_people.py"
 _BATCHES: Final = "machines/test_batches.py"
+_REINSTALL: Final = "recovery/test_reinstall.py"
 
 ROWS: Final[tuple[Row, ...]] = (
     Row("a pass dies at any numbered point", "same end, each effect once", (f"{_RECORD}::test_a_worker_that_dies_at_any_point_changes_neither_the_end_nor_how_often_a_step_runs",), True),
@@ -49,6 +50,7 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("a tripped breaker", "healing goes on", (f"{_STORM}::test_healing_goes_on_while_the_breaker_is_open",)),
     Row("flapping, a hundred flips", "one fault that counts them", ("recovery/test_detect.py::test_a_hundred_flips_are_one_fault_that_counts_them",)),
     Row("the same machine a fourth time in a day", "a person", (f"{_PEOPLE}::test_the_fourth_repair_within_a_day_is_a_persons",)),
+    Row("a worker dies, or the answer is lost, while a system is reinstalled", "installed once, filled again, no other fault", (f"{_REINSTALL}::test_killed_after_any_statement_it_ends_the_same_and_the_provisioner_is_asked_once", f"{_REINSTALL}::test_a_request_whose_answer_is_lost_is_not_made_again", f"{_REINSTALL}::test_a_worker_that_dies_after_the_request_leaves_one_installation", f"{_REINSTALL}::test_no_other_fault_is_found_and_nobody_else_works_on_a_host_that_is_installed_anew"), True),
     Row("a repair that does not help", "the next rung, then a person", (f"{_PEOPLE}::test_a_rung_that_does_not_help_is_followed_by_the_next_and_the_last_by_a_person",)),
     Row("a person cancels, holds, cordons", "wins at once", (f"{_PEOPLE}::test_a_cancelled_remediation_ends_before_its_next_step_and_leaves_the_machine_to_people", f"{_PEOPLE}::test_a_hold_keeps_a_repair_from_beginning_and_says_whose_it_is", "machines/test_final_state.py"), True),
     Row("the kill switch in the middle", "nothing new begins", (f"{_PEOPLE}::test_the_kill_switch_stops_a_repair_that_was_ordered", "safety/test_switch.py")),

@@ -18,6 +18,7 @@ from machines.nodes import Clusters, KeptClusters
 from machines.reconcile import Context, no_fault, reconcile
 from tests.fakes.bmcs import FakeBmcs
 from tests.fakes.hosts import FakeHosts
+from tests.fakes.provisioners import FakeProvisioners
 
 INSTALLATION = "11111111-1111-1111-1111-111111111111"
 ME = 1
@@ -73,9 +74,12 @@ class Loop:
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
     clusters: Clusters = field(default_factory=KeptClusters)
     bmcs: FakeBmcs = field(init=False)
+    provisioners: FakeProvisioners = field(init=False)
+    with_provisioner: bool = True  # the driver of the machines has one
 
     def __post_init__(self) -> None:
         self.bmcs = FakeBmcs(self.hosts)
+        self.provisioners = FakeProvisioners(self.hosts)
 
     async def make(self, *objects: Json) -> None:
         """Create objects as people do."""
@@ -135,6 +139,7 @@ class Loop:
         context = Context(
             self.conn, ME, {"simulated": self.hosts}, INSTALLATION, 1, clock=lambda: self.moment, point=self.point,
             clusters=self.clusters, bmcs_by_driver={"simulated": self.bmcs},
+            provisioners_by_driver={"simulated": self.provisioners} if self.with_provisioner else {},
         )  # fmt: skip
         await reconcile(rows, context)
         self.hosts.now += seconds

@@ -97,6 +97,7 @@ class NodesWorld:
         """What a watcher writes of the nodes as they are now."""
         raw = orjson.loads(await self.kube.send("GET", "/api/v1/nodes"))
         nodes = [one_node(orjson.dumps(n)) for n in raw["items"]]
+        await ingest.remove_nodes(self.loop.conn, self.lease, await self.known() - {n.metadata.name for n in nodes})
         machine_of = await ingest.links(self.loop.conn, self.lease, nodes, by_name=False)
         await ingest.write_nodes(self.loop.conn, self.lease, nodes, machine_of)
         seen = [
@@ -107,6 +108,11 @@ class NodesWorld:
         packed, _ = await ingest.write_conditions(self.loop.conn, self.lease, seen)
         by_id = {m: n for n, m in machine_of.items()}
         self.packed |= {by_id[m]: array for m, array in packed.items()}
+
+    async def known(self) -> set[str]:
+        """Nodes that the watcher wrote."""
+        found = await self.loop.conn.execute("SELECT name FROM node WHERE cluster_id = %s", [self.cluster_id])
+        return {row[0] for row in await found.fetchall()}
 
     async def turn(self, passes: int = 1) -> None:
         """The watcher looks, the reconciler works."""

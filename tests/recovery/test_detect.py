@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.api import schema
 from recovery.builtins import PLAYBOOKS, RULES
 from recovery.detect import Evidence, Finding, Known, Sight, look
 from recovery.phases import fault_moves
-from recovery.playbooks import ACTIONS, ladder_of
+from recovery.playbooks import ACTIONS, HARDNESS, ladder_of
 from recovery.rules import EVENT, Rule, rule_of
 from recovery.schema_rules import FAULT_RULE_KIND, PLAYBOOK_KIND
 from recovery.types import CONFIRMED, LIVE, NEEDS_PERSON, OPEN, RECOVERING, RESOLVED, SUSPECTED, TYPES
@@ -236,10 +238,69 @@ def test_every_fault_that_fleet_knows_has_a_rule_and_a_playbook() -> None:
     assert {t.playbook for t in TYPES.values()} <= set(PLAYBOOKS)
 
 
+def test_a_host_that_is_installed_anew_begins_no_fault() -> None:
+    assert look([rule()], replace(sight(said(age=600)), reinstalled=True), {}, NOW) == []
+
+
+@pytest.mark.parametrize("phase", [OPEN, SUSPECTED, CONFIRMED])
+def test_a_fault_of_a_host_that_is_installed_anew_waits_until_that_is_over(phase: str) -> None:
+    for seen in (sight(said(age=600)), sight(said(status="False"))):
+        found = one([rule()], replace(seen, reinstalled=True), known(phase))
+        assert (found.phase, found.reason, found.held_since) == (OPEN, "BeingReinstalled", NOW)
+
+
+def test_the_fault_that_is_repaired_by_it_is_over_only_afterwards() -> None:
+    gone = sight(said(status="False"))
+    assert one([rule()], replace(gone, reinstalled=True), known(RECOVERING)).cleared_since is None
+    assert one([rule()], gone, known(RECOVERING)).cleared_since == NOW
+
+
+def _refused(*actions: str) -> list[str]:
+    """Fields for which a playbook is refused whose first rung has these actions."""
+    rungs = [
+        {"name": "r", "steps": [{"action": a} for a in actions]},
+        {"name": "ask", "steps": [{"action": "AskPerson"}]},
+    ]
+    obj = {"apiVersion": "fleet.dev/v1", "kind": "Playbook", "metadata": {"name": "p"}, "spec": {"rungs": rungs}}
+    return [p.field for p in schema.validate(PLAYBOOK_KIND, obj, None)]
+
+
+@pytest.mark.parametrize(
+    ("actions", "fields"),
+    [
+        (["Drain", "Reinstall"], []),
+        (["Isolate", "Drain", "Reinstall"], []),
+        (["Reinstall"], ["spec.rungs[0].steps[0].action"]),
+        (["Isolate", "Reinstall"], ["spec.rungs[0].steps[1].action"]),
+        (["Reinstall", "Drain"], ["spec.rungs[0].steps[0].action"]),
+        (["Drain", "Reboot", "Reinstall"], ["spec.rungs[0].steps[1].action"]),
+        (["Drain", "Reinstall", "RestartUnits"], ["spec.rungs[0].steps[2].action"]),
+        (["Drain", "Reinstall", "Reinstall"], ["spec.rungs[0].steps[2].action"]),
+    ],
+)
+def test_a_rung_that_reinstalls_drains_before_and_does_nothing_else(actions: list[str], fields: list[str]) -> None:
+    assert _refused(*actions) == fields
+
+
+def test_a_rung_that_reinstalls_asks_no_person() -> None:
+    assert "spec.rungs[0].steps" in _refused("Drain", "Reinstall", "AskPerson")
+
+
+def test_a_rung_that_reinstalls_is_harder_than_a_power_cycle_and_asks_for_more_than_silence() -> None:
+    ladder = ladder_of("p", {"rungs": [{"name": "r", "steps": [{"action": "Drain"}, {"action": "Reinstall"}]}]})
+    (rung,) = ladder.rungs
+    assert (rung.verb, rung.sources) == ("Reinstall", 2)
+    assert HARDNESS.index("PowerCycle") < HARDNESS.index("Reinstall") < HARDNESS.index("Replace")
+    assert rung.only_silence(["fleet", "kubelet"])
+    assert not rung.only_silence(["fleet", "bmc"])
+
+
+def test_no_playbook_that_fleet_brings_wipes_a_disk() -> None:
+    assert not [n for n, p in PLAYBOOKS.items() for r in p["rungs"] for s in r["steps"] if s["action"] == "Reinstall"]
+
+
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_a_rule_that_fleet_brings_passes_its_own_checks(name: str) -> None:
-    from fleet.api import schema
-
     obj = {"apiVersion": "fleet.dev/v1", "kind": "FaultRule", "metadata": {"name": name}, "spec": RULES[name]}
     assert not [*schema.validate(FAULT_RULE_KIND, obj, None)]
     made = rule_of(name, RULES[name])
@@ -248,8 +309,6 @@ def test_a_rule_that_fleet_brings_passes_its_own_checks(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PLAYBOOKS))
 def test_a_playbook_that_fleet_brings_passes_its_own_checks_and_ends_with_a_person(name: str) -> None:
-    from fleet.api import schema
-
     obj = {"apiVersion": "fleet.dev/v1", "kind": "Playbook", "metadata": {"name": name}, "spec": PLAYBOOKS[name]}
     assert not [*schema.validate(PLAYBOOK_KIND, obj, None)]
     ladder = ladder_of(name, PLAYBOOKS[name])

@@ -1,0 +1,34 @@
+"""Provisioners of machines by driver: which adapter installs the operating system of a machine anew. A driver may have none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fleet.control.operators import Seat
+from machines.provisioner import Provisioners
+
+_factories: dict[str, Callable[[], Provisioners]] = {}
+
+
+def register_provisioners(driver: str, factory: Callable[[], Provisioners]) -> None:
+    """Provisioners of machines with that driver; the factory is called once a worker process."""
+    _factories[driver] = factory
+
+
+class KeptProvisioners(dict[str, Provisioners]):
+    """Adapters by driver, made at first use; KeyError names a driver that has none."""
+
+    def __missing__(self, name: str) -> Provisioners:
+        self[name] = made = _factories[name]()
+        return made
+
+    async def close(self) -> None:
+        """At the end of the process."""
+        for provisioners in self.values():
+            await provisioners.close()
+
+
+def kept_provisioners(seat: Seat) -> KeptProvisioners:
+    """Those of this process."""
+    found: KeptProvisioners = seat.kept.setdefault("provisioners", KeptProvisioners())
+    return found
