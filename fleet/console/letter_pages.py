@@ -63,12 +63,17 @@ def readers(actor: Actor, query: QueryDict) -> Page:
         cursor.execute(LAG)
         found = [lag_of(row) for row in cursor.fetchall()]
     late = [each for each in found if each.seconds > LATE_SECONDS]
-    said = f"{words.count(len(late), 'reader')} {'is' if len(late) == 1 else 'are'} more than a minute behind." if late else f"All {len(found)} readers keep up."  # fmt: skip
+    behind = "is" if len(late) == 1 else "are"
+    said = f"{words.count(len(late), 'reader')} {behind} more than a minute behind." if late else _well(len(found))
     context = {
-        "readers": [_reader(each) for each in found], "sentence": [Word(said if found else "Nothing reads the log yet.")],
+        "readers": [_reader(each) for each in found], "sentence": [Word(said)],
         "tab": "events/readers", "tabs": TABS,
     }  # fmt: skip
     return Page("console/readers.html", "Readers", context, (), frozenset(), "events", (("Events", "/events"),))
+
+
+def _well(n: int) -> str:
+    return f"All {n} readers keep up." if n > 1 else "The one reader keeps up." if n else "Nothing reads the log yet."
 
 
 def _reader(lag: Lag) -> dict[str, Any]:
