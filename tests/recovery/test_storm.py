@@ -76,9 +76,9 @@ async def test_many_processes_that_order_at_once_do_not_go_beyond_the_threshold(
     cluster, ids = await cluster_of(world.conn, "stormy", 200)
     await tell(world.conn, cluster, ids, NOT_READY)
     await detect(world.conn, ids)
-    conns = [await db.connect() for _ in range(4)]
+    conns = [await db.connect() for _ in range(8)]
     try:
-        await asyncio.gather(*(order(c) for c in conns for _ in range(2)))
+        await asyncio.gather(*(order(c) for c in conns))
     finally:
         for each in conns:
             await each.close()
