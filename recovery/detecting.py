@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import orjson
 
 from fleet.control.arrays import flags, numbers, texts
-from fleet.control.db import Connection
+from fleet.control.db import Connection, Long
 from machines import packing
 from machines.waking import wake
 from recovery import blindness, detect_sql
@@ -25,6 +25,7 @@ T = TypeVar("T")
 CHUNK: Final = 1_000
 FEW: Final = 20  # of so few machines all is read at once, before it is known who has something to say
 NODE_READY: Final = "NodeReady"
+_WRITE: Final = Long(detect_sql.WRITE)
 # Who speaks where a condition stands: the kubelet, another agent on the node, Fleet's own look at the host, a declared reporter.
 KUBELET, AGENT, FLEET, REPORTER = "kubelet", "node-agent", "fleet", "reporter"
 
@@ -235,7 +236,7 @@ async def _write(conn: Connection, judged: Sequence[Judged]) -> Found:
         "id": numbers(j.finding.id for j in ordered), "machine": numbers(j.machine_id for j in ordered), "name": texts(j.name for j in ordered),
         "shapes": numbers(shapes), "legal": list(fault_moves()),
     }  # fmt: skip
-    rows = await (await conn.execute(detect_sql.WRITE, values, prepare=True)).fetchall()
+    rows = await _WRITE.run(conn, values)
     wrong = [-row[0] for row in rows if row[0] < 0]
     if wrong:
         log.error("faults %s were to make a move that is not legal; they were left as they are", wrong[:10])
