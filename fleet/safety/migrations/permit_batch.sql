@@ -55,7 +55,8 @@ BEGIN
 END $$;
 
 -- total = machines in service, gone = the unavailable among them: down, or under an unreleased permit of a verb that takes capacity.
-CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE STRICT AS $$
+-- Of a whole fleet it may read the whole table, also where its caller reads none.
+CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE STRICT SET enable_seqscan = on AS $$
 DECLARE col text := p_dim || '_id'; apart int[];
 BEGIN
   IF p_dim = 'fleet' THEN
@@ -98,10 +99,11 @@ CREATE FUNCTION safety_sentence(dim text, name text, cap int, total int, gone in
 $$;
 
 -- May these happen? One ask per machine, answered in the asker's order, all against one ledger. To be called as one autocommit
--- statement: no client can stop between lock and commit. Plans are kept, also those of the functions below it: each of its lookups
--- goes by key whatever is asked, and to plan them anew for one machine takes as long as to run them. What no row speaks of is not asked.
+-- statement: no client can stop between lock and commit. Plans are kept, also those of the functions below it: to plan them anew for
+-- one machine takes as long as to run them. None of them may read a whole table, or one kept from when there was hardly a permit would do
+-- so for each machine of a storm. What no row speaks of is not asked.
 CREATE FUNCTION permit_each(p_ids bigint[], p_verbs text[], p_unplanned boolean[], p_owners text[], p_ttls int[])
-RETURNS TABLE (machine_id bigint, ok boolean, reason text, message text, permit_id bigint) LANGUAGE plpgsql VOLATILE SET lock_timeout = '2s' SET plan_cache_mode = force_generic_plan AS $$
+RETURNS TABLE (machine_id bigint, ok boolean, reason text, message text, permit_id bigint) LANGUAGE plpgsql VOLATILE SET lock_timeout = '2s' SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   halt record; r record; lim record; brk record; base bigint; moment timestamptz; guarded boolean; counting boolean; hard boolean; owned boolean; begins boolean; at int; places int[]; wide int;
