@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 import orjson
 import psycopg
@@ -68,8 +68,7 @@ class Long:
 
     def __init__(self, text: LiteralString) -> None:
         self._names: dict[str, int] = {}
-        numbered = re.sub(r"%\((\w+)\)s", self._number, text).replace("%%", "%")
-        self._text = cast("LiteralString", numbered)
+        self._text = re.sub(r"%\((\w+)\)s", self._number, text).replace("%%", "%").encode()
 
     def _number(self, found: re.Match[str]) -> str:
         return f"${self._names.setdefault(found[1], len(self._names) + 1)}"
