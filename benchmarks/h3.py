@@ -37,6 +37,7 @@ DELETE FROM breaker_trial; DELETE FROM breaker_strike; DELETE FROM breaker; DELE
 DELETE FROM machines_operation WHERE id IN (SELECT o.id FROM machines_operation o JOIN recovery_remediation r ON r.operation_uid = o.uid);
 DELETE FROM work_item WHERE kind = 16; DELETE FROM recovery_remediation; DELETE FROM recovery_fault;
 """
+_REST = "UPDATE work_item SET wake = false, due_at = now() + interval '1 hour' WHERE kind = 1 AND object_id = ANY (%s)"  # else a later round has nobody to wake
 _NO_NODES = """
 UPDATE machine_state SET is_node = false, k_cond = '{}', notes = NULL, cond_true = cond_true & ~1::bigint, cond_false = cond_false & ~1::bigint WHERE id = ANY (%s)
 """
@@ -78,6 +79,7 @@ class Measure:
             if statement.strip():
                 world.sql(statement)
         well = {self._cluster: self._ids, **dict(self._others)}
+        world.sql(_REST, [[i for ids in well.values() for i in ids]])
         for cluster, ids in well.items():
             world.run(lambda conn, cluster=cluster, ids=ids: _say(conn, cluster, ids, _READY))  # type: ignore[misc]
         for table in ("machine_state", "work_item", "capacity", "recovery_fault", "permit", "event", "change"):

@@ -168,6 +168,11 @@ def entry(packed: int) -> Entry:
     return _entries[packed >> 32]
 
 
+def size() -> int:
+    """How many rows of the dictionary this process knows."""
+    return len(_entries)
+
+
 def numbers_where(wanted: Callable[[str, str, str], bool]) -> list[int]:
     """Rows of the dictionary, as far as this process knows it, whose (type, status, reason) are wanted."""
     return [number for (type_, status, reason), number in _ids.items() if wanted(type_, status, reason)]

@@ -6,12 +6,15 @@ The rule is that of Kubernetes' node controller: 55 % of a zone, and more than t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
+
+from psycopg import AsyncCursor
 
 from fleet.control.db import Connection
 
+Cursor = AsyncCursor[tuple[Any, ...]]
 SHARE: Final = 0.55
 FEWEST: Final = 3
 STALE_SECONDS: Final = 90
@@ -46,38 +49,61 @@ class Blind:
         return self.clusters.get(cluster_id) or self.racks.get((cluster_id, rack_id), "")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question on its way, so that it may share a round trip. `kept`: an answer of a moment ago is good enough."""
+
+    clusters: frozenset[int]
+    stale: Cursor | None = None
+    silent: Cursor | None = None
+    kept: Blind | None = None
+    anew: bool = False
+
+
 _kept: dict[frozenset[int], tuple[float, Blind]] = {}
 
 
-async def read(conn: Connection, clusters: Iterable[int]) -> Blind:
-    """How it is now; asked of the database at most once a second for the same clusters."""
+async def ask(conn: Connection, clusters: Iterable[int], *, anew: bool = False) -> Asked:
+    """How it is now; asked of the database at most once a second for the same clusters, or `anew`."""
     wanted = frozenset(clusters)
     at, found = _kept.get(wanted, (0.0, Blind()))
-    if time.monotonic() - at < _KEPT_SECONDS:
-        return found
-    if len(_kept) > 100:
-        _kept.clear()
-    found = await look(conn, wanted)
-    _kept[wanted] = (time.monotonic(), found)
+    if not anew and time.monotonic() - at < _KEPT_SECONDS:
+        return Asked(wanted, kept=found)
+    ids = sorted(wanted)
+    stale = await conn.execute(_STALE, {"clusters": ids, "stale": STALE_SECONDS}, prepare=True)
+    silent = await conn.execute(_SILENT, {"clusters": ids, "fewest": FEWEST}, prepare=True)
+    return Asked(wanted, stale, silent, anew=anew)
+
+
+async def answer(asked: Asked) -> Blind:
+    """What was asked for; the connection's pipeline has ended."""
+    if asked.stale is None or asked.silent is None:
+        return asked.kept or Blind()
+    found = _blind(await asked.stale.fetchall(), await asked.silent.fetchall())
+    if not asked.anew:
+        if len(_kept) > 100:
+            _kept.clear()
+        _kept[asked.clusters] = (time.monotonic(), found)
     return found
 
 
 async def look(conn: Connection, clusters: Iterable[int]) -> Blind:
-    """The same, always anew."""
-    ids = sorted(clusters)
+    """Always anew."""
+    async with conn.pipeline():
+        asked = await ask(conn, clusters, anew=True)
+    return await answer(asked)
+
+
+def _blind(stale: Iterable[Sequence[Any]], silent: Iterable[Sequence[Any]]) -> Blind:
     by_cluster: dict[int, str] = {}
     by_rack: dict[tuple[int, int], str] = {}
-    for cluster, age in await (
-        await conn.execute(_STALE, {"clusters": ids, "stale": STALE_SECONDS}, prepare=True)
-    ).fetchall():
+    for cluster, age in stale:
         by_cluster[cluster] = f"The view of the cluster is {age} s old: nothing is concluded from it."
-    for dim, cluster, rack, silent, total in await (
-        await conn.execute(_SILENT, {"clusters": ids, "fewest": FEWEST}, prepare=True)
-    ).fetchall():
-        if silent < SHARE * total:
+    for dim, cluster, rack, n, total in silent:
+        if n < SHARE * total:
             continue
         where = "the rack" if dim == "rack" else "the cluster" if cluster else "the machines without a cluster"
-        text = f"{silent} of {total} machines of {where} are silent: more likely Fleet cannot see them than that all of them are broken."
+        text = f"{n} of {total} machines of {where} are silent: more likely Fleet cannot see them than that all of them are broken."
         if dim == "rack":
             by_rack[cluster, rack] = text
         else:

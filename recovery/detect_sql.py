@@ -6,23 +6,25 @@ from typing import Final, LiteralString
 
 from machines.reinstall import UNDERWAY
 
-# By key, and never joined: of tables that a storm has just filled the planner knows nothing.
+# By key, machine by machine: of tables that a storm has just filled the planner knows nothing. Planned each time: a plan kept from
+# when there was hardly a fault would read all of a storm's for each batch.
 FAULTS: Final[LiteralString] = """
-SELECT machine_id, id, type, phase, rule, shadow, severity, count, held_since, cleared_since, sources, evidence, flips FROM recovery_fault
-WHERE machine_id = ANY (%s::bigint[]) AND phase IN ('Open', 'Suspected', 'Confirmed', 'Recovering', 'NeedsPerson')
+SELECT a.id, f.id, type, phase, rule, shadow, severity, count, held_since, cleared_since, sources, evidence, flips FROM unnest(%s::bigint[]) AS a(id)
+CROSS JOIN LATERAL (SELECT * FROM recovery_fault WHERE machine_id = a.id AND phase IN ('Open', 'Suspected', 'Confirmed', 'Recovering', 'NeedsPerson') OFFSET 0) f
 """
 EVIDENCE: Final[LiteralString] = """
 SELECT machine_id, type, status, reason, message, source, since FROM recovery_evidence WHERE machine_id = ANY (%s::bigint[]) AND (until IS NULL OR until > now()) ORDER BY machine_id, type, source
 """
 # Machines of which a condition speaks for a fault, and those that are named; with all that detection looks at.
-# `ids`: rows of the dictionary of conditions that a rule looks for.
+# `ids`: rows of the dictionary of conditions that a rule looks for; `labelled`: labels are given, else none. The array in a SELECT of
+# its own is no constant to the planner, so that it keeps its plan for one machine too.
 SIGHTS: Final[LiteralString] = (
     """
-SELECT s.id, s.name, s.cluster_id, s.rack_id, m.labels::text, s.k_cond, s.m_cond, s.x_cond, s.notes::text,
+SELECT s.id, s.name, s.cluster_id, s.rack_id, CASE WHEN %(labelled)s THEN m.labels::text ELSE '{}' END, s.k_cond, s.m_cond, s.x_cond, s.notes::text,
   EXISTS (SELECT FROM machines_operation o WHERE o.machine_id = a.id AND o.started_at IS NOT NULL AND o.ended_at IS NULL AND """
     + UNDERWAY
     + """ OFFSET 0)
-FROM unnest(%(machines)s::bigint[]) AS a(id)
+FROM unnest((SELECT %(machines)s::bigint[])) AS a(id)
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = a.id OFFSET 0) s
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = a.id AND deleted_at IS NULL OFFSET 0) m
 WHERE s.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired')
@@ -45,31 +47,35 @@ SELECT max(p.id), coalesce(array_agg(p.id ORDER BY p.id) FILTER (WHERE p.phase N
   AND EXISTS (SELECT FROM unnest(p.said) v WHERE v >> 32 = ANY (%(ids)s::bigint[]))), '{}') FROM part p
 """
 
-# New faults and moves of known ones. Rows are locked in id order and looked at again; an illegal move is left out and said.
+# New faults and moves of known ones. What a storm says of a thousand machines alike is given, and made to JSON, once (`g`); `shapes` tells
+# each its own. Rows are locked in id order and looked at again; an illegal move is left out and said.
 WRITE: Final[LiteralString] = """
-WITH r AS MATERIALIZED (SELECT * FROM unnest(%(id)s::bigint[], %(machine)s::bigint[], %(name)s::text[], %(cluster)s::int[], %(cluster_name)s::text[], %(type)s::text[], %(category)s::text[], %(severity)s::smallint[],
-    %(phase)s::text[], %(rule)s::text[], %(shadow)s::bool[], %(sources)s::text[], %(count)s::int[], %(held)s::timestamptz[], %(cleared)s::timestamptz[], %(due)s::float8[], %(evidence)s::text[],
-    %(flips)s::text[], %(reason)s::text[], %(message)s::text[], %(playbook)s::text[])
-    AS r(id, machine, name, cluster, cluster_name, type, category, severity, phase, rule, shadow, sources, count, held, cleared, due, evidence, flips, reason, message, playbook)),
+WITH g AS MATERIALIZED (
+  SELECT g.*, jsonb_build_object('reason', reason, 'message', message) AS said,
+    jsonb_strip_nulls(jsonb_build_object('clusterName', nullif(cluster_name, ''), 'type', type, 'category', category, 'severity', (ARRAY['normal', 'warning', 'error'])[severity + 1], 'rule', rule, 'playbook', nullif(playbook, ''))) AS spec
+  FROM unnest(%(cluster)s::int[], %(cluster_name)s::text[], %(type)s::text[], %(category)s::text[], %(severity)s::smallint[], %(phase)s::text[], %(rule)s::text[], %(shadow)s::bool[], %(sources)s::jsonb[], %(count)s::int[],
+    %(held)s::timestamptz[], %(cleared)s::timestamptz[], %(due)s::float8[], %(evidence)s::jsonb[], %(flips)s::jsonb[], %(reason)s::text[], %(message)s::text[], %(playbook)s::text[])
+    WITH ORDINALITY AS g(cluster, cluster_name, type, category, severity, phase, rule, shadow, sources, count, held, cleared, due, evidence, flips, reason, message, playbook, shape)),
+r AS MATERIALIZED (SELECT a.id, a.machine, a.name, g.* FROM unnest(%(id)s::bigint[], %(machine)s::bigint[], %(name)s::text[], %(shapes)s::int[]) AS a(id, machine, name, shape) JOIN g ON g.shape = a.shape),
 st AS MATERIALIZED (
   SELECT r.*, f.rv AS old_rv, f.phase AS was, f.name AS fault, f.status AS old_status,
     f.phase = r.phase OR f.phase || '>' || r.phase = ANY (%(legal)s::text[]) AS lawful,
     (f.phase, f.sources, f.count, f.evidence, f.cleared_since IS NULL, CASE WHEN r.phase IN ('Recovering', 'NeedsPerson') THEN f.status ->> 'seen' ELSE f.status ->> 'reason' END) IS DISTINCT FROM
-      (r.phase, r.sources::jsonb, r.count, CASE WHEN r.evidence = '[]' THEN f.evidence ELSE r.evidence::jsonb END, r.cleared IS NULL, CASE WHEN r.phase IN ('Recovering', 'NeedsPerson') THEN r.message ELSE r.reason END)
+      (r.phase, r.sources, r.count, CASE WHEN r.evidence = '[]' THEN f.evidence ELSE r.evidence END, r.cleared IS NULL, CASE WHEN r.phase IN ('Recovering', 'NeedsPerson') THEN r.message ELSE r.reason END)
       OR r.rule <> '' AND (f.rule, f.shadow, f.severity) IS DISTINCT FROM (r.rule, r.shadow, r.severity) AS changed
   FROM r JOIN LATERAL (SELECT * FROM recovery_fault WHERE id = r.id AND phase <> 'Resolved' FOR NO KEY UPDATE) f ON true WHERE r.id <> 0 ORDER BY r.id),
 p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM r) + 4) AS base),
 n AS MATERIALIZED (SELECT st.*, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), old_rv + 1) AS rv FROM st WHERE lawful AND changed),
 calm AS (
-  UPDATE recovery_fault f SET due_at = CASE WHEN st.due IS NULL THEN NULL ELSE now() + st.due * interval '1 s' END, held_since = st.held, cleared_since = st.cleared, flips = st.flips::jsonb
+  UPDATE recovery_fault f SET due_at = CASE WHEN st.due IS NULL THEN NULL ELSE now() + st.due * interval '1 s' END, held_since = st.held, cleared_since = st.cleared, flips = st.flips
   FROM st WHERE f.id = st.id AND NOT (st.lawful AND st.changed)),
 up AS (
-  UPDATE recovery_fault f SET rv = n.rv, phase = n.phase, sources = n.sources::jsonb, count = n.count, held_since = n.held, cleared_since = n.cleared, flips = n.flips::jsonb,
+  UPDATE recovery_fault f SET rv = n.rv, phase = n.phase, sources = n.sources, count = n.count, held_since = n.held, cleared_since = n.cleared, flips = n.flips,
     rule = CASE WHEN n.rule = '' THEN f.rule ELSE n.rule END, shadow = CASE WHEN n.rule = '' THEN f.shadow ELSE n.shadow END, severity = CASE WHEN n.rule = '' THEN f.severity ELSE n.severity END,
-    evidence = CASE WHEN n.evidence = '[]' THEN f.evidence ELSE n.evidence::jsonb END, last_seen = CASE WHEN n.cleared IS NULL AND n.evidence <> '[]' THEN now() ELSE f.last_seen END,
+    evidence = CASE WHEN n.evidence = '[]' THEN f.evidence ELSE n.evidence END, last_seen = CASE WHEN n.cleared IS NULL AND n.evidence <> '[]' THEN now() ELSE f.last_seen END,
     confirmed_at = CASE WHEN n.phase = 'Confirmed' AND n.was <> 'Confirmed' THEN now() ELSE f.confirmed_at END, resolved_at = CASE WHEN n.phase = 'Resolved' THEN now() END,
     due_at = CASE WHEN n.phase = 'Resolved' THEN NULL WHEN n.phase = 'Confirmed' AND n.cleared IS NULL THEN now() WHEN n.due IS NULL THEN NULL ELSE now() + n.due * interval '1 s' END,
-    status = CASE WHEN n.phase IN ('Recovering', 'NeedsPerson') THEN f.status || jsonb_build_object('seen', n.message) ELSE f.status || jsonb_build_object('reason', n.reason, 'message', n.message) END
+    status = CASE WHEN n.phase IN ('Recovering', 'NeedsPerson') THEN f.status || jsonb_build_object('seen', n.message) ELSE f.status || n.said END
   FROM n WHERE f.id = n.id),
 fresh AS MATERIALIZED (
   SELECT r.*, nextval('recovery_fault_id_seq') AS new_id, (SELECT base FROM p) + 4 * ((SELECT count(*) FROM n) + row_number() OVER (ORDER BY r.machine, r.type)) AS rv FROM r WHERE r.id = 0),
@@ -77,9 +83,8 @@ ins AS (
   INSERT INTO recovery_fault (id, uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at, machine_id, cluster_id, type, category, severity, phase, rule, shadow, sources, count,
     first_seen, last_seen, held_since, cleared_since, confirmed_at, due_at, evidence, flips)
   SELECT new_id, gen_random_uuid(), left(name, 180) || '-' || lower(type) || '-' || new_id, rv, 1, '{}', '{}', '[]', '[]',
-    jsonb_strip_nulls(jsonb_build_object('machine', name, 'clusterName', nullif(cluster_name, ''), 'type', type, 'category', category, 'severity', (ARRAY['normal', 'warning', 'error'])[severity + 1], 'rule', rule, 'playbook', nullif(playbook, ''))),
-    jsonb_build_object('reason', reason, 'message', message), date_trunc('second', now()), machine, cluster, type, category, severity, phase, rule, shadow, sources::jsonb, count,
-    now(), now(), held, NULL, CASE WHEN phase = 'Confirmed' THEN now() END, CASE WHEN phase = 'Confirmed' THEN now() WHEN due IS NULL THEN NULL ELSE now() + due * interval '1 s' END, evidence::jsonb, flips::jsonb
+    spec || jsonb_build_object('machine', name), said, date_trunc('second', now()), machine, cluster, type, category, severity, phase, rule, shadow, sources, count,
+    now(), now(), held, NULL, CASE WHEN phase = 'Confirmed' THEN now() END, CASE WHEN phase = 'Confirmed' THEN now() WHEN due IS NULL THEN NULL ELSE now() + due * interval '1 s' END, evidence, flips
   FROM fresh ON CONFLICT DO NOTHING RETURNING id, rv, machine_id, cluster_id, name, phase, type, severity, shadow, status ->> 'reason' AS reason, status ->> 'message' AS message, spec ->> 'machine' AS machine),
 told AS MATERIALIZED (
   SELECT rv, id, cluster_id, machine_id, phase, name AS fault, type, severity, shadow, reason, message, machine, NULL::text AS was FROM ins

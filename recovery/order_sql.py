@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, LiteralString
 
 # Confirmed faults whose turn it is: the worst first, then the oldest. A machine that a remediation works on waits for that one.
-CANDIDATES: Final[LiteralString] = """
+_WHAT: Final[LiteralString] = """
 SELECT f.id, f.uid::text, f.name, f.type, f.severity, f.sources, f.status ->> 'message', f.spec ->> 'playbook', f.evidence, f.machine_id, f.cluster_id, s.name, coalesce((SELECT c.name FROM clusters_cluster c WHERE c.id = f.cluster_id), ''),
   s.rack_id, coalesce(q.state = 'CordonedByPerson', false), coalesce(q.message, ''),
   (SELECT count(*) FROM recovery_remediation r WHERE r.machine_id = f.machine_id AND r.created_at > now() - interval '24 hours' AND r.operation_uid IS NOT NULL)::int,
@@ -13,13 +13,29 @@ SELECT f.id, f.uid::text, f.name, f.type, f.severity, f.sources, f.status ->> 'm
   coalesce((SELECT (f.severity, f.category <> 'Resource') > (g.severity, g.category <> 'Resource') FROM recovery_remediation r CROSS JOIN LATERAL (SELECT severity, category FROM recovery_fault WHERE id = r.fault_id OFFSET 0) g
     WHERE r.machine_id = f.machine_id AND r.ended_at IS NULL), false), f.confirmed_at < now() - interval '10 minutes',
   (SELECT count(*) FROM recovery_remediation r WHERE r.fault_id = f.id)::int
-FROM recovery_fault f
+"""
+_AROUND: Final[LiteralString] = """
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id OFFSET 0) s
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = f.machine_id AND deleted_at IS NULL OFFSET 0) m
 LEFT JOIN LATERAL (SELECT * FROM scheduling WHERE machine_id = f.machine_id OFFSET 0) q ON true
-WHERE f.phase = 'Confirmed' AND NOT f.shadow AND f.cleared_since IS NULL AND f.due_at <= now() AND f.cluster_id <> ALL (%(tripped)s::int[])
-ORDER BY f.severity DESC, f.confirmed_at, f.id LIMIT %(limit)s
 """
+_TURN: Final[LiteralString] = "ORDER BY f.severity DESC, f.confirmed_at, f.id LIMIT %(limit)s"
+CANDIDATES: Final[LiteralString] = (
+    _WHAT
+    + "FROM recovery_fault f"
+    + _AROUND
+    + "WHERE f.phase = 'Confirmed' AND NOT f.shadow AND f.cleared_since IS NULL AND f.due_at <= now() AND f.cluster_id <> ALL (%(tripped)s::int[])"
+    + _TURN
+)
+# The same of these clusters only, as far as no open breaker covers them: what rages elsewhere is not even read.
+CANDIDATES_IN: Final[LiteralString] = (
+    _WHAT
+    + """
+FROM (SELECT c.id FROM unnest((SELECT %(clusters)s::int[])) AS c(id) WHERE NOT EXISTS (SELECT FROM breaker b WHERE b.state = 'open' AND (b.dim = 'fleet' OR b.dim = 'cluster' AND b.key = c.id)) OFFSET 0) c
+CROSS JOIN LATERAL (SELECT * FROM recovery_fault WHERE cluster_id = c.id AND phase = 'Confirmed' AND NOT shadow AND cleared_since IS NULL AND due_at <= now() OFFSET 0) f"""
+    + _AROUND
+    + _TURN
+)
 
 # Whom an open breaker covers: nobody is asked for them one by one.
 TRIPPED: Final[LiteralString] = """

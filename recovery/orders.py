@@ -6,7 +6,7 @@ The Operation's uid follows from the fault and the try, so that a process that d
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -121,18 +121,21 @@ def standing(each: Candidate, ladder: Ladder | None, blind: str) -> Refusal | No
     return None
 
 
-async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
-    """Begin the repair of confirmed faults whose turn it is, as far as the ledger grants it. Whom an open breaker covers is passed over."""
-    tripped = await _tripped(conn)
-    if ("fleet", 0) in tripped:
-        return Ordered()
-    values = {"limit": limit, "tripped": [key for _, key in tripped]}
-    found = await (await conn.execute(order_sql.CANDIDATES, values, prepare=True)).fetchall()
-    candidates = [_candidate(row) for row in found]
+async def order(
+    conn: Connection, *, limit: int = LIMIT, clusters: Collection[int] | None = None, waking: bool = True
+) -> Ordered:
+    """Begin the repair of confirmed faults whose turn it is, as far as the ledger grants it. Whom an open breaker covers is passed over.
+
+    `clusters`: of these only. `waking` False: the caller wakes the machines whose repair began.
+    """
+    candidates = await _candidates(conn, limit, clusters)
     if not candidates:
         return Ordered()
-    ladders = await read_ladders(conn, {c.playbook for c in candidates})
-    blind = await blindness.look(conn, {c.cluster_id for c in candidates})
+    async with conn.pipeline():  # one round trip
+        found = await conn.execute(_PLAYBOOKS, [sorted({c.playbook for c in candidates})], prepare=True)
+        asked = await blindness.ask(conn, {c.cluster_id for c in candidates}, anew=True)
+    ladders = _ladders(await found.fetchall())
+    blind = await blindness.answer(asked)
     refusals: list[Refusal] = []
     asking: dict[int, Candidate] = {}  # the worst fault of each machine: they come in that order
     for each in candidates:
@@ -158,6 +161,8 @@ async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
         else:
             refusals.append(Refusal(each.id, answer.reason, answer.message))
     machines = await _begin(conn, granted, ladders)
+    if waking:
+        await wake(conn, machines)
     outranking = {r.fault for r in refusals if r.reason == OUTRANKS}
     worse = {c.machine_id: c.name for c in candidates if c.id in outranking}
     if worse:
@@ -166,15 +171,27 @@ async def order(conn: Connection, *, limit: int = LIMIT) -> Ordered:
     return Ordered(tuple(machines), len(refusals))
 
 
+async def _candidates(conn: Connection, limit: int, clusters: Collection[int] | None) -> list[Candidate]:
+    if clusters is not None:
+        values: dict[str, Any] = {"limit": limit, "clusters": numbers(sorted(clusters))}
+        found = await conn.execute(order_sql.CANDIDATES_IN, values, prepare=True)
+    else:
+        tripped = await _tripped(conn)
+        if ("fleet", 0) in tripped:
+            return []
+        values = {"limit": limit, "tripped": [key for _, key in tripped]}
+        found = await conn.execute(order_sql.CANDIDATES, values, prepare=True)
+    return [_candidate(row) for row in await found.fetchall()]
+
+
 def _candidate(row: Sequence[Any]) -> Candidate:
     values = list(row)
     values[5], values[6], values[7], values[8] = tuple(row[5]), row[6] or "", row[7] or "", tuple(row[8])
     return Candidate(*values)
 
 
-async def read_ladders(conn: Connection, names: set[str]) -> dict[str, tuple[Ladder, Json]]:
+def _ladders(found: Iterable[Sequence[Any]]) -> dict[str, tuple[Ladder, Json]]:
     """Playbooks by name, each with the spec that a remediation freezes."""
-    found = await (await conn.execute(_PLAYBOOKS, [sorted(names)])).fetchall()
     out = {}
     for name, spec in found:
         spec = orjson.loads(spec) if isinstance(spec, str | bytes) else spec
@@ -235,9 +252,7 @@ async def _begin(
     left = [permit for each, permit in ordered if each.id not in begun or not begun[each.id][3]]
     if left:
         await permits.release(conn, left)
-    machines = [row[1] for row in rows if row[3]]
-    await wake(conn, machines)
-    return machines
+    return [row[1] for row in rows if row[3]]
 
 
 def _remediation(each: Candidate, playbook: Json) -> Json:

@@ -5,7 +5,9 @@ Django's own connection binds on the client and never prepares; it stays right e
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, LiteralString
 
 import orjson
 import psycopg
@@ -59,6 +61,23 @@ def connect_sync() -> psycopg.Connection[tuple[Any, ...]]:
     set_json_loads(orjson.loads, connection)
     set_json_dumps(orjson.dumps, connection)
     return connection
+
+
+class Long:
+    """A statement with named parameters that psycopg would read anew at each call, because it keeps no text of over 4,096 characters: read once, here."""
+
+    def __init__(self, text: LiteralString) -> None:
+        self._names: dict[str, int] = {}
+        self._text = re.sub(r"%\((\w+)\)s", self._number, text).replace("%%", "%").encode()
+
+    def _number(self, found: re.Match[str]) -> str:
+        return f"${self._names.setdefault(found[1], len(self._names) + 1)}"
+
+    async def run(self, conn: Connection, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Its rows; prepared on the server."""
+        cursor = psycopg.AsyncRawCursor(conn)
+        await cursor.execute(self._text, [values[name] for name in self._names], prepare=True)
+        return await cursor.fetchall()
 
 
 async def pool() -> AsyncConnectionPool[Connection]:

@@ -69,8 +69,10 @@ def forget(cursor: Cursor, kind: int, object_id: int) -> None:
     cursor.execute("DELETE FROM work_item WHERE kind = %s AND object_id = %s", [kind, object_id])
 
 
+# Whoever claims what is due and woken already looks after that moment: such a row is left as it is.
 _WAKE = """
-WITH lk AS MATERIALIZED (SELECT kind, object_id FROM work_item WHERE kind = %s AND object_id = ANY (%s::bigint[]) ORDER BY object_id FOR NO KEY UPDATE)
+WITH lk AS MATERIALIZED (
+  SELECT kind, object_id FROM work_item WHERE kind = %s AND object_id = ANY (%s::bigint[]) AND NOT (wake AND holder IS NULL AND due_at <= now()) ORDER BY object_id FOR NO KEY UPDATE)
 UPDATE work_item w SET wake = true, due_at = CASE WHEN w.holder IS NULL THEN now() ELSE w.due_at END
 FROM lk WHERE w.kind = lk.kind AND w.object_id = lk.object_id
 """

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from fleet.control import db
+from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from recovery.detecting import detect
 from recovery.orders import order
@@ -76,9 +77,9 @@ async def test_many_processes_that_order_at_once_do_not_go_beyond_the_threshold(
     cluster, ids = await cluster_of(world.conn, "stormy", 200)
     await tell(world.conn, cluster, ids, NOT_READY)
     await detect(world.conn, ids)
-    conns = [await db.connect() for _ in range(4)]
+    conns = [await db.connect() for _ in range(8)]
     try:
-        await asyncio.gather(*(order(c) for c in conns for _ in range(2)))
+        await asyncio.gather(*(order(c) for c in conns))
     finally:
         for each in conns:
             await each.close()
@@ -200,3 +201,56 @@ async def test_the_news_of_the_watcher_become_orders_in_the_same_process(world: 
     moved = await tell(world.conn, cluster, ids[:1], BROKEN)
     await react(world.conn, moved)
     assert remediations(cluster) == 1
+
+
+async def test_news_are_ordered_in_their_own_clusters_and_what_waits_elsewhere_is_the_chores(world: World) -> None:
+    other, waiting = await cluster_of(world.conn, "other", 50)
+    cluster, ids = await cluster_of(world.conn, "calm", 50)
+    await tell(world.conn, other, waiting[:1], BROKEN)
+    await detect(world.conn, waiting[:1])
+    await react(world.conn, await tell(world.conn, cluster, ids[:1], BROKEN))
+    assert (remediations(cluster), remediations(other)) == (1, 0)
+    await world.order()
+    assert remediations(other) == 1
+
+
+async def test_machines_of_news_are_due_whether_or_not_their_repair_began(world: World) -> None:
+    cluster, ids = await cluster_of(world.conn, "stormy", 50)
+    moved = await tell(world.conn, cluster, ids, NOT_READY)
+    sql("UPDATE work_item SET wake = false, due_at = now() + interval '1 hour' WHERE kind = 1")
+    await react(world.conn, moved)
+    assert remediations(cluster) == 10
+    assert sql("SELECT count(*) FROM work_item WHERE kind = 1 AND wake AND due_at <= now()") == [(50,)]
+
+
+async def test_no_order_follows_news_under_an_open_breaker(world: World) -> None:
+    cluster, ids = await cluster_of(world.conn, "stormy", 50)
+    sql("INSERT INTO breaker (dim, key, state, why) VALUES ('fleet', 0, 'open', 'x')")
+    await react(world.conn, await tell(world.conn, cluster, ids[:1], BROKEN))
+    assert remediations(cluster) == 0
+
+
+async def test_each_of_many_has_what_is_said_of_itself(world: World) -> None:
+    """Machines of which the same is said are judged once; another message, or another label, is not the same."""
+    await world.rule(
+        "labelled",
+        "KernelFault",
+        category="Component",
+        when=[{"condition": "NodeReady", "status": "False"}],
+        playbook="hardware",
+        target={"selector": {"matchLabels": {"pool": "gpu"}}},
+    )
+    conn = world.conn
+    cluster, ids = await cluster_of(conn, "many", 30)
+    sql("""UPDATE machine SET labels = '{"pool": "gpu"}' WHERE id = %s""", ids[2])
+    await tell(conn, cluster, ids, NOT_READY)
+    await tell(conn, cluster, ids[1:2], (Condition("NodeReady", "False", "KubeletNotReady", "The runtime is down"),))
+    await detect(conn, ids)
+    found = sql(
+        "SELECT machine_id, type, spec ->> 'machine', status ->> 'message', evidence #>> '{0,message}' FROM recovery_fault ORDER BY 1, 2"
+    )
+    names = dict(sql("SELECT id, name FROM machine"))
+    assert len(found) == 31
+    assert all(machine == names[id_] and said in message for id_, _, machine, message, said in found)
+    assert [said for id_, _, _, _, said in found if id_ == ids[1]] == ["The runtime is down"]
+    assert [type_ for id_, type_, *_ in found if id_ == ids[2]] == ["KernelFault", "NotReady"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import psycopg
 import pytest
@@ -390,3 +391,25 @@ async def test_the_ledger_answers_a_batch_though_statistics_call_the_fleet_empty
     call_tables_empty()
     assert await ledger.granted(ids[700:1_700]) == 0
     assert await ledger.unavailable() == 600
+
+
+async def test_plans_from_before_a_storm_read_no_whole_table_in_it(ledger: Ledger) -> None:
+    """The ledger keeps its plans: one of when there was hardly a permit is used for a thousand of them."""
+    few = await ledger.cluster("z", 3)
+    await ledger.ask(few[:1])
+    await ledger.sql("ANALYZE")
+    await ledger.ask(few[1:2])
+    ids = await ledger.cluster("a", 1_000)
+    await ledger.no_breaker()
+    before = await whole_reads(ledger)
+    for _ in range(2):  # granted, and renewed
+        await ledger.ask(ids[:300])
+    assert await whole_reads(ledger) == before
+
+
+async def whole_reads(ledger: Ledger) -> list[tuple[Any, ...]]:
+    """How often each table that grows with the fleet was read as a whole."""
+    await ledger.sql("SELECT pg_stat_force_next_flush()")
+    return await ledger.sql(
+        "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN ('permit', 'capacity', 'refusal', 'breaker_strike', 'verb_start', 'machine', 'machine_state') ORDER BY 1"
+    )

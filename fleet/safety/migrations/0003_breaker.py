@@ -33,7 +33,7 @@ BREAKER = Path(__file__).with_name("breaker.sql").read_text()
 UNDO_BREAKER = """DROP FUNCTION breaker_reset(text, int, text, boolean); DROP FUNCTION breaker_trip(text, int, text); DROP FUNCTION breaker_failed(bigint[], text[]); DROP FUNCTION breaker_tick();
 DROP FUNCTION breaker_turn(timestamptz); DROP FUNCTION breaker_close(text, int, timestamptz, text); DROP FUNCTION breaker_half(text, int, timestamptz, text); DROP FUNCTION breaker_open(text, int, text, timestamptz);
 DROP FUNCTION breaker_tell(text, int, text, int, text); DROP FUNCTION breaker_sentence(text, text, text, timestamptz, timestamptz, int, text, int); DROP FUNCTION breaker_limit(int, numeric, int, int);
-DROP FUNCTION breaker_place(text, text); DROP FUNCTION breaker_code(text, int); DROP FUNCTION breakers_of(bigint[], timestamptz, boolean); DROP FUNCTION breaker_read(text[], int[], timestamptz, boolean);
+DROP FUNCTION breaker_place(text, text); DROP FUNCTION breaker_code(text, int); DROP FUNCTION breakers_of(bigint[], timestamptz, boolean, int); DROP FUNCTION breaker_read(text[], int[], timestamptz, boolean, int);
 DROP FUNCTION IF EXISTS breaker_pods(int); DROP FUNCTION breaker_rules();"""
 
 

@@ -24,7 +24,8 @@ END $$;
 
 -- How these breakers stand: one row for each place, whether or not it ever tripped. most = the start that trips it, of machines in
 -- service (looked at only as far as needed); hit = machines counted now, those since `counted_from`. Without p_count the last two are 0.
-CREATE FUNCTION breaker_read(p_dims text[], p_keys int[], p_now timestamptz, p_count boolean)
+-- p_more: of a place that so many further starts cannot trip, `most` need only be beyond them: a thousand machines are not counted for one.
+CREATE FUNCTION breaker_read(p_dims text[], p_keys int[], p_now timestamptz, p_count boolean, p_more int DEFAULT NULL)
 RETURNS TABLE (dim text, key int, name text, state text, allow int, let int, since timestamptz, last_at timestamptz, counted_from timestamptz, why text, percent numeric, cap int, seconds int, off boolean, policy text, most int, hit int)
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -36,24 +37,25 @@ BEGIN
       coalesce(r.seconds, 600) AS seconds, coalesce(r.off, false) AS off, coalesce(r.policy, '') AS policy
     FROM (SELECT DISTINCT u.dim, u.key FROM unnest(p_dims, p_keys) AS u(dim, key)) a
     LEFT JOIN r ON r.dim = a.dim AND r.key = a.key LEFT JOIN LATERAL (SELECT * FROM breaker b WHERE b.dim = a.dim AND b.key = a.key OFFSET 0) k ON true),
-  x AS MATERIALIZED (SELECT w.*, greatest(w.counted_from, p_now - make_interval(secs => w.seconds)) AS after, ceil(w.cap * 100 / coalesce(w.percent, 100)) + 1 AS enough FROM w)
+  x AS MATERIALIZED (SELECT w.*, greatest(w.counted_from, p_now - make_interval(secs => w.seconds)) AS after FROM w)
   SELECT x.dim, x.key, coalesce((SELECT p.name FROM safety_place p WHERE p.dim = x.dim AND p.key = x.key LIMIT 1), ''), x.state, x.allow,
     (SELECT count(*)::int FROM breaker_trial t WHERE t.dim = x.dim AND t.key = x.key), x.since, x.last_at, x.counted_from, x.why, x.percent, x.cap, x.seconds, x.off, x.policy,
     CASE WHEN x.percent IS NULL THEN x.cap ELSE least(greatest(2, ceil(t.n * x.percent / 100)), x.cap)::int END, h.n
-  FROM x CROSS JOIN LATERAL (SELECT sum(q.n)::numeric AS n FROM (
-      SELECT count(*) AS n FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'cluster' AND c.in_service AND c.cluster_id = x.key LIMIT x.enough::bigint) a
-      UNION ALL SELECT count(*) FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'idc' AND c.in_service AND c.idc_id <> 0 AND c.idc_id = x.key LIMIT x.enough::bigint) a
-      UNION ALL SELECT count(*) FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'rack' AND c.in_service AND c.rack_id <> 0 AND c.rack_id = x.key LIMIT x.enough::bigint) a
-      UNION ALL SELECT count(*) FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'fleet' AND x.percent IS NOT NULL AND c.in_service LIMIT x.enough::bigint) a) q) t
-  CROSS JOIN LATERAL (SELECT sum(q.n)::int AS n FROM (
+  FROM x CROSS JOIN LATERAL (SELECT sum(q.n)::int AS n FROM (
       SELECT count(DISTINCT s.machine_id) AS n FROM breaker_strike s WHERE p_count AND x.dim = 'cluster' AND s.cluster_id = x.key AND s.at >= x.after
       UNION ALL SELECT count(DISTINCT s.machine_id) FROM breaker_strike s WHERE p_count AND x.dim = 'idc' AND s.idc_id = x.key AND s.at >= x.after
       UNION ALL SELECT count(DISTINCT s.machine_id) FROM breaker_strike s WHERE p_count AND x.dim = 'rack' AND s.rack_id = x.key AND s.at >= x.after
-      UNION ALL SELECT count(DISTINCT s.machine_id) FROM breaker_strike s WHERE p_count AND x.dim = 'fleet' AND s.at >= x.after) q) h;
+      UNION ALL SELECT count(DISTINCT s.machine_id) FROM breaker_strike s WHERE p_count AND x.dim = 'fleet' AND s.at >= x.after) q) h
+  CROSS JOIN LATERAL (SELECT (ceil(least(x.cap, h.n + p_more) * 100 / coalesce(x.percent, 100)) + 1)::bigint AS n) enough
+  CROSS JOIN LATERAL (SELECT sum(q.n)::numeric AS n FROM (
+      SELECT count(*) AS n FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'cluster' AND c.in_service AND c.cluster_id = x.key LIMIT enough.n) a
+      UNION ALL SELECT count(*) FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'idc' AND c.in_service AND c.idc_id <> 0 AND c.idc_id = x.key LIMIT enough.n) a
+      UNION ALL SELECT count(*) FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'rack' AND c.in_service AND c.rack_id <> 0 AND c.rack_id = x.key LIMIT enough.n) a
+      UNION ALL SELECT count(*) FROM (SELECT 1 FROM capacity c WHERE p_count AND x.dim = 'fleet' AND x.percent IS NOT NULL AND c.in_service LIMIT enough.n) a) q) t;
 END $$;
 
 -- The breakers that bind these machines, the widest first: the first that says no is the answer.
-CREATE FUNCTION breakers_of(p_ids bigint[], p_now timestamptz, p_count boolean)
+CREATE FUNCTION breakers_of(p_ids bigint[], p_now timestamptz, p_count boolean, p_more int DEFAULT NULL)
 RETURNS TABLE (code bigint, dim text, key int, name text, state text, room int, allow int, since timestamptz, last_at timestamptz, counted_from timestamptz, why text, percent numeric, cap int, seconds int, most int, hit int)
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -63,7 +65,7 @@ BEGIN
       LATERAL (VALUES ('fleet', 0), ('cluster', a.cluster_id), ('idc', a.idc_id::int), ('rack', a.rack_id)) AS v(dim, key)
     WHERE v.dim IN ('fleet', 'cluster') OR v.key <> 0)
   SELECT breaker_code(b.dim, b.key), b.dim, b.key, b.name, b.state, greatest(0, b.allow - b.let), b.allow, b.since, b.last_at, b.counted_from, b.why, b.percent, b.cap, b.seconds, b.most, b.hit
-  FROM breaker_read((SELECT array_agg(p.dim) FROM p), (SELECT array_agg(p.key) FROM p), p_now, p_count) b WHERE NOT b.off ORDER BY 1;
+  FROM breaker_read((SELECT array_agg(p.dim) FROM p), (SELECT array_agg(p.key) FROM p), p_now, p_count, p_more) b WHERE NOT b.off ORDER BY 1;
 END $$;
 
 -- One number for a place, so that a batch finds its breakers in an array; also their order: fleet, cluster, idc, rack.

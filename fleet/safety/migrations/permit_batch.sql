@@ -55,7 +55,8 @@ BEGIN
 END $$;
 
 -- total = machines in service, gone = the unavailable among them: down, or under an unreleased permit of a verb that takes capacity.
-CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE STRICT AS $$
+-- Of a whole fleet it may read the whole table, also where its caller reads none.
+CREATE FUNCTION safety_usage(p_dim text, p_keys int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE STRICT SET enable_seqscan = on AS $$
 DECLARE col text := p_dim || '_id'; apart int[];
 BEGIN
   IF p_dim = 'fleet' THEN
@@ -98,15 +99,17 @@ CREATE FUNCTION safety_sentence(dim text, name text, cap int, total int, gone in
 $$;
 
 -- May these happen? One ask per machine, answered in the asker's order, all against one ledger. To be called as one autocommit
--- statement: no client can stop between lock and commit.
+-- statement: no client can stop between lock and commit. Plans are kept, also those of the functions below it: to plan them anew for
+-- one machine takes as long as to run them. None of them may read a whole table, or one kept from when there was hardly a permit would do
+-- so for each machine of a storm. What no row speaks of is not asked.
 CREATE FUNCTION permit_each(p_ids bigint[], p_verbs text[], p_unplanned boolean[], p_owners text[], p_ttls int[])
-RETURNS TABLE (machine_id bigint, ok boolean, reason text, message text, permit_id bigint) LANGUAGE plpgsql VOLATILE SET lock_timeout = '2s' AS $$
+RETURNS TABLE (machine_id bigint, ok boolean, reason text, message text, permit_id bigint) LANGUAGE plpgsql VOLATILE SET lock_timeout = '2s' SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   halt record; r record; lim record; brk record; base bigint; moment timestamptz; guarded boolean; counting boolean; hard boolean; owned boolean; begins boolean; at int; places int[]; wide int;
-  codes bigint[] := '{}'; states text[] := '{}'; rooms int[] := '{}'; mosts int[] := '{}'; hits int[] := '{}'; froms timestamptz[] := '{}'; stops text[] := '{}'; limits text[] := '{}'; trips text[] := '{}';
+  codes bigint[] := '{}'; states text[] := '{}'; rooms int[] := '{}'; mosts int[] := '{}'; hits int[] := '{}'; froms timestamptz[] := '{}'; stops text[] := '{}'; parts numeric[] := '{}'; tops int[] := '{}'; trips text[] := '{}';
   bdims text[] := '{}'; bkeys int[] := '{}'; bnames text[] := '{}'; spans int[] := '{}'; starts boolean[] := '{}'; tried bigint[] := '{}'; tries int[] := '{}';
-  plans boolean; same boolean; tripped boolean; priced bigint[]; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb; quorums jsonb := '{}'; seats int;
+  plans boolean; same boolean; tripped boolean; priced bigint[]; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb; quorums jsonb := '{}'; seats int; held boolean; told record;
   rverbs text[] := '{}'; rdims text[] := '{}'; rkeys int[] := '{}'; rrooms int[] := '{}'; rsaid text[] := '{}'; vdims text[] := '{}'; vkeys int[] := '{}'; vrooms int[] := '{}'; vsaid text[] := '{}'; begun boolean[] := '{}';
   dims text[] := '{}'; keys int[] := '{}'; names text[] := '{}'; caps int[] := '{}'; planned int[] := '{}'; totals int[] := '{}'; used int[] := '{}'; policies text[] := '{}';
   oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; theirs int[]; kept int[]; why text; said text; price int; most int;
@@ -117,21 +120,23 @@ BEGIN
   SELECT coalesce(bool_or(l.stopped), true) AS stopped, max(l.stopped_by) AS who, max(l.stopped_why) AS what INTO halt FROM ledger l WHERE l.id = 1;
   -- Who is down, or out of service, costs nothing: no budget has to be counted for it.
   priced := ARRAY(SELECT DISTINCT a.id FROM unnest(p_ids) AS a(id) CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE c.in_service AND NOT c.down);
-  FOR lim IN SELECT * FROM safety_limits(priced) LOOP
+  held := EXISTS (SELECT FROM safety_hold s WHERE s.deleted_at IS NULL);
+  SELECT coalesce(bool_or(s.spec ? 'rates'), false) AS rates, coalesce(bool_or(s.spec ? 'minSchedulable'), false) AS reserves INTO told FROM safety_safetypolicy s WHERE s.deleted_at IS NULL;
+  FOR lim IN SELECT * FROM safety_limits(priced) WHERE cardinality(priced) > 0 LOOP
     dims := dims || lim.dim; keys := keys || lim.key; names := names || lim.name; caps := caps || lim.cap; planned := planned || lim.planned_cap;
     totals := totals || lim.total; used := used || lim.gone; policies := policies || lim.policy;
   END LOOP;
   SELECT coalesce(bool_or(safety_class(v.verb) IN ('disruptive', 'destructive')), false), coalesce(bool_or(v.unplanned AND safety_class(v.verb) IN ('disruptive', 'destructive')), false)
     INTO guarded, counting FROM unnest(p_verbs, p_unplanned) AS v(verb, unplanned);
   WHILE guarded LOOP
-    tripped := false; codes := '{}'; bdims := '{}'; bkeys := '{}'; bnames := '{}'; spans := '{}'; rooms := '{}'; mosts := '{}'; hits := '{}'; froms := '{}'; states := '{}'; trips := '{}'; stops := '{}'; limits := '{}';
-    FOR brk IN SELECT * FROM breakers_of(p_ids, moment, counting) LOOP
+    tripped := false; codes := '{}'; bdims := '{}'; bkeys := '{}'; bnames := '{}'; spans := '{}'; rooms := '{}'; mosts := '{}'; hits := '{}'; froms := '{}'; states := '{}'; trips := '{}'; stops := '{}'; parts := '{}'; tops := '{}';
+    FOR brk IN SELECT * FROM breakers_of(p_ids, moment, counting, cardinality(p_ids)) LOOP
       IF counting AND brk.state <> 'open' AND brk.hit >= brk.most THEN  -- a limit may be met before anything starts: machines have left service since the last start
         PERFORM breaker_open(brk.dim, brk.key, breaker_limit(brk.hit, brk.percent, brk.cap, brk.seconds), moment); tripped := true;
       END IF;
       codes := codes || brk.code; bdims := bdims || brk.dim; bkeys := bkeys || brk.key; bnames := bnames || brk.name; spans := spans || brk.seconds; rooms := rooms || brk.room;
       mosts := mosts || brk.most; hits := hits || brk.hit; froms := froms || greatest(brk.counted_from, moment - make_interval(secs => brk.seconds)); states := states || brk.state; trips := trips || ''::text;
-      stops := stops || breaker_sentence(brk.dim, brk.name, brk.state, brk.since, brk.last_at, brk.seconds, brk.why, brk.allow); limits := limits || breaker_limit(brk.most, brk.percent, brk.cap, brk.seconds);
+      stops := stops || CASE WHEN brk.state = 'closed' THEN '' ELSE breaker_sentence(brk.dim, brk.name, brk.state, brk.since, brk.last_at, brk.seconds, brk.why, brk.allow) END; parts := parts || brk.percent; tops := tops || brk.cap;
     END LOOP;
     EXIT WHEN NOT tripped;  -- what has just opened is read as it stands now
   END LOOP;
@@ -142,12 +147,17 @@ BEGIN
       FOR shut IN SELECT * FROM safety_windows(p_ids, moment) w WHERE NOT w.open LOOP shuts := shuts || jsonb_build_array(jsonb_build_array(shut.dim, shut.key, shut.message)); END LOOP;
       FOR dom IN SELECT * FROM safety_domains(p_ids) LOOP doms := doms || jsonb_build_object(dom.key, jsonb_build_array(dom.level, coalesce(dom.busy[1], 0), cardinality(dom.busy), dom.message)); END LOOP;
     END IF;
-    FOR lim IN SELECT * FROM safety_rates(p_ids, p_verbs, moment) LOOP
-      rverbs := rverbs || lim.verb; rdims := rdims || lim.dim; rkeys := rkeys || lim.key; rrooms := rrooms || greatest(0, lim.cap - lim.used); rsaid := rsaid || lim.message;
-    END LOOP;
-    FOR lim IN SELECT * FROM safety_reserves(priced) LOOP
-      vdims := vdims || lim.dim; vkeys := vkeys || lim.key; vrooms := vrooms || lim.room; vsaid := vsaid || lim.message;
-    END LOOP;
+    -- without a policy only these verbs have rates
+    IF told.rates OR EXISTS (SELECT FROM unnest(p_verbs) AS v(verb) WHERE lower(v.verb) IN ('reboot', 'reinstall', 'wipe')) THEN
+      FOR lim IN SELECT * FROM safety_rates(p_ids, p_verbs, moment) LOOP
+        rverbs := rverbs || lim.verb; rdims := rdims || lim.dim; rkeys := rkeys || lim.key; rrooms := rrooms || greatest(0, lim.cap - lim.used); rsaid := rsaid || lim.message;
+      END LOOP;
+    END IF;
+    IF told.reserves AND cardinality(priced) > 0 THEN
+      FOR lim IN SELECT * FROM safety_reserves(priced) LOOP
+        vdims := vdims || lim.dim; vkeys := vkeys || lim.key; vrooms := vrooms || lim.room; vsaid := vsaid || lim.message;
+      END LOOP;
+    END IF;
   END IF;
   FOR r IN
     SELECT a.ord::int AS ord, a.id, a.verb, a.unplanned, a.owner, c.machine_id IS NOT NULL AS known, c.in_service, c.down, c.cluster_id, c.idc_id, c.model_id, c.rack_id,
@@ -156,7 +166,7 @@ BEGIN
     FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
     LEFT JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true
     LEFT JOIN LATERAL (SELECT * FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON true
-    LEFT JOIN safety_held(p_ids) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused, labels FROM safety_target_by_key WHERE machine_id = a.id OFFSET 0) t ON true
+    LEFT JOIN (SELECT * FROM safety_held(p_ids) s WHERE held OFFSET 0) h ON h.machine_id = a.id LEFT JOIN LATERAL (SELECT paused, labels FROM safety_target_by_key WHERE machine_id = a.id OFFSET 0) t ON true
     LEFT JOIN LATERAL (SELECT max(k.at) AS last FROM breaker_strike k WHERE guarded AND k.machine_id = a.id) s ON true
     ORDER BY a.ord
   LOOP
@@ -239,7 +249,7 @@ BEGIN
         IF begins AND (r.struck IS NULL OR r.struck < froms[at]) THEN
           hits[at] := hits[at] + 1;
           IF hits[at] >= mosts[at] THEN
-            trips[at] := limits[at]; wide := wide + (bdims[at] = 'cluster')::int;
+            trips[at] := breaker_limit(mosts[at], parts[at], tops[at], spans[at]); wide := wide + (bdims[at] = 'cluster')::int;
             states[at] := 'open'; stops[at] := breaker_sentence(bdims[at], bnames[at], 'open', moment, moment, spans[at], trips[at], 0);
             IF bdims[at] = 'cluster' AND wide >= 3 AND bdims[1] = 'fleet' AND states[1] <> 'open' THEN  -- as breaker_open does it below
               states[1] := 'open'; stops[1] := breaker_sentence('fleet', '', 'open', moment, moment, 0, format('The breakers of %s clusters are open.', wide), 0);
@@ -270,19 +280,23 @@ BEGIN
   INSERT INTO breaker_strike (machine_id, cluster_id, idc_id, rack_id, at, failed, why)
   SELECT a.id, c.cluster_id, c.idc_id, c.rack_id, moment, false, left(a.verb || ' of ' || a.owner, 1000) FROM unnest(p_ids, p_verbs, p_owners, starts) AS a(id, verb, owner, begun)
   CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE a.begun;
-  INSERT INTO breaker_trial (dim, key, permit_id) SELECT bdims[a.place], bkeys[a.place], p.id FROM unnest(tried, tries) AS a(id, place)
-  CROSS JOIN LATERAL (SELECT id FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON CONFLICT DO NOTHING;
+  IF cardinality(tried) > 0 THEN
+    INSERT INTO breaker_trial (dim, key, permit_id) SELECT bdims[a.place], bkeys[a.place], p.id FROM unnest(tried, tries) AS a(id, place)
+    CROSS JOIN LATERAL (SELECT id FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON CONFLICT DO NOTHING;
+  END IF;
   FOR at IN 1 .. cardinality(codes) LOOP
     IF trips[at] <> '' THEN PERFORM breaker_open(bdims[at], bkeys[at], trips[at], moment); END IF;
   END LOOP;
 
-  INSERT INTO refusal AS f (machine_id, cluster_id, verb, owner, reason, message)
-  SELECT DISTINCT ON (a.id) a.id, coalesce(c.cluster_id, 0), a.verb, a.owner, a.reason, a.message
-  FROM unnest(p_ids, p_verbs, p_owners, oks, reasons, messages) AS a(id, verb, owner, ok, reason, message)
-  LEFT JOIN LATERAL (SELECT cluster_id FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true WHERE NOT a.ok ORDER BY a.id
-  ON CONFLICT (machine_id) DO UPDATE SET verb = excluded.verb, owner = excluded.owner, reason = excluded.reason, message = excluded.message, cluster_id = excluded.cluster_id,
-    since = CASE WHEN f.reason = excluded.reason THEN f.since ELSE now() END
-  WHERE (f.verb, f.owner, f.reason, f.message) IS DISTINCT FROM (excluded.verb, excluded.owner, excluded.reason, excluded.message);
+  IF false = ANY (oks) THEN
+    INSERT INTO refusal AS f (machine_id, cluster_id, verb, owner, reason, message)
+    SELECT DISTINCT ON (a.id) a.id, coalesce(c.cluster_id, 0), a.verb, a.owner, a.reason, a.message
+    FROM unnest(p_ids, p_verbs, p_owners, oks, reasons, messages) AS a(id, verb, owner, ok, reason, message)
+    LEFT JOIN LATERAL (SELECT cluster_id FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true WHERE NOT a.ok ORDER BY a.id
+    ON CONFLICT (machine_id) DO UPDATE SET verb = excluded.verb, owner = excluded.owner, reason = excluded.reason, message = excluded.message, cluster_id = excluded.cluster_id,
+      since = CASE WHEN f.reason = excluded.reason THEN f.since ELSE now() END
+    WHERE (f.verb, f.owner, f.reason, f.message) IS DISTINCT FROM (excluded.verb, excluded.owner, excluded.reason, excluded.message);
+  END IF;
 
   RETURN QUERY SELECT a.id, a.ok, a.reason, a.message, CASE WHEN a.ok THEN p.id END
   FROM unnest(p_ids, oks, reasons, messages) WITH ORDINALITY AS a(id, ok, reason, message, ord)

@@ -10,7 +10,7 @@ NEWEST = (Path(__file__).parent / "notices.sql").read_text()
 
 
 class Migration(migrations.Migration):
-    dependencies = [("safety", "0007_quorum")]
+    dependencies = [("safety", "0008_quick_permits")]
 
     operations = [
         migrations.RunSQL(NEWEST.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"), migrations.RunSQL.noop),
