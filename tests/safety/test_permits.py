@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import psycopg
 import pytest
@@ -393,8 +392,8 @@ async def test_the_ledger_answers_a_batch_though_statistics_call_the_fleet_empty
     assert await ledger.unavailable() == 600
 
 
-async def test_plans_from_before_a_storm_read_no_whole_table_in_it(ledger: Ledger) -> None:
-    """The ledger keeps its plans: one of when there was hardly a permit is used for a thousand of them."""
+async def test_plans_from_before_a_storm_read_no_whole_table_for_each_machine_of_it(ledger: Ledger) -> None:
+    """The ledger keeps its plans: one of when there was hardly a permit is used for a thousand of them. To count once for all is another thing."""
     few = await ledger.cluster("z", 3)
     await ledger.ask(few[:1])
     await ledger.sql("ANALYZE")
@@ -404,12 +403,15 @@ async def test_plans_from_before_a_storm_read_no_whole_table_in_it(ledger: Ledge
     before = await whole_reads(ledger)
     for _ in range(2):  # granted, and renewed
         await ledger.ask(ids[:300])
-    assert await whole_reads(ledger) == before
+    after = await whole_reads(ledger)
+    assert [table for table in after if after[table] - before[table] >= 300] == []
 
 
-async def whole_reads(ledger: Ledger) -> list[tuple[Any, ...]]:
+async def whole_reads(ledger: Ledger) -> dict[str, int]:
     """How often each table that grows with the fleet was read as a whole."""
     await ledger.sql("SELECT pg_stat_force_next_flush()")
-    return await ledger.sql(
-        "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN ('permit', 'capacity', 'refusal', 'breaker_strike', 'verb_start', 'machine', 'machine_state') ORDER BY 1"
+    return dict(
+        await ledger.sql(
+            "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN ('permit', 'capacity', 'refusal', 'breaker_strike', 'verb_start', 'machine', 'machine_state')"
+        )
     )
