@@ -96,7 +96,8 @@ async def test_the_life_of_a_cluster_by_its_dialogs(people: People, settings: An
         assert (await reached("web", stands_at(OLD)))["metadata"]["uid"] != uid
     finally:
         await in_thread(lambda: Cluster.objects.all().delete())
-        await in_thread(lambda: _lay_down(uid))
+        if uid:
+            await in_thread(lambda: _lay_down(uid))
         await _tasks.purge(Seat(None, 1))  # type: ignore[arg-type]
     assert running(tmp_path) == []
 
