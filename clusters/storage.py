@@ -115,6 +115,9 @@ class ClusterStorage(Storage):
     def admit_delete(self, obj: Json, by: Actor) -> None:
         """The annotation must name the cluster, and no machine may be left in it."""
         name = obj["metadata"]["name"]
+        carrying = hosted_storage.carrying(name)  # said first: its machines clear away what it carries, so they go last
+        if carrying:
+            raise errors.conflict(self.kind, name, carrying)
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM (SELECT 1 FROM machine JOIN clusters_cluster c ON c.id = machine.cluster_id WHERE c.name = %s LIMIT 100) q",
@@ -126,9 +129,6 @@ class ClusterStorage(Storage):
             raise errors.conflict(
                 self.kind, name, f"{count} machines still name it; delete them or move them out first"
             )
-        carrying = hosted_storage.carrying(name)
-        if carrying:
-            raise errors.conflict(self.kind, name, carrying)
         if obj["metadata"].get("annotations", {}).get(CONFIRM) != name:
             raise errors.conflict(
                 self.kind, name, f"deleting a cluster takes two steps: first annotate it with {CONFIRM}={name}"

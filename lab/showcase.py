@@ -233,7 +233,7 @@ def _answers(business: Kubectl) -> bool:
 
 
 def _deletes(fleet: Fleet, name: str) -> bool:
-    """Whether the deletion is taken: that of a meta cluster is refused until what it carried is cleared away."""
+    """Whether the deletion is taken."""
     try:
         fleet("delete", "cluster", name, "--wait=false")
     except LabError:
@@ -241,15 +241,37 @@ def _deletes(fleet: Fleet, name: str) -> bool:
     return True
 
 
-def _down(fleet: Fleet, say: Say) -> None:
-    """Machines are given up with their hosts, which the lab ends; control planes are deleted: they would outlive Fleet."""
-    say("taking it down")
-    for name in [m["metadata"]["name"] for m in fleet.get("machines").get("items", [])]:
+def _carries(fleet: Fleet, name: str) -> bool:
+    """Whether data of deleted control planes still lies on a meta cluster's nodes, which clear it away."""
+    try:
+        fleet("delete", "cluster", name, "--dry-run=server")
+    except LabError as error:
+        return "carries" in str(error)
+    return False
+
+
+def _give_up_machines(fleet: Fleet, cluster: str, say: Say) -> None:
+    def left() -> list[str]:
+        found = fleet.get("machines", f"--field-selector=spec.clusterName={cluster}").get("items", [])
+        return [m["metadata"]["name"] for m in found]
+
+    for name in left():
         fleet("annotate", "machine", name, f"fleet.dev/abandon={name}", "--overwrite")
         fleet("delete", "machine", name, "--wait=false")
-    until(lambda: not fleet.get("machines").get("items"), "no machine is left", say)
+    until(lambda: not left(), f"no machine of {cluster} is left", say)
+
+
+def _down(fleet: Fleet, say: Say) -> None:
+    """Machines are given up with their hosts, which the lab ends; control planes are deleted: they would outlive Fleet.
+
+    The meta cluster keeps its machines until they have cleared away what the business cluster left on them.
+    """
+    say("taking it down")
     for name in (clusters.BUSINESS, clusters.META):
-        if fleet.get("cluster", name):
-            fleet("annotate", "cluster", name, f"fleet.dev/confirm-delete={name}", "--overwrite")
-            until(lambda: _deletes(fleet, name), f"the cluster {name} is deleted", say)  # noqa: B023 - asked at once
-            until(lambda: not fleet.get("cluster", name), f"the cluster {name} is gone", say)  # noqa: B023 - asked at once
+        if not fleet.get("cluster", name):
+            continue
+        fleet("annotate", "cluster", name, f"fleet.dev/confirm-delete={name}", "--overwrite")
+        until(lambda: not _carries(fleet, name), f"nothing of others is left on {name}", say)  # noqa: B023 - asked at once
+        _give_up_machines(fleet, name, say)
+        until(lambda: _deletes(fleet, name), f"the cluster {name} is deleted", say)  # noqa: B023 - asked at once
+        until(lambda: not fleet.get("cluster", name), f"the cluster {name} is gone", say)  # noqa: B023 - asked at once
