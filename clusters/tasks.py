@@ -78,4 +78,4 @@ def _left(uid: str, name: str, spec: Json) -> Plane:
 
 register_operator(Operator(CLUSTER, reconcile_clusters, batch=20))
 register_chore(Chore("clusters", 3.0, run_sync=reconcile))
-register_chore(Chore("purge-clusters", 60.0, purge))
+register_chore(Chore("purge-clusters", 15.0, purge))  # a few turns each: pods wipe folders between them

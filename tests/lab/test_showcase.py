@@ -86,8 +86,12 @@ def _joined(fleet: Fleet, business: Kubectl) -> None:
     for name, node in nodes.items():
         assert node["spec"]["providerID"] == f"fleet://{fleet.get('machine', name)['metadata']['uid']}"
         assert not node["spec"].get("unschedulable")
-    gates = {g["conditionType"]: g for g in fleet.get("cluster", clusters.BUSINESS)["status"]["gates"]}
-    assert gates[clusters.CONDITION]["released"] == len(WORKERS)
+
+    def counted() -> bool:  # from time to time
+        gates = {g["conditionType"]: g for g in fleet.get("cluster", clusters.BUSINESS)["status"].get("gates", [])}
+        return bool(gates.get(clusters.CONDITION, {}).get("released") == len(WORKERS))
+
+    until(counted, "the gates are counted", say)
     assert fleet.get("machine", MASTER)["status"]["nodeName"] == MASTER
 
 
