@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from fleet.api.errors import ApiError
 from fleet.api.selectors import FieldSelector, LabelSelector
@@ -42,25 +42,25 @@ def _check_target(target: Json) -> list[Problem]:
         return [Problem("spec.target", text, "FieldValueRequired")]
     if target.get("matchAll") is False:
         return [Problem("spec.target.matchAll", "matchAll is true or absent")]
-    empty = "what is empty selects nothing; every machine is written matchAll: true"
-    return [
-        Problem(f"spec.target.{key}", empty, "FieldValueRequired")
-        for key in ("machines", *_SELECTS)
-        if key in target and not target[key]
-    ] or [*_unreadable("labelSelector", target, LabelSelector.parse), *_unreadable("fieldSelector", target, fields_of)]
+    return [p for key in ("machines", *_SELECTS) if key in target for p in _says_nothing(key, target[key])]
+
+
+def _says_nothing(key: str, given: Any) -> list[Problem]:
+    """What is empty, also once it is read, would mean every machine."""
+    read: dict[str, Callable[[str], Any]] = {"labelSelector": LabelSelector.parse, "fieldSelector": fields_of}
+    try:
+        parsed = read[key](given) if key in read else given
+    except ApiError as error:
+        return [Problem(f"spec.target.{key}", error.message)]
+    if parsed in ((), [], "", LabelSelector(), FieldSelector()):
+        text = "what is empty selects nothing; every machine is written matchAll: true"
+        return [Problem(f"spec.target.{key}", text, "FieldValueRequired")]
+    return []
 
 
 def fields_of(text: str) -> FieldSelector:
     """`spec.target.fieldSelector` as it is matched; ApiError where it is none."""
     return FieldSelector.parse(text, SELECTABLE)
-
-
-def _unreadable(key: str, target: Json, parse: Callable[[str], object]) -> list[Problem]:
-    try:
-        parse(target.get(key, ""))
-    except ApiError as error:
-        return [Problem(f"spec.target.{key}", error.message)]
-    return []
 
 
 def _check(new: Json, old: Json | None) -> Sequence[Problem]:
