@@ -1,4 +1,4 @@
-"""How many machines one person may delete alone: what is asked for one by one is no way around the second person."""
+"""How much one person may do alone: what is asked for in small portions is no way around the second person."""
 
 from __future__ import annotations
 
@@ -8,20 +8,41 @@ from django.db import connection
 from fleet.api import errors
 from fleet.api.rights import Actor
 from fleet.control.kinds import Kind
+from machines.batches.schema import HARMLESS
 
-_LATELY = "SELECT count(*) FROM audit WHERE actor = %s AND verb = 'delete' AND kind = 'Machine' AND at > now() - interval '1 hour'"
+_DELETED = "SELECT count(*) FROM audit WHERE actor = %s AND verb = 'delete' AND kind = 'Machine' AND at > now() - interval '1 hour'"
+# Machines of batches that nobody else approved. Those of a Decommission may be counted as deletions too: that is on the safe side.
+_BATCHED = """
+SELECT coalesce(sum((status ->> 'count')::int), 0) FROM machines_operationbatch
+WHERE created_at > now() - interval '1 hour' AND status ->> 'author' = %s AND status ->> 'approval' = 'NotNeeded' AND spec ->> 'verb' <> ALL (%s)
+"""
+
+
+def _lately(sql: str, person: str, *values: object) -> int:
+    """A count of what that person did within the last hour. What one person asks for is judged one after the other: the lock holds until the commit."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 7))", [person])
+        cursor.execute(sql, [person, *values])
+        return int(cursor.fetchone()[0])
 
 
 def check_deletes(kind: Kind, name: str, more: int, by: Actor) -> None:
-    """ApiError 403 when that person would have deleted more machines within an hour than one person may. Deletions of one person are judged one after the other."""
+    """ApiError 403 when that person would have deleted more machines within an hour than one person may."""
     limit = settings.FLEET_APPROVAL_OVER
     if by.is_system or not settings.FLEET_REQUIRE_APPROVAL:
         return
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 7))", [by.name])
-        cursor.execute(_LATELY, [by.name])
-        lately = int(cursor.fetchone()[0])
+    lately = _lately(_DELETED, by.name)
     if lately + more > limit:
         said = f"{lately} within the last hour, and {more} more" if lately else f"{more}"
         why = f"one person alone deletes at most {limit} machines in an hour, and this would be {said}; ask for an OperationBatch with the verb Decommission, which another person approves"
         raise errors.forbidden(by.name, "delete", kind, name, why)
+
+
+def approval_needed(verb: str, count: int, person: str) -> bool:
+    """Whether a batch takes a second person, with what the first one asked for alone within the last hour."""
+    if verb in HARMLESS or not settings.FLEET_REQUIRE_APPROVAL:
+        return False
+    alone = count + _lately(_BATCHED, person, list(HARMLESS))
+    if verb == "Decommission":
+        alone += _lately(_DELETED, person)
+    return alone > settings.FLEET_APPROVAL_OVER

@@ -19,6 +19,7 @@ from fleet.control.times import format_time
 from fleet.events.publish import Cursor
 from fleet.safety import permits
 from machines.batches import schema, targets
+from machines.batches.alone import approval_needed
 from machines.models import OperationBatch
 from machines.storage import MachineStorage, fetch
 
@@ -122,7 +123,7 @@ def _first_status(obj: Json, found: Sequence[targets.Target]) -> Json:
     spec, author = obj["spec"], obj["status"]["author"]
     listed = targets.digest((t.name, t.id) for t in found)
     what = hex64([spec["verb"], spec.get("units", []), spec.get("drain", {}), listed])
-    needed = approval_needed(spec["verb"], len(found))
+    needed = approval_needed(spec["verb"], len(found), author)
     out = {
         "count": len(found), "targetsHash": listed, "hash": what, "author": author, "clusters": targets.by_cluster(found),
         "waiting": len(found), "open": 0, "succeeded": 0, "failed": 0, "skipped": 0,
@@ -131,11 +132,6 @@ def _first_status(obj: Json, found: Sequence[targets.Target]) -> Json:
         text = f"Another approver than {author} must approve it: {APPROVE}={what}"
         return out | {"phase": schema.AWAITING, "approval": "Needed", "message": text}
     return out | {"phase": schema.RUNNING, "approval": "NotNeeded", "message": "Begins.", "startTime": _now()}
-
-
-def approval_needed(verb: str, count: int) -> bool:
-    """Whether that takes a second person."""
-    return settings.FLEET_REQUIRE_APPROVAL and verb not in schema.HARMLESS and count > settings.FLEET_APPROVAL_OVER
 
 
 def foreseen(obj: Json) -> list[str]:

@@ -426,6 +426,25 @@ def test_operators_do_not_decommission_many(fleet_db: None) -> None:
     assert refused.value.code == 403
 
 
+async def test_in_small_portions_is_no_way_around_the_second_person(conn: Connection) -> None:
+    await in_thread(lambda: make(6))
+
+    def portion(name: str, machines: list[str], verb: str = "Reboot", by: Actor = BEN) -> str:
+        spec = {"verb": verb, "target": {"machines": machines}, "reason": "new kernel"}
+        obj = {"apiVersion": API_VERSION, "kind": "OperationBatch", "metadata": {"name": name}, "spec": spec}
+        return str(create_object("operationbatches", obj, write=Write(by=by))["status"]["approval"])
+
+    assert await in_thread(lambda: portion("b1", ["m-0000", "m-0001"])) == "NotNeeded"
+    assert await in_thread(lambda: portion("look", ["m-0002", "m-0003"], "Reconcile")) == "NotNeeded"
+    assert await in_thread(lambda: portion("b2", ["m-0002"], "Drain")) == "NotNeeded"
+    assert await in_thread(lambda: portion("b3", ["m-0003"], "Drain")) == "Needed"
+    assert await in_thread(lambda: portion("b4", ["m-0003"], by=OLGA)) == "NotNeeded"  # a count of their own
+    sql("UPDATE machines_operationbatch SET created_at = now() - interval '2 hours'")
+    assert await in_thread(lambda: portion("b5", ["m-0003"])) == "NotNeeded"
+    await in_thread(lambda: [delete_object("machines", f"m-000{n}", write=Write(by=BEN)) for n in range(2)])
+    assert await in_thread(lambda: portion("b6", ["m-0005"], "Decommission")) == "Needed"
+
+
 def test_one_by_one_is_no_way_around_the_second_person(fleet_db: None, settings: Settings) -> None:
     make(5)
     for n in range(3):
