@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+import shlex
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 from urllib.parse import urlencode
 
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+import orjson
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
+from django.template.loader import render_to_string
+from django.utils.http import url_has_allowed_host_and_scheme
 
 from fleet.api.actions import Write
+from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.rights import Actor
 from fleet.console import words
 from fleet.console.page import Page, respond
+from fleet.control.kinds import Json
 
 MANAGER: Final = "fleet-console"
+MANY: Final = 20  # acts on more than these ask for their exact count
 _BEFORE: Final = re.compile(r"^Operation cannot be fulfilled on [^:]+: (?=\S)")
 
 
@@ -58,3 +66,45 @@ def refused(request: HttpRequest, actor: Actor, error: ApiError, way_back: str) 
     """The page that says why nothing was changed."""
     context = {"sentence": f"{sentence_of(error)}. Nothing was changed.", "back": way_back}
     return respond(request, actor, Page("console/refused.html", "Not done", context, status=error.code))
+
+
+def machines_page(form: QueryDict) -> str:
+    """The list of machines that an act came from, as its form says it; never another site's page."""
+    wanted = form.get("back", "")
+    return wanted if wanted.startswith("/machines") and url_has_allowed_host_and_scheme(wanted, None) else "/machines"
+
+
+def acted(request: HttpRequest, acts: Mapping[str, Callable[..., str]], path: str, *subject: str) -> HttpResponse:
+    """POST of the verb that the form names: the act is given the subject, who asks and the form, and says what it did."""
+    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
+    act = acts.get(request.POST.get("verb", ""))
+    try:
+        if act is None:
+            raise bad_request(f"there is no act of that name here; there are {', '.join(acts)}")
+        return back(path, act(*subject, actor, request.POST))
+    except ApiError as error:
+        return refused(request, actor, error, path)
+
+
+def create_line(obj: Json) -> str:
+    """The line that makes the same by hand."""
+    return f"kubectl create -f - <<< {shlex.quote(orjson.dumps(obj).decode())}"
+
+
+def told_before(
+    template: str, context: Mapping[str, Any], error: ApiError | None, fields: Collection[str], *,
+    named: Callable[[str], str] = str, may: bool = True, **more: Any,
+) -> JsonResponse:  # fmt: skip
+    """What a dialog tells before it is confirmed; `may`: whether the act would be accepted.
+
+    Problems stand at their fields (`named`: the field of the form that a field of the object is asked by), those of no field in the text.
+    """
+    causes = (error.details or {}).get("causes", []) if error else []
+    found: dict[str, list[str]] = {}
+    for cause in causes:
+        found.setdefault(named(cause["field"]), []).append(plain(cause["message"]))
+    told = {field: " ".join(messages) for field, messages in found.items() if field in fields}
+    elsewhere = "" if error is None or (causes and len(told) == len(found)) else f"{sentence_of(error)}."
+    html = render_to_string(f"console/{template}.html", {**context, "refused": elsewhere})
+    status = error.code if error is not None and error.code in (403, 404) else 200
+    return JsonResponse({"html": html, "may": error is None and may, "fields": told, **more}, status=status)

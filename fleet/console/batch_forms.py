@@ -6,11 +6,8 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
-import orjson
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
-from django.template.loader import render_to_string
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from fleet.api.actions import create_object, patch_object
@@ -19,14 +16,22 @@ from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.rights import Actor
 from fleet.console import filters, matching, queries, words
-from fleet.console.acting import back, plain, refused, sentence_of, write_of
+from fleet.console.acting import (
+    MANY,
+    acted,
+    back,
+    create_line,
+    machines_page,
+    refused,
+    told_before,
+    write_of,
+)
 from fleet.console.cluster_care import patched
 from fleet.control.kinds import API_VERSION, Json
 from machines.batches.schema import VERBS as BATCH_VERBS
 from machines.batches.targets import MOST
 
 NAMED: Final = 1_000  # machines that a batch names one by one; more are meant by the filter and held to its hash
-MANY: Final = 20  # acts on more than these ask for their exact count
 FIELDS: Final = frozenset({"spec.reason"})
 Act = Callable[[str, Actor, QueryDict], str]
 
@@ -95,25 +100,22 @@ def button(verb: str, count: int, approval: str) -> str:
 def batches_foresee(request: HttpRequest) -> JsonResponse:
     """What a selection and a verb would lead to, by a dry run of the same write."""
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    write, error, more, line = write_of(actor, dry_run=True), None, {}, ""
+    write, error = write_of(actor, dry_run=True), None
+    more: Json = {}
+    line = ""
     try:
         wished = object_of(actor, request.POST)
         shown = wished if wished["spec"]["reason"] else {**wished, "spec": {**wished["spec"], "reason": "…"}}
         made = create_object("operationbatches", shown, write=write)
         status, verb = made["status"], made["spec"]["verb"]
         more = {"go": button(verb, status["count"], status["approval"]), "must": _must(verb, status["count"])}
-        if len(status["clusters"]) and len(wished["spec"]["target"].get("machines", ())) <= MANY:
-            line = f"kubectl create -f - <<< '{orjson.dumps(wished).decode()}'"
+        if len(wished["spec"]["target"].get("machines", ())) <= MANY:
+            line = create_line(wished)
         if not wished["spec"]["reason"]:
             error = _reason_needed()
     except ApiError as refusal:
         error = refusal
-    causes = (error.details or {}).get("causes", []) if error else []
-    fields = {c["field"]: plain(c["message"]) for c in causes if c["field"] in FIELDS}
-    elsewhere = "" if error is None or (causes and len(fields) == len(causes)) else f"{sentence_of(error)}."
-    html = render_to_string("console/_foresee_batch.html", {"refused": elsewhere, "told": told(write.warnings), "line": line})  # fmt: skip
-    status_code = error.code if error is not None and error.code == 403 else 200
-    return JsonResponse({"html": html, "may": error is None, "fields": fields, **more}, status=status_code)
+    return told_before("_foresee_batch", {"told": told(write.warnings), "line": line}, error, FIELDS, **more)
 
 
 def _reason_needed() -> ApiError:
@@ -136,8 +138,7 @@ def told(warnings: list[str]) -> list[tuple[str, str]]:
 def batches_do(request: HttpRequest) -> HttpResponse:
     """POST of a batch over the machines that were selected."""
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    wanted = request.POST.get("back", "")
-    way_back = wanted if wanted.startswith("/machines") and url_has_allowed_host_and_scheme(wanted, None) else "/machines"  # fmt: skip
+    way_back = machines_page(request.POST)
     try:
         wished = object_of(actor, request.POST)
         count = wished["spec"].get("expect", {}).get("count") or len(wished["spec"]["target"]["machines"])
@@ -199,11 +200,4 @@ VERBS: Final[dict[str, Act]] = {f.__name__: f for f in (approve, cancel, pause, 
 @require_POST
 def batch_do(request: HttpRequest, name: str) -> HttpResponse:
     """POST of one verb on one batch."""
-    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    act, path = VERBS.get(request.POST.get("verb", "")), f"/batches/{quote(name, safe='')}"
-    try:
-        if act is None:
-            raise bad_request(f"there is no act of that name here; there are {', '.join(VERBS)}")
-        return back(path, act(name, actor, request.POST))
-    except ApiError as error:
-        return refused(request, actor, error, path)
+    return acted(request, VERBS, f"/batches/{quote(name, safe='')}", name)

@@ -11,12 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-import orjson
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
-from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
 from clusters.cases import Case, load
@@ -34,7 +32,7 @@ from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import Stored, storage_for
 from fleet.console import cluster_care, foresight, queries
-from fleet.console.acting import back, plain, refused, sentence_of, write_of
+from fleet.console.acting import back, create_line, plain, refused, sentence_of, told_before, write_of
 from fleet.console.cluster_seen import check_seen, seen_of
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import API_VERSION, Json, by_kind
@@ -161,13 +159,7 @@ def cluster_do(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _answer(template: str, context: dict[str, Any], error: ApiError | None, **more: Any) -> JsonResponse:
-    """`may`: whether the act would be accepted. Problems stand at their fields; what has none stands in the text."""
-    causes = (error.details or {}).get("causes", []) if error else []
-    fields = {c["field"]: plain(c["message"]) for c in causes if c["field"] in FIELDS}
-    elsewhere = "" if error is None or (causes and len(fields) == len(causes)) else f"{sentence_of(error)}."
-    html = render_to_string(f"console/{template}.html", {**context, "guard": queries.guard(), "refused": elsewhere})
-    status = error.code if error is not None and error.code in (403, 404) else 200
-    return JsonResponse({"html": html, "may": error is None, "fields": fields, **more}, status=status)
+    return told_before(template, {**context, "guard": queries.guard()}, error, FIELDS, **more)
 
 
 @login_required
@@ -181,7 +173,7 @@ def clusters_foresee(request: HttpRequest) -> JsonResponse:
     wished = object_of(request.POST)
     try:
         obj = create_object("clusters", wished, write=write)
-        line = f"kubectl create -f - <<< '{orjson.dumps(wished).decode()}'"
+        line = create_line(wished)
         made = foresight.making(obj, _version_spec(obj["spec"].get("packageVersion", "")))
     except ApiError as refusal:
         error = refusal

@@ -12,12 +12,11 @@ from django.views.decorators.http import require_POST
 
 from fleet.api import errors
 from fleet.api.actions import create_object, patch_object
-from fleet.api.authentication import actor_of
-from fleet.api.errors import ApiError, bad_request
+from fleet.api.errors import bad_request
 from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import storage_for
-from fleet.console.acting import back, reason_of, refused, write_of
+from fleet.console.acting import acted, reason_of, write_of
 from fleet.console.cluster_care import patched
 from fleet.console.queries import rows
 from fleet.control.kinds import API_VERSION, Json
@@ -90,16 +89,9 @@ REPORT: Final[dict[str, Act]] = {"report": report}
 
 
 def _do(request: HttpRequest, name: str, verbs: dict[str, Act], path: str) -> HttpResponse:
-    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    act = verbs.get(request.POST.get("verb", ""))
+    """Back to the page of the machine that the form came from, where it says so."""
     wanted = request.POST.get("back", "")
-    path = f"/machines/{quote(wanted, safe='')}/why" if wanted else path
-    try:
-        if act is None:
-            raise bad_request(f"there is no act of that name here; there are {', '.join(verbs)}")
-        return back(path, act(name, actor, request.POST))
-    except ApiError as error:
-        return refused(request, actor, error, path)
+    return acted(request, verbs, f"/machines/{quote(wanted, safe='')}/why" if wanted else path, name)
 
 
 @login_required

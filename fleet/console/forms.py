@@ -12,7 +12,6 @@ from django.contrib.auth.decorators import login_required
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from fleet.api import audit
@@ -23,7 +22,7 @@ from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import storage_for
 from fleet.console import matching, queries, words
-from fleet.console.acting import back, reason_of, refused, sentence_of, write_of
+from fleet.console.acting import MANY, back, machines_page, reason_of, refused, sentence_of, write_of
 from fleet.console.cluster_care import patched, paused_patch
 from fleet.control import work
 from fleet.control.kinds import API_VERSION, MACHINE, Json
@@ -31,7 +30,6 @@ from fleet.control.times import format_time
 from machines.decommission import ABANDON
 
 HOURS: Final = ("1", "4", "24", "168")
-MANY: Final = 20  # acts on more than these ask for their exact count
 _CONFIRMED: Final = ("fleet.dev/confirm-removal", "fleet.dev/accept-diff")
 
 
@@ -224,10 +222,7 @@ def machines_do(request: HttpRequest) -> HttpResponse:
     Rows come as names. All that match come as the filter and the hash of what was counted, and are looked for again.
     """
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    wanted = request.POST.get("back", "")
-    way_back = (
-        wanted if wanted.startswith("/machines") and url_has_allowed_host_and_scheme(wanted, None) else "/machines"
-    )
+    way_back = machines_page(request.POST)
     verb, done, names = request.POST.get("verb", ""), 0, list[str]()
     try:
         act, names = BULK.get(verb), _selected(actor, request.POST)

@@ -10,7 +10,6 @@ from urllib.parse import quote
 import orjson
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
-from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
 from fleet.api import errors
@@ -21,7 +20,7 @@ from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.storage import storage_for
 from fleet.console import queries, words
-from fleet.console.acting import back, plain, refused, sentence_of, write_of
+from fleet.console.acting import back, create_line, refused, told_before, write_of
 from fleet.console.gate_rules import RuleRow, foreseen, wanted_of
 from fleet.console.safety_forms import labels_of
 from fleet.control.kinds import API_VERSION, Json
@@ -180,7 +179,7 @@ def gate_rule_foresee(request: HttpRequest, name: str = "") -> JsonResponse:
         else:
             wished = object_of(form)
             spec = create_object(PLURAL, wished, write=write_of(actor, dry_run=True))["spec"]
-            line = f"kubectl create -f - <<< '{orjson.dumps(wished).decode()}'"
+            line = create_line(wished)
         would = foresee(name, spec, old)
     except ApiError as refusal:
         error = refusal
@@ -197,12 +196,6 @@ def _foresee_delete(actor: Actor, old: RuleRow | None, name: str) -> JsonRespons
 
 
 def _answer(error: ApiError | None, context: dict[str, object], would: Foreseen | None) -> JsonResponse:
-    causes = (error.details or {}).get("causes", []) if error else []
-    found = {_ALIASES.get(c["field"], c["field"]): plain(c["message"]) for c in causes}
-    fields = {k: v for k, v in found.items() if k in FIELDS}
-    elsewhere = "" if error is None or (causes and len(fields) == len(found)) else f"{sentence_of(error)}."
-    html = render_to_string("console/_foresee_gate.html", {**context, "refused": elsewhere})
     must = str(would.held) if would and would.newly else ""
-    may = error is None and not (would and would.slow)
-    status = error.code if error is not None and error.code in (403, 404) else 200
-    return JsonResponse({"html": html, "may": may, "fields": fields, "must": must}, status=status)
+    may = not (would and would.slow)
+    return told_before("_foresee_gate", context, error, FIELDS, named=lambda f: _ALIASES.get(f, f), may=may, must=must)

@@ -11,7 +11,6 @@ from urllib.parse import quote
 import orjson
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
-from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
 from fleet.api import errors
@@ -22,7 +21,7 @@ from fleet.api.patches import merge_patch
 from fleet.api.rights import Actor
 from fleet.api.safety_status import policy_now
 from fleet.api.storage import storage_for
-from fleet.console.acting import back, plain, refused, sentence_of, write_of
+from fleet.console.acting import back, create_line, refused, told_before, write_of
 from fleet.console.policies import DIMS, PLURAL
 from fleet.control.kinds import API_VERSION, Json
 
@@ -212,20 +211,20 @@ def policy_foresee(request: HttpRequest, name: str = "") -> JsonResponse:
     try:
         spec = _wished(name, form, write)["spec"]
         if spec == old:
-            return _answer(None, {"same": True}, "", may=False)
+            return told_before("_foresee_policy", {"same": True}, None, FIELDS, may=False, must="")
         warned = [_WARNED.get(w.partition(": ")[0], w) for w in write.warnings if w.startswith("spec.")]
         lines = compared([w for w in write.warnings if not w.startswith("spec.")], before)
         must = _must(spec, old, write.warnings)
         line = _line(name, form, spec, old)
     except ApiError as refusal:
         error = refusal
-    return _answer(error, {"lines": lines, "warned": warned, "line": line}, must, may=error is None)
+    return told_before("_foresee_policy", {"lines": lines, "warned": warned, "line": line}, error, FIELDS, named=_field, must=must)  # fmt: skip
 
 
 def _line(name: str, form: QueryDict, spec: Json, old: Json | None) -> str:
     """The same by hand."""
     if not name:
-        return f"kubectl create -f - <<< '{orjson.dumps(object_of(form)).decode()}'"
+        return create_line(object_of(form))
     keys = sorted({*spec, *(old or {})})
     changed = {k: spec.get(k) for k in keys if spec.get(k) != (old or {}).get(k)}
     patch = {k: _patched(v, (old or {}).get(k)) for k, v in changed.items()}
@@ -237,16 +236,6 @@ def _patched(new: Any, old: Any) -> Any:
     if isinstance(new, dict) and isinstance(old, dict):
         return {k: new.get(k) for k in sorted({*new, *old}) if new.get(k) != old.get(k)}
     return new
-
-
-def _answer(error: ApiError | None, context: dict[str, object], must: str, *, may: bool) -> JsonResponse:
-    causes = (error.details or {}).get("causes", []) if error else []
-    found = {_field(c["field"]): plain(c["message"]) for c in causes}
-    fields = {k: v for k, v in found.items() if k in FIELDS}
-    elsewhere = "" if error is None or (causes and len(fields) == len(found)) else f"{sentence_of(error)}."
-    html = render_to_string("console/_foresee_policy.html", {**context, "refused": elsewhere})
-    status = error.code if error is not None and error.code in (403, 404) else 200
-    return JsonResponse({"html": html, "may": may, "fields": fields, "must": must}, status=status)
 
 
 def _field(path: str) -> str:

@@ -10,7 +10,6 @@ import orjson
 from django.contrib.auth.decorators import login_required
 from django.db import OperationalError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
-from django.template.loader import render_to_string
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
@@ -23,7 +22,7 @@ from fleet.api.rights import Actor
 from fleet.api.safety_door import acknowledge_notice, reset_breaker
 from fleet.api.storage import cluster_ids
 from fleet.console import queries, words
-from fleet.console.acting import back, plain, reason_of, refused, sentence_of, write_of
+from fleet.console.acting import acted, create_line, reason_of, told_before, write_of
 from fleet.control.kinds import API_VERSION, Json
 from fleet.control.times import format_time
 from fleet.safety import switch
@@ -155,15 +154,7 @@ VERBS: Final[dict[str, Callable[[Actor, QueryDict], str]]] = {f.__name__: f for 
 @require_POST
 def safety_do(request: HttpRequest) -> HttpResponse:
     """POST of one verb."""
-    actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
-    path = "/safety/holds" if request.POST.get("back") == "holds" else "/safety"
-    act = VERBS.get(request.POST.get("verb", ""))
-    try:
-        if act is None:
-            raise bad_request(f"there is no act of that name; there are {', '.join(VERBS)}")
-        return back(path, act(actor, request.POST))
-    except ApiError as error:
-        return refused(request, actor, error, path)
+    return acted(request, VERBS, "/safety/holds" if request.POST.get("back") == "holds" else "/safety")
 
 
 @login_required
@@ -176,17 +167,12 @@ def safety_foresee(request: HttpRequest) -> JsonResponse:
         obj = hold_of(request.POST, actor.name)
         create_object("holds", obj, write=write_of(actor, dry_run=True))
         covers = covered(obj["spec"]["target"])
-        line = f"kubectl create -f - <<< '{orjson.dumps(obj).decode()}'"
+        line = create_line(obj)
     except ApiError as refusal:
         error = refusal
-    causes = (error.details or {}).get("causes", []) if error else []
-    found = {_ALIASES.get(c["field"], c["field"]): plain(c["message"]) for c in causes}
-    fields = {k: v for k, v in found.items() if k in FIELDS}
-    elsewhere = "" if error is None or (causes and len(fields) == len(found)) else f"{sentence_of(error)}."
-    html = render_to_string("console/_foresee_hold.html", {"refused": elsewhere, "covers": covers, "told": error is None, "line": line})  # fmt: skip
     go = f"Hold {words.count(covers, 'machine')}" if covers else "Hold"
-    status = error.code if error is not None and error.code in (403, 404) else 200
-    return JsonResponse({"html": html, "may": error is None, "fields": fields, "go": go}, status=status)
+    context = {"covers": covers, "told": error is None, "line": line}
+    return told_before("_foresee_hold", context, error, FIELDS, named=lambda f: _ALIASES.get(f, f), go=go)
 
 
 def covered(target: Json) -> int:

@@ -18,7 +18,7 @@ WHERE created_at > now() - interval '1 hour' AND status ->> 'author' = %s AND st
 """
 
 
-def _lately(sql: str, person: str, *values: object) -> int:
+def _lately(sql: str, person: str, *values: list[str]) -> int:
     """A count of what that person did within the last hour. What one person asks for is judged one after the other: the lock holds until the commit."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 7))", [person])
@@ -45,4 +45,4 @@ def approval_needed(verb: str, count: int, person: str) -> bool:
     alone = count + _lately(_BATCHED, person, list(HARMLESS))
     if verb == "Decommission":
         alone += _lately(_DELETED, person)
-    return alone > settings.FLEET_APPROVAL_OVER
+    return bool(alone > settings.FLEET_APPROVAL_OVER)
