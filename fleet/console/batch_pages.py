@@ -45,15 +45,17 @@ def _said(status: Json) -> str:
 
 def waiting(actor: Actor, most: int = PAGE) -> list[dict[str, Any]]:
     """Those that wait for a second person, or that stopped, which this person may see; the oldest first."""
-    return [row_of(o) for o in _found(actor, "AND status ->> 'phase' IN ('AwaitingApproval', 'Stalled')", [], most, "id")]  # fmt: skip
+    live = "AND NOT status ? 'endTime' AND status ->> 'phase' = ANY (%s)"
+    return [row_of(o) for _, o in _found(actor, live, [[schema.AWAITING, schema.STALLED]], most, "id")]
 
 
-def _found(actor: Actor, where: str, values: list[Any], most: int, order: str = "id DESC") -> list[Json]:
+def _found(actor: Actor, where: str, values: list[Any], most: int, order: str = "id DESC") -> list[tuple[int, Json]]:
+    """(row id, object)."""
     scope = queries.scope_ids(actor)
     only, ids = ("", []) if scope is None else ("AND cluster_id = ANY (%s)", [scope])
     found = queries.rows(f"SELECT id FROM machines_operationbatch WHERE true {where} {only} ORDER BY {order} LIMIT %s", [*values, *ids, most])  # fmt: skip
     objects = storage_for("operationbatches").by_ids([r["id"] for r in found])
-    return [objects[r["id"]] for r in found if r["id"] in objects]
+    return [(r["id"], objects[r["id"]]) for r in found if r["id"] in objects]
 
 
 def batches(actor: Actor, query: QueryDict) -> Page:
@@ -61,15 +63,12 @@ def batches(actor: Actor, query: QueryDict) -> Page:
     phase = query.get("phase", "") if query.get("phase", "") in schema.PHASES else ""
     after = query.get("after", "")
     before = int(after) if after.isdecimal() and len(after) < 19 else 1 << 62
-    where, values = (
-        ("AND id < %s", [before]) if not phase else ("AND id < %s AND status ->> 'phase' = %s", [before, phase])
-    )
-    found = _found(actor, where, values, PAGE + 1)
-    rows = [row_of(o) for o in found[:PAGE]]
+    where, values = "AND id < %s", [before, *([phase] if phase else [])]
+    found = _found(actor, where + (" AND status ->> 'phase' = %s" if phase else ""), values, PAGE + 1)
+    rows = [row_of(o) for _, o in found[:PAGE]]
     more = ""
     if len(found) > PAGE:
-        last = queries.rows("SELECT id FROM machines_operationbatch WHERE name = %s", [rows[-1]["name"]])[0]["id"]
-        more = urlencode({"after": last} | ({"phase": phase} if phase else {}))
+        more = urlencode({"after": found[PAGE - 1][0]} | ({"phase": phase} if phase else {}))
     context: dict[str, Any] = {
         "batches": rows, "more": more, "after": bool(after), "phase": phase, "sentence": _sentence(waiting(actor)), "approvals": approval_word(),
         "phases": [(*BATCHES[p], "/batches" if p == phase else f"/batches?phase={p}", p == phase) for p in schema.PHASES],

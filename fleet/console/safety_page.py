@@ -127,7 +127,7 @@ def _now(actor: Actor, holds: Sequence[Json], switch: Switch) -> dict[str, Any]:
     tally = {state: sum(b.state == state for b in found) for state in ("open", "half-open", "off", "closed")}
     return {
         "notices": notices,
-        "untaken": sum(not n.taken_by for n in notices),
+        "untaken": sum(not n.notice.acked_by for n in notices),
         "may_take": any(n.may_take for n in notices),
         "two_people": settings.FLEET_REQUIRE_APPROVAL,
         "breakers": [b for b in found if b.drawn],

@@ -20,6 +20,7 @@ from fleet.events.publish import Cursor
 from fleet.safety import permits
 from machines.batches import schema, targets
 from machines.batches.alone import approval_needed
+from machines.batches.sql import DONE, FAILED, OPEN, SKIPPED, WAITING
 from machines.models import OperationBatch
 from machines.storage import MachineStorage, fetch
 
@@ -167,15 +168,16 @@ def foreseen(obj: Json) -> list[str]:
 def list_of(obj: Json, actor: Actor) -> Json:
     """The frozen list with what became of each: failed first, then open, waiting, skipped, done; at most SHOWN."""
     # The page first, then its Operations: each by its key.
-    sql = """WITH t AS MATERIALIZED (
+    order = f"array_position(ARRAY[{FAILED}, {OPEN}, {WAITING}, {SKIPPED}, {DONE}]::smallint[], {{}}state)"
+    sql = f"""WITH t AS MATERIALIZED (
       SELECT name, state, said, operation_id FROM operation_batch_target WHERE batch_id = (SELECT id FROM machines_operationbatch WHERE name = %s)
-      ORDER BY array_position(ARRAY[3, 1, 0, 4, 2]::smallint[], state), name LIMIT %s)
+      ORDER BY {order.format("")}, name LIMIT %s)
     SELECT t.name, t.state, t.said, coalesce(o.name, ''), coalesce(o.message, '') FROM t
     LEFT JOIN LATERAL (SELECT name, status ->> 'message' AS message FROM machines_operation WHERE id = t.operation_id OFFSET 0) o ON true
-    ORDER BY array_position(ARRAY[3, 1, 0, 4, 2]::smallint[], t.state), t.name"""
+    ORDER BY {order.format("t.")}, t.name"""
     rows = fetch(sql, [obj["metadata"]["name"], SHOWN])
     items = [
-        {"machine": name, "state": STATES[state], "operation": operation, "message": said or (message if state == 1 else "")}
+        {"machine": name, "state": STATES[state], "operation": operation, "message": said or (message if state == OPEN else "")}
         for name, state, said, operation, message in rows
     ]  # fmt: skip
     return {

@@ -88,7 +88,8 @@ async def _one(conn: Connection, batch: int) -> bool:
         gone = spec["verb"] == "Decommission"
         await conn.execute(sql.SETTLE_GONE if gone else sql.SETTLE, {"batch": batch})
         now = datetime.now(UTC)
-        step = advance(spec, status, await _counts(conn, batch), now - created)
+        counts = await _counts(conn, batch)
+        step = advance(spec, status, counts, now - created)
         due: list[int] = []
         if step.begin:
             due = await _begin(conn, batch, name, spec, status)
@@ -96,9 +97,9 @@ async def _one(conn: Connection, batch: int) -> bool:
             await conn.execute(sql.CANCEL_WAITING, [batch])
             open_ = [r[0] for r in await (await conn.execute(sql.OPEN_OPERATIONS, [batch])).fetchall()]
             due = await cancel_operations(conn, dict.fromkeys(open_, str(status.get("cancelledBy", ""))))
-        counts = await _counts(conn, batch)
-        if step.cancel or due:  # what is told is how it stands after the turn
-            step = replace(advance(spec, status, counts, now - created), begin=step.begin)
+        if step.begin or step.cancel:  # what is told is how it stands after the turn
+            counts = await _counts(conn, batch)
+            step = advance(spec, status, counts, now - created)
         moved = await _record(conn, batch, name, rv, cluster, status, _status(status, step, counts, now))
     await wake(conn, due)
     if gone and not step.ended and not spec.get("cancelled"):
