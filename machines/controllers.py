@@ -16,6 +16,7 @@ from fleet.control.kinds import Json
 from fleet.control.networks import allowed_networks
 from fleet.control.operators import Seat
 from machines.bmc import PORT, BmcAccess, BmcError, Bmcs
+from machines.kept import Kept
 
 SIMULATED: Final = "simulated"
 _factories: dict[str, Callable[[], Bmcs]] = {}
@@ -26,17 +27,11 @@ def register_bmcs(driver: str, factory: Callable[[], Bmcs]) -> None:
     _factories[driver] = factory
 
 
-class KeptBmcs(dict[str, Bmcs]):
-    """Adapters by driver, made at first use."""
+class KeptBmcs(Kept[Bmcs]):
+    """Of controllers."""
 
-    def __missing__(self, name: str) -> Bmcs:
-        self[name] = made = _factories[name]() if name in _factories else _redfish()
-        return made
-
-    async def close(self) -> None:
-        """At the end of the process."""
-        for bmcs in self.values():
-            await bmcs.close()
+    def make(self, name: str) -> Bmcs:
+        return _factories[name]() if name in _factories else _redfish()
 
 
 def kept_bmcs(seat: Seat) -> KeptBmcs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleet.control.operators import Seat
+from machines.kept import Kept
 from machines.provisioner import Provisioners
 
 _factories: dict[str, Callable[[], Provisioners]] = {}
@@ -15,17 +16,11 @@ def register_provisioners(driver: str, factory: Callable[[], Provisioners]) -> N
     _factories[driver] = factory
 
 
-class KeptProvisioners(dict[str, Provisioners]):
-    """Adapters by driver, made at first use; KeyError names a driver that has none."""
+class KeptProvisioners(Kept[Provisioners]):
+    """Of provisioners; KeyError names a driver that has none."""
 
-    def __missing__(self, name: str) -> Provisioners:
-        self[name] = made = _factories[name]()
-        return made
-
-    async def close(self) -> None:
-        """At the end of the process."""
-        for provisioners in self.values():
-            await provisioners.close()
+    def make(self, name: str) -> Provisioners:
+        return _factories[name]()
 
 
 def kept_provisioners(seat: Seat) -> KeptProvisioners:

@@ -17,6 +17,7 @@ from machines.controllers import kept_bmcs
 from machines.drivers import driver
 from machines.evidence import forget_old
 from machines.hosts import Hosts
+from machines.kept import Kept
 from machines.layers import rollout_layers
 from machines.nodes import KeptClusters
 from machines.provisioners import kept_provisioners
@@ -83,17 +84,11 @@ async def _reconcile(seat: Seat, rows: list[Row]) -> None:
     await reconcile(rows, context)
 
 
-class KeptHosts(dict[str, Hosts]):
-    """Adapters to hosts by driver, made at first use; their connections outlive the pass."""
+class KeptHosts(Kept[Hosts]):
+    """Of hosts."""
 
-    def __missing__(self, name: str) -> Hosts:
-        self[name] = made = driver(name)
-        return made
-
-    async def close(self) -> None:
-        """At the end of the process."""
-        for hosts in self.values():
-            await hosts.close()
+    def make(self, name: str) -> Hosts:
+        return driver(name)
 
 
 register_operator(Operator(MACHINE, reconcile_machines, sweep=hot.sweep, sweep_changes=hot.sweep_changes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,6 +13,7 @@ import orjson
 from clusters import access
 from clusters.kube import Kube
 from fleet.control.conditions import Condition
+from fleet.control.db import Connection
 from fleet.control.endpoint import Endpoint
 from fleet.control.kinds import Json
 from fleet.control.threads import in_thread
@@ -19,7 +22,7 @@ from machines.watch import ingest
 from machines.watch.ingest import Observed
 from machines.watch.leases import Lease
 from machines.watch.seen import conditions_of, one_node
-from tests.machines.loop import Loop
+from tests.machines.loop import Loop, package
 from tests.simulator.api_servers import LOOPBACK
 
 CLUSTER: Final = "iad1-web"
@@ -136,3 +139,15 @@ class NodesWorld:
 
     async def stale(self) -> None:
         await self.loop.conn.execute("UPDATE shard SET state = 'Stale' WHERE cluster_id = %s", [self.cluster_id])
+
+
+@asynccontextmanager
+async def with_a_kubelet(conn: Connection, endpoint: Endpoint) -> AsyncIterator[NodesWorld]:
+    """A cluster whose control plane is Fleet's, and one machine with a kubelet."""
+    made = NodesWorld(Loop(conn), endpoint)
+    await made.begin(provider="Local", packageVersion="k8s-1.37.2")
+    await made.loop.make(package("kubelet", "1.37.2", healthCheck={"command": ["true"]}))
+    await made.loop.machine(clusterName=CLUSTER, versions={"kubelet": "1.37.2"})
+    yield made
+    await made.end()
+    await made.loop.clusters.close()  # type: ignore[attr-defined]

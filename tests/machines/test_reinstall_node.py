@@ -10,8 +10,7 @@ import pytest
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from machines import join
-from tests.machines.loop import Loop, package
-from tests.machines.nodes_world import CLUSTER, NodesWorld
+from tests.machines.nodes_world import CLUSTER, NodesWorld, with_a_kubelet
 from tests.simulator.api_servers import ApiServer, simulated
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -32,14 +31,8 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture
 async def world(conn: Connection, server: ApiServer) -> AsyncIterator[NodesWorld]:
-    """A cluster whose control plane is Fleet's, and one machine with a kubelet."""
-    made = NodesWorld(Loop(conn), server.endpoint)
-    await made.begin(provider="Local", packageVersion="k8s-1.37.2")
-    await made.loop.make(package("kubelet", "1.37.2", healthCheck={"command": ["true"]}))
-    await made.loop.machine(clusterName=CLUSTER, versions={"kubelet": "1.37.2"})
-    yield made
-    await made.end()
-    await made.loop.clusters.close()  # type: ignore[attr-defined]
+    async with with_a_kubelet(conn, server.endpoint) as made:
+        yield made
 
 
 async def joined(world: NodesWorld) -> None:

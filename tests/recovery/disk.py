@@ -24,12 +24,7 @@ class Disk(World):
         return box
 
     async def say(self, status: str, *sources: str) -> None:
-        for source in sources or ("npd", "watchdog"):
-            await self.conn.execute(
-                "INSERT INTO recovery_evidence (machine_id, type, source, status) SELECT id, 'RootFilesystemCorrupt', %s, %s FROM machine "
-                "ON CONFLICT (machine_id, type, source) DO UPDATE SET status = excluded.status",
-                [source, status],
-            )
+        await self.agents_say("RootFilesystemCorrupt", status, *sources)
 
     async def well(self) -> None:
         """The agents of the new system find nothing."""

@@ -44,11 +44,7 @@ class Power(World):
 
     async def watchdog(self, status: str = "False") -> None:
         """A second source that says that the machine hangs."""
-        await self.conn.execute(
-            "INSERT INTO recovery_evidence (machine_id, type, source, status) SELECT id, 'Watchdog', 'watchdog', %s FROM machine "
-            "ON CONFLICT (machine_id, type, source) DO UPDATE SET status = excluded.status",
-            [status],
-        )
+        await self.agents_say("Watchdog", status, "watchdog")
 
     async def begin(self) -> None:
         """The fault is found and its repair ordered."""

@@ -25,12 +25,7 @@ class Kernel(World):
         return box
 
     async def say(self, status: str, *sources: str) -> None:
-        for source in sources or ("npd", "watchdog"):
-            await self.conn.execute(
-                "INSERT INTO recovery_evidence (machine_id, type, source, status) SELECT id, 'KernelDeadlock', %s, %s FROM machine "
-                "ON CONFLICT (machine_id, type, source) DO UPDATE SET status = excluded.status",
-                [source, status],
-            )
+        await self.agents_say("KernelDeadlock", status, *sources)
 
     async def go(self, times: int, seconds: float) -> None:
         """Turns with that much time between looks."""

@@ -47,6 +47,15 @@ class World(Loop):
             "playbooks", "Playbook", name, {"rungs": list(rungs or (RESTART, ASK)), "probationSeconds": probation}
         )
 
+    async def agents_say(self, type_: str, status: str, *sources: str) -> None:
+        """Agents on the one machine say so, each a source of its own; two where none is named."""
+        for source in sources or ("npd", "watchdog"):
+            await self.conn.execute(
+                "INSERT INTO recovery_evidence (machine_id, type, source, status) SELECT id, %s, %s, %s FROM machine "
+                "ON CONFLICT (machine_id, type, source) DO UPDATE SET status = excluded.status",
+                [type_, source, status],
+            )
+
     async def create(self, plural: str, kind: str, name: str, spec: Json) -> None:
         obj = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
         await in_thread(lambda: create_object(plural, obj, write=Write(by=SYSTEM)))
