@@ -21,6 +21,7 @@ from machines.operation_moves import Move
 from machines.operation_rows import Settling, give_back, settle_operations
 from machines.operations import blind, unseen
 from machines.passes import Context, Pass, guarded
+from machines.reinstalling import no_provisioner
 from machines.rows import Begin
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ async def act(passes: list[Pass], known: Catalog, context: Context) -> None:
         _end_unseen(each, now)
     working = [p for p in passes if p.outcome.operation is not None and (_seen(p) or _goes_on(p))]
     for each in working:
-        _advance(each, known, now)
+        _advance(each, known, context, now)
     await _ask(working, known, context, now)
     await _take_turns(working, known, context)
     await context.point(4)
@@ -87,11 +88,12 @@ def _end_unseen(each: Pass, now: datetime) -> None:
         each.outcome = Outcome(operation, move)
 
 
-def _advance(each: Pass, known: Catalog, now: datetime) -> None:
+def _advance(each: Pass, known: Catalog, context: Context, now: datetime) -> None:
     judged, operation = each.judged, each.outcome.operation
     if judged is None or operation is None:
         return
-    move = guarded(each, lambda: decide.advance_one(each.row, operation, judged, known, now))
+    missing = no_provisioner(each, context)
+    move = guarded(each, lambda: decide.advance_one(each.row, operation, judged, known, now, no_installer=missing))
     each.outcome = replace(each.outcome, move=move)
 
 
@@ -114,11 +116,12 @@ async def _ask(working: list[Pass], known: Catalog, context: Context, now: datet
             each,
             answers[machine],
             known,
+            context,
             now,
         )
 
 
-def _answered(each: Pass, answer: permits.Answer, known: Catalog, now: datetime) -> None:
+def _answered(each: Pass, answer: permits.Answer, known: Catalog, context: Context, now: datetime) -> None:
     move, operation = each.outcome.move, each.outcome.operation
     if move is None or operation is None:
         return
@@ -135,7 +138,7 @@ def _answered(each: Pass, answer: permits.Answer, known: Catalog, now: datetime)
         )
         each.outcome = replace(each.outcome, operation=granted)
         earlier = move.inventory
-        _advance(each, known, now)
+        _advance(each, known, context, now)
         if each.outcome.move is not None and earlier:
             each.outcome = replace(
                 each.outcome, move=replace(each.outcome.move, inventory=(*earlier, *each.outcome.move.inventory))

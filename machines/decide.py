@@ -80,12 +80,17 @@ def plan_of(operation: OperationRow, row: Row, judged: Judgement) -> Plan | None
     return judged.plan
 
 
-def advance_one(row: Row, operation: OperationRow, judged: Judgement, known: Catalog, now: datetime) -> Move:
-    """The next move of the Operation after this look."""
+def advance_one(
+    row: Row, operation: OperationRow, judged: Judgement, known: Catalog, now: datetime, *, no_installer: str = ""
+) -> Move:
+    """The next move of the Operation after this look. `no_installer`: why nobody can install the machine's system, "" = somebody can."""
     fresh = _planned(operation, row, judged)
     if isinstance(fresh, Move):
         return fresh
-    return operations.advance(fresh, scene_of(row, fresh, judged, known, now))
+    scene = scene_of(row, fresh, judged, known, now)
+    if no_installer and step_of(fresh.status) is not None and not scene.barred[0]:
+        scene = replace(scene, barred=("NoProvisioner", no_installer))
+    return operations.advance(fresh, scene)
 
 
 def _planned(operation: OperationRow, row: Row, judged: Judgement) -> OperationRow | Move:

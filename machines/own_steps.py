@@ -9,6 +9,7 @@ from machines.operation_moves import Effect, InventoryChange, Move, Scene, done,
 from machines.plan import DELETE_NODE, POWER_CYCLE, PROVISION, REINSTALL, WAIT_FOR_NODE
 from machines.power import BOOT_SECONDS, late, returned, touched
 from machines.reinstall_steps import barred, provision, reinstall
+from machines.releasing import told_of
 from machines.rounds import opened
 from machines.rows import OperationRow
 
@@ -103,7 +104,8 @@ def _power_cycle(status: Json, step: Json, scene: Scene, inventory: list[Invento
         and returned(progress, status.get("bootIdBefore", ""), scene.facts.boot_id)
     ):
         step.pop("progress", None)
-        done(step, scene.now, "PowerCycled", f"The host answers, in boot {scene.facts.boot_id}.")
+        text = f"The host answers, in boot {scene.facts.boot_id}. {told_of(progress)}".strip()
+        done(step, scene.now, "PowerCycled", text)
         return None
     if scene.facts.seen and step.get("silent") and not touched(progress):
         step.pop("progress", None)

@@ -1,6 +1,7 @@
 """A power cycle in rounds: certainly off, then on, then the host in a new boot. Pure: what the controller says and a clock in, what to ask of it out.
 
-Of `progress` (see `machines.rounds`) the requests are `off` and `on`; `wasOff`, `isOn` say when that was seen.
+Of `progress` (see `machines.rounds`) the requests are `off` and `on`; `wasOff`, `isOn` say when that was seen. Between them
+`machines.releasing` has its turn.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ def touched(progress: Json) -> bool:
     return bool(progress.get("off") or progress.get("wasOff") or progress.get("on"))
 
 
-def round_of(progress: Json, power: PowerState, now: datetime) -> tuple[Request, Told]:
-    """(what to ask for now, what is told when that was taken). `progress` is the committed one."""
+def round_of(progress: Json, power: PowerState, now: datetime, *, node: bool = False) -> tuple[Request, Told]:
+    """(what to ask for now, what is told when that was taken). `progress` is the committed one; `node`: between off and on its cluster lets its pods go."""
     left = {k: v for k, v in progress.items() if k not in ("now", "troubleSince")}
     target: PowerState = "On" if progress.get("wasOff") else "Off"
     verb: Request = "on" if target == "On" else "off"
     if power == target:
-        return "", _reached(left, target, now)
+        return "", _reached(left, target, now, node=node)
     if power == "Changing":
         return "", waiting("Changing", "The controller says that the power is changing.", left, 2.0)
     asked = progress.get(verb, [])
@@ -47,10 +48,11 @@ def round_of(progress: Json, power: PowerState, now: datetime) -> tuple[Request,
     return "", waiting("Seen", f"The controller says that the power is {power}.", left | {"next": verb}, 0.05)
 
 
-def _reached(progress: Json, target: PowerState, now: datetime) -> Told:
+def _reached(progress: Json, target: PowerState, now: datetime, *, node: bool) -> Told:
     if target == "Off":
         text = "The controller says that the power is off."
-        return waiting("Off", text, progress | {"wasOff": format_time(now), "next": "on"}, 0.5)
+        then = {"wasOff": format_time(now)} | ({} if node else {"next": "on"})
+        return waiting("Off", text, progress | then, 0.5)
     since = progress.get("isOn") or format_time(now)
     return waiting("Booting", "The power is on; the host has not answered yet.", progress | {"isOn": since}, 3.0)
 

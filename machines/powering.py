@@ -1,16 +1,21 @@
-"""One round of a power cycle: what the controller says of the power, and the one request that this round may make."""
+"""One round of a power cycle: what the controller says of the power, and the one request that this round may make of it or of its node."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
+from clusters.kube import KubeUnreachable
 from fleet.control.kinds import Json
-from machines.bmc import Bmc, BmcError
+from machines import releasing
+from machines.bmc import Bmc, BmcError, PowerState
 from machines.catalog import Catalog
 from machines.controllers import SIMULATED, read_bmc_logins
+from machines.drain import Options
 from machines.evidence import keep_evidence
+from machines.gates import NodeRow
 from machines.hosts import StepRef, StepResult
+from machines.nodes import NO_ACCESS
 from machines.operation_moves import Told
 from machines.passes import Context, Pass
 from machines.plan import POWER_CYCLE
@@ -18,6 +23,7 @@ from machines.power import round_of
 from machines.rounds import troubled
 
 HEALTH_SECONDS: Final = 8.0
+NODE_SECONDS: Final = 8.0  # of a look at the node and its pods
 
 
 async def cycle(each: Pass, progress: Json, known: Catalog, context: Context) -> Told:
@@ -29,7 +35,9 @@ async def cycle(each: Pass, progress: Json, known: Catalog, context: Context) ->
         power = await bmc.power_state()
         if not progress:
             await _keep_health(each, bmc, context)
-        request, told = round_of(progress, power, context.clock())
+        if releasing.is_due(progress) and each.row.node is not None:
+            return await _let_go(each, each.row.node, progress, power, context)
+        request, told = round_of(progress, power, context.clock(), node=each.row.node is not None)
         if request == "off":
             await bmc.power_off()
         elif request == "on":
@@ -37,6 +45,20 @@ async def cycle(each: Pass, progress: Json, known: Catalog, context: Context) ->
     except BmcError as error:
         return troubled(progress, error, context.clock())
     return told
+
+
+async def _let_go(each: Pass, node: NodeRow, progress: Json, power: PowerState, context: Context) -> Told:
+    """The power is off, so that nothing runs there: its cluster may let its pods go. Never raises for the API server's sake."""
+    operation, now = each.outcome.operation, context.clock()
+    kube = await context.clusters.kube(context.conn, each.row.cluster_id)
+    if kube is None or operation is None:
+        return releasing.unanswered(progress, power, KubeUnreachable(NO_ACCESS[1]), now)
+    options, cut = Options.of(operation.spec), bool(operation.spec.get("cancelledBy"))
+    try:
+        async with asyncio.timeout(NODE_SECONDS):
+            return await releasing.let_go(kube, node, operation.name, options, progress, power, now, cut=cut)
+    except releasing.NO_ANSWER as error:
+        return releasing.unanswered(progress, power, error, now)
 
 
 async def _keep_health(each: Pass, bmc: Bmc, context: Context) -> None:

@@ -19,6 +19,10 @@ def register_provisioners(driver: str, factory: Callable[[], Provisioners]) -> N
 class KeptProvisioners(Kept[Provisioners]):
     """Of provisioners; KeyError names a driver that has none."""
 
+    def __contains__(self, driver: object) -> bool:
+        """Whether it has one, made already or not."""
+        return driver in _factories
+
     def make(self, name: str) -> Provisioners:
         return _factories[name]()
 

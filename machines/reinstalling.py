@@ -22,12 +22,10 @@ CALL_SECONDS: Final = 10.0  # of one call; a pass waits no longer for anybody
 
 async def install(each: Pass, operation: str, progress: Json, context: Context) -> Told:
     """`operation`: uid of the Operation, under which the installation is asked for. Never raises for the provisioner's sake."""
-    try:
-        provisioners = context.provisioners_by_driver[each.driver]
-    except KeyError:
-        text = f"Nothing installs the system of machines with the driver {each.driver}: that is a person's."
-        return Told("Failed", "NoProvisioner", text)
-    provisioner = provisioners.provisioner(_access(each))
+    missing = no_provisioner(each, context)
+    if missing:
+        return Told("Failed", "NoProvisioner", missing)
+    provisioner = context.provisioners_by_driver[each.driver].provisioner(_access(each))
     try:
         seen = await _look(provisioner, operation)
         asks, told = round_of(progress, seen, context.clock())
@@ -36,6 +34,13 @@ async def install(each: Pass, operation: str, progress: Json, context: Context) 
     except ProvisionError as error:
         return troubled(progress, error, context.clock(), patience=patience(progress, error))
     return await _with_keys(each, operation, seen, told)
+
+
+def no_provisioner(each: Pass, context: Context) -> str:
+    """Why nobody can install the machine's system, "" = somebody can."""
+    if each.driver in context.provisioners_by_driver:
+        return ""
+    return f"Nothing installs the system of machines with the driver {each.driver}: that is a person's."
 
 
 async def _look(provisioner: Provisioner, operation: str) -> Installation:

@@ -12,6 +12,7 @@ from simulator.kube.resources import NODES, Json
 LEASE_NAMESPACE: Final = "kube-node-lease"
 UNREACHABLE: Final = "node.kubernetes.io/unreachable"
 NOT_READY: Final = "node.kubernetes.io/not-ready"
+OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 NO_SANDBOX: Final = "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox: no route to the address pool"
 _GOOD: Final = (
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
@@ -110,6 +111,12 @@ def set_ready(obj: Json, mode: str, at: str) -> None:
     obj["spec"].pop("taints", None)
     if kept:
         obj["spec"]["taints"] = kept
+
+
+def is_out_of_service(obj: Json) -> bool:
+    """Whether somebody says of the node that its machine is certainly off."""
+    taints = obj.get("spec", {}).get("taints") or []
+    return any(t.get("key") == OUT_OF_SERVICE and t.get("effect") == "NoExecute" for t in taints)
 
 
 def lease(name: str, uid: str, at: str, renewed: str, *, seed: int = 0) -> Json:

@@ -23,6 +23,7 @@ from simulator.kube.wheel import Wheel
 MODES: Final = ("", "NotReady", "Dead", "Lying", "NoSandbox")
 _RENEWED: Final = b'"renewTime":"'
 _MICRO: Final = len("2026-01-01T00:00:00.000000Z")
+_OUT_OF_SERVICE: Final = bodies.OUT_OF_SERVICE.encode()
 _STUCK: Final = ("Dead", "Lying")
 
 
@@ -170,6 +171,10 @@ class Kubelets:
         for change in self._nodes.news():
             if change.kind == "DELETED" and change.key in self._names:
                 self._gone(change.key)
+            elif change.kind != "DELETED" and _OUT_OF_SERVICE in self._api.store.of(NODES).packer.unpack(
+                change.after.data
+            ):
+                self._release(change.key)
         for change in self._pods.news():
             if change.kind != "DELETED":
                 self._look(change.key)
@@ -235,6 +240,15 @@ class Kubelets:
         key = f"{bodies.LEASE_NAMESPACE}/{name}"
         if key in self._api.store.of(LEASES).entries:
             self._api.store.delete(LEASES, key)
+        for pod in list(self._api.store.of(PODS).by_node.get(name, ())):
+            namespace, _, short = pod.partition("/")
+            self._api.delete(Place(PODS, namespace, short), {"gracePeriodSeconds": 0}, Options())
+
+    def _release(self, name: str) -> None:
+        """A node that is out of service and not Ready: its pods are deleted without its kubelet's word, as the pod garbage collector does it."""
+        obj = self._api.store.of(NODES).get(name)
+        if obj is None or _is_ready(obj) or not bodies.is_out_of_service(obj):
+            return
         for pod in list(self._api.store.of(PODS).by_node.get(name, ())):
             namespace, _, short = pod.partition("/")
             self._api.delete(Place(PODS, namespace, short), {"gracePeriodSeconds": 0}, Options())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from machines.bmc import Bmc, BmcAccess, BmcError, Health, PowerState
@@ -11,12 +12,14 @@ from tests.fakes.hosts import FakeHosts
 
 @dataclass
 class FakeBmcs:
-    """The port to controllers. `loses`: answers of requests that are done and never heard of; `refuses`: requests that are not done."""
+    """The port to controllers. `loses`: answers of requests that are done and never heard of; `refuses`: requests that are not done;
+    `watched`: awaited before each request is done."""
 
     hosts: FakeHosts
     asked: list[tuple[str, str]] = field(default_factory=list)  # (machine, off or on)
     loses: int = 0
     refuses: int = 0
+    watched: Callable[[], Awaitable[None]] | None = None
 
     def bmc(self, access: BmcAccess) -> Bmc:
         return _FakeBmc(self, access)
@@ -33,16 +36,18 @@ class _FakeBmc:
         return simulated.power(self._all.hosts.box(self._access.uid), self._all.hosts.now)
 
     async def power_off(self) -> None:
-        self._switch("off")
+        await self._switch("off")
 
     async def power_on(self) -> None:
-        self._switch("on")
+        await self._switch("on")
 
     async def health(self) -> Health:
         return simulated.health(self._all.hosts.box(self._access.uid), self._all.hosts.now)
 
-    def _switch(self, what: str) -> None:
+    async def _switch(self, what: str) -> None:
         hosts = self._all.hosts
+        if self._all.watched is not None:
+            await self._all.watched()
         if self._all.refuses:
             self._all.refuses -= 1
             raise BmcError("BmcRefused", "It is busy.")

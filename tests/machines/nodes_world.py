@@ -142,12 +142,12 @@ class NodesWorld:
 
 
 @asynccontextmanager
-async def with_a_kubelet(conn: Connection, endpoint: Endpoint) -> AsyncIterator[NodesWorld]:
-    """A cluster whose control plane is Fleet's, and one machine with a kubelet."""
+async def with_a_kubelet(conn: Connection, endpoint: Endpoint, **machine: Any) -> AsyncIterator[NodesWorld]:
+    """A cluster whose control plane is Fleet's, and one machine with a kubelet; `machine`: more of its spec."""
     made = NodesWorld(Loop(conn), endpoint)
     await made.begin(provider="Local", packageVersion="k8s-1.37.2")
     await made.loop.make(package("kubelet", "1.37.2", healthCheck={"command": ["true"]}))
-    await made.loop.machine(clusterName=CLUSTER, versions={"kubelet": "1.37.2"})
+    await made.loop.machine(clusterName=CLUSTER, versions={"kubelet": "1.37.2"}, **machine)
     yield made
     await made.end()
     await made.loop.clusters.close()  # type: ignore[attr-defined]

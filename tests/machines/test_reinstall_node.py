@@ -91,6 +91,16 @@ async def test_a_node_is_deleted_after_the_wipe_and_joins_again(world: NodesWorl
     assert box.installs == 1
 
 
+async def test_where_nothing_can_install_its_system_nobody_is_moved(world: NodesWorld) -> None:
+    await joined(world)
+    world.loop.with_provisioner = False
+    await ordered(world)
+    await world.turn(8)
+    found = {s["verb"]: s["reason"] for s in await steps(world, "Repair")}
+    assert (found["reinstall"], found["isolate"], found["drain"]) == ("NoProvisioner", "Waiting", "Waiting"), found
+    assert not (await world.live())["spec"].get("unschedulable")
+
+
 async def test_a_node_of_a_cluster_that_others_made_is_not_wiped(world: NodesWorld) -> None:
     await joined(world)
     await world.loop.conn.execute(
