@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -62,7 +63,8 @@ class Hosted:
             return [ComponentSeen(name, ready=None, message=error.message) for name in COMPONENTS]
         answers = any(is_ready(p) for p in live.pods(APISERVER))
         silent = await self._silent(plane) if answers else "no pod of it is ready"
-        return [seen for name in COMPONENTS if (seen := seen_of(plane, name, live, silent)) is not None]
+        found = (seen_of(plane, name, live, silent) for name in COMPONENTS)
+        return [replace(seen, nodes=nodes_of(plane, seen.name, live)) for seen in found if seen is not None]
 
     async def apply(self, plane: Plane, component: str) -> None:
         """See `Provider.apply`. The meta cluster replaces pods one at a time, each ready before the next."""
@@ -139,6 +141,14 @@ class Hosted:
         except (KubeError, KubeUnreachable) as error:
             return str(error)[:200]
         return ""
+
+
+def nodes_of(plane: Plane, component: str, live: Live) -> frozenset[str]:
+    """Nodes that carry it now. A member of etcd belongs to the node of its data, also while its pod is away."""
+    found = {p["spec"].get("nodeName", "") for p in live.pods(component)}
+    if component == ETCD:
+        found |= {m.node for m in standing(plane).members}
+    return frozenset(found - {""})
 
 
 def seen_of(plane: Plane, component: str, live: Live, silent: str) -> ComponentSeen | None:

@@ -12,7 +12,7 @@ from typing import Final
 from django.conf import settings
 from django.db import transaction
 
-from clusters import access, backups, keep, kubelets, lifecycle, restoring
+from clusters import access, backups, carriers, keep, kubelets, lifecycle, restoring
 from clusters.addons import Tended
 from clusters.cases import Case, load, progress_of, write
 from clusters.kube import Kube, KubeError, KubeUnreachable
@@ -130,6 +130,7 @@ class Pass:
             now = datetime.now(UTC)
             plane = self._plane(progress, files)
             seen = {s.name: s for s in await self.provider.observe(plane)}
+            await self._note_carriers(seen)
             if seen.get(APISERVER) and seen[APISERVER].ready:
                 await self.addons.look(self.case, progress, self.provider.endpoint(plane), now)
             seen[ADDONS] = seen_of(self.addons.rows, is_new=not progress.reached)
@@ -147,6 +148,12 @@ class Pass:
             if self.stopping():
                 break
         return 0.0
+
+    async def _note_carriers(self, seen: Mapping[str, ComponentSeen]) -> None:
+        """The ledger learns which machines carry it before anything is decided from what was seen."""
+        meta, found = hosted_on(self.case.spec), list(seen.values())
+        if meta:
+            await in_thread(lambda: carriers.note(self.case.id, meta, found))
 
     async def _around(self, plane: Plane, progress: Progress) -> Around:
         """What counts besides the components; of a change that may be to come also its kubelets, and what the provider cannot run."""
@@ -381,6 +388,7 @@ class Pass:
             with transaction.atomic():
                 backups.lay_down(case)
                 access.forget(case.id)
+                carriers.forget(case.id)
                 let_go(case.name)
 
         await in_thread(end)

@@ -110,7 +110,10 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class ComponentSeen:
-    """One component as found. `digest` "" = not there; `ready` None = could not be asked (unknown, never down)."""
+    """One component as found. `digest` "" = not there; `ready` None = could not be asked (unknown, never down).
+
+    `nodes`: nodes of the meta cluster that carry it, of etcd also those that hold its data; None = not known, or it has none.
+    """
 
     name: str
     digest: str = ""
@@ -119,6 +122,7 @@ class ComponentSeen:
     replicas_ready: int = 0
     replicas: int = 0
     message: str = ""
+    nodes: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,5 +29,5 @@ def brake(row: Row, disruption: Disruption, known: Catalog) -> tuple[str, str]:
     if not waiting:
         return "", ""
     more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
-    text = f"Cluster {waiting[0]}{more} has its control plane on nodes of {mine.name if mine else ''} and is not ready: none of them is disturbed."
+    text = f"Cluster {waiting[0]}{more} has its control plane on nodes of {mine.name if mine else ''} and is not ready, or lacks a replica: none of them is disturbed."
     return "CarriedPlaneNotReady", text

@@ -42,7 +42,7 @@ class ConfigVersion:
 @dataclass(frozen=True, slots=True)
 class Shared:
     """A shared object: a cluster, a class or an idc. Of a cluster, `versions`: what its layer holds for machines now; `carried_by`: the
-    meta cluster of its control plane; `ready`: whether it said so last."""
+    meta cluster of its control plane; `ready`: whether it said so last, and that no part of its control plane lacks a replica."""
 
     id: int
     name: str
@@ -143,7 +143,8 @@ async def _clusters(conn: Connection) -> dict[int, Shared]:
     packages = {n: {"kubernetesVersion": k, "machineVersions": v or {}} for n, k, v in await found.fetchall()}
     rows = await conn.execute(
         "SELECT id, name, spec, annotations, jsonb_build_object('packageVersion', status -> 'packageVersion'),"
-        """ status -> 'conditions' @> '[{"type": "Ready", "status": "True"}]' FROM clusters_cluster"""
+        """ status -> 'conditions' @> '[{"type": "Ready", "status": "True"}]' AND NOT EXISTS (SELECT FROM jsonb_array_elements(status -> 'components') c"""
+        " WHERE split_part(c ->> 'replicas', '/', 1) <> split_part(c ->> 'replicas', '/', 2)) FROM clusters_cluster"
     )
     return {
         id_: Shared(id_, name, spec, annotations, machine_versions(spec, status, packages), _carrier(spec), bool(ready))

@@ -254,6 +254,16 @@ async def test_what_carries_fleet_is_disturbed_by_people_only(world: NodesWorld)
     assert (await world.loop.condition("UpToDate"))[0] == "True", "a person's word does it"
 
 
+async def says(world: NodesWorld, *, replicas: str) -> None:
+    """The hosted cluster is ready, with so many replicas of its API server."""
+    ready = [{"type": "Ready", "status": "True", "reason": "Ready", "message": ""}]
+    status = {"conditions": ready, "components": [{"name": "etcd", "replicas": "3/3"}, {"name": "kube-apiserver", "replicas": replicas}]}  # fmt: skip
+    await world.loop.conn.execute(
+        "UPDATE clusters_cluster SET rv = rv + 1, status = status || %s::jsonb WHERE name = 'hosted'",
+        [orjson.dumps(status).decode()],
+    )
+
+
 async def test_nodes_under_a_control_plane_that_is_not_ready_are_not_disturbed(world: NodesWorld) -> None:
     await joined(world)
     plane = {"metaCluster": CLUSTER, "exposure": {"type": "HostPort", "host": "10.0.0.9", "port": 7443}}
@@ -268,11 +278,10 @@ async def test_nodes_under_a_control_plane_that_is_not_ready_are_not_disturbed(w
     status, reason, message = await world.loop.condition("Reconciling")
     assert (status, reason) == ("True", "CarriedPlaneNotReady")
     assert "Cluster hosted" in message
-    ready = [{"type": "Ready", "status": "True", "reason": "Ready", "message": ""}]
-    await world.loop.conn.execute(
-        "UPDATE clusters_cluster SET rv = rv + 1, status = status || jsonb_build_object('conditions', %s::jsonb) WHERE name = 'hosted'",
-        [orjson.dumps(ready).decode()],
-    )
+    await says(world, replicas="2/3")
+    await world.turn(4)
+    assert (await world.loop.condition("Reconciling"))[1] == "CarriedPlaneNotReady", "it lacks a replica"
+    await says(world, replicas="3/3")
     await world.turn(14)
     assert (await world.loop.condition("UpToDate"))[0] == "True"
 

@@ -77,6 +77,15 @@ class Ledger:
             ids,
         )
 
+    async def hosts(self, ids: list[int], cluster: str, *, member: bool = False) -> None:
+        """What the Cluster-Operator found: these machines carry pods of that cluster's control plane, or members of its etcd."""
+        await self.sql(
+            "INSERT INTO carried SELECT c.id, m, %s FROM clusters_cluster c, unnest(%s::bigint[]) AS m WHERE c.name = %s",
+            member,
+            ids,
+            cluster,
+        )
+
     async def no_breaker(self) -> None:
         """Switch breakers off for every cluster and the fleet, for tests of other guards."""
         for (name,) in await self.sql("SELECT name FROM clusters_cluster"):

@@ -264,6 +264,40 @@ async def below_quorum_by_faults(ledger: Ledger) -> bool:
     return (await ledger.one((await plane(ledger, 3, down=1))[1])).ok
 
 
+async def carriers(ledger: Ledger, *, down: int = 0) -> tuple[list[int], list[int]]:
+    """Machines of a meta cluster that carry a small cluster's control plane, and the machines of that cluster: one of all may be away."""
+    meta, small = await ledger.cluster("meta", 100, racks=1, down=down), await ledger.cluster("small", 10, racks=1)
+    await ledger.hosts(meta[:3], "small")
+    return meta, small
+
+
+async def carrier_over_budget(ledger: Ledger) -> bool:
+    meta, small = await carriers(ledger)
+    return (await ledger.one(small[0])).ok and (await ledger.one(meta[0])).ok
+
+
+async def carriers_over_budget_at_once(ledger: Ledger) -> bool:
+    meta, _ = await carriers(ledger)
+    return await ledger.granted(meta[:2]) > 1
+
+
+async def carrier_down_forgotten(ledger: Ledger) -> bool:
+    _, small = await carriers(ledger, down=1)
+    return (await ledger.one(small[0])).ok
+
+
+async def carrier_permit_forgotten(ledger: Ledger) -> bool:
+    meta, small = await carriers(ledger)
+    return (await ledger.one(meta[0])).ok and (await ledger.one(small[0])).ok
+
+
+async def below_found_quorum(ledger: Ledger) -> bool:
+    meta, _ = await carriers(ledger)
+    await ledger.policy("wide", {"cluster": "small"}, percent=100)
+    await ledger.sql("UPDATE carried SET member = true")
+    return sum([(await ledger.one(i)).ok for i in meta[:3]]) > 1
+
+
 LOCK = "PERFORM 1 FROM ledger WHERE id = 1 FOR UPDATE;  -- the one lock"
 LOOP = "FOR lim IN SELECT * FROM safety_limits(p_ids) LOOP"
 GUARDS: dict[str, tuple[str, str, Probe]] = {
@@ -309,8 +343,14 @@ GUARDS: dict[str, tuple[str, str, Probe]] = {
     "built-in rates": ("AS d(verb, cluster, fleet) ON p.dim IN", "AS d(verb, cluster, fleet) ON false AND p.dim IN", wiped_too_often),
     "the reserve": ("IF vrooms[s] < price AND why IS NULL THEN", "IF false THEN", below_reserve),
     "the reserve in a batch": ("vrooms[kept[i]] := vrooms[kept[i]] - price;", "NULL;", below_reserve),
-    "the quorum": ("IF seats < price THEN", "IF false THEN", below_quorum),
-    "the quorum in a batch": ("to_jsonb(seats - price)", "to_jsonb(seats)", below_quorum_at_once),
+    "the quorum": ("IF (quorums -> plane ->> 0)::int < price THEN", "IF false THEN", below_quorum),
+    "the quorum in a batch": ("to_jsonb((quorums -> plane ->> 0)::int - price)", "to_jsonb((quorums -> plane ->> 0)::int)", below_quorum_at_once),
+    "the quorum of members that Fleet placed": ("UNION SELECT pl.name FROM carried k", "UNION SELECT pl.name FROM (SELECT * FROM carried WHERE false) k", below_found_quorum),
+    "budgets of what a machine carries": ("UNION SELECT 'cluster', k.plane_id FROM carried k WHERE k.machine_id = ANY (p_ids)", "", carrier_over_budget),
+    "budgets of what a machine carries bind it": ("OR dims[s] = 'cluster' AND keys[s] = ANY (r.carries)", "", carriers_over_budget_at_once),
+    "carriers that are down count": ("count(*) FILTER (WHERE c.down OR EXISTS (SELECT FROM permit p WHERE p.machine_id = k.machine_id", "count(*) FILTER (WHERE EXISTS (SELECT FROM permit p WHERE p.machine_id = k.machine_id", carrier_down_forgotten),
+    "permits of carriers count": ("p.machine_id = k.machine_id AND p.released_at IS NULL AND p.draws", "false", carrier_permit_forgotten),
+    "carriers are counted": ("WHERE EXISTS (SELECT FROM carried)),", "WHERE false),", carrier_down_forgotten),
     "the quorum counts who is down": ("FILTER (WHERE c.down OR", "FILTER (WHERE", below_quorum_by_faults),
     "the quorum counts permits": ("p.machine_id = c.machine_id AND p.released_at IS NULL AND p.draws)))", "false)))", below_quorum),
     "the lock": (LOCK, "--", raced),

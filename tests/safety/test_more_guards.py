@@ -205,6 +205,35 @@ async def test_a_refused_quorum_says_whose_and_opens_with_the_machine_that_is_ba
     assert (await ledger.one(ids[1])).ok
 
 
+async def test_a_machine_counts_in_the_budget_of_each_cluster_whose_control_plane_it_carries(ledger: Ledger) -> None:
+    meta, small = await ledger.cluster("meta", 200, racks=1), await ledger.cluster("small", 10, racks=1)
+    await ledger.hosts(meta[:3], "small")
+    assert (await ledger.one(meta[0])).ok
+    refused = await ledger.one(meta[1])
+    assert (refused.reason, refused.message) == (
+        "ClusterBudget",
+        "In cluster small 1 of 13 machines is unavailable, and at most 1 may be: this waits until one is back.",
+    )
+    assert (await ledger.one(small[0])).reason == "ClusterBudget"
+    assert (await ledger.one(meta[3])).ok  # it carries nothing
+    await ledger.give_back(meta[0])
+    assert (await ledger.one(small[0])).ok
+
+
+@pytest.mark.parametrize(("members", "may"), [(1, 1), (2, 2), (3, 1), (5, 2)])
+async def test_an_etcd_that_fleet_placed_keeps_its_quorum(ledger: Ledger, members: int, may: int) -> None:
+    """Of one or two members nothing could ever be done to their machines; that their control plane is whole is asked elsewhere."""
+    meta = await ledger.cluster("meta", 20, racks=1)
+    await ledger.cluster("small", 1, racks=1)
+    await ledger.no_breaker()
+    for name in ("meta", "small"):
+        await ledger.policy(f"wide-{name}", {"cluster": name}, percent=100)
+    await ledger.hosts(meta[:members], "small", member=True)
+    await ledger.hosts(meta[members:], "small")
+    assert await ledger.granted(meta[:members], "Reboot") == may
+    assert await ledger.granted(meta[members:]) == 20 - members
+
+
 async def test_who_of_a_control_plane_is_away_already_may_be_repaired(ledger: Ledger) -> None:
     ids = await ledger.cluster("a", 20, racks=1, down=2)
     await ledger.policy("wide", {"cluster": "a"}, percent=100)
@@ -238,7 +267,7 @@ async def test_why_names_every_guard_in_the_order_in_which_permits_ask_them(ledg
 @pytest.mark.parametrize("unplanned", [True, False])
 @pytest.mark.parametrize(
     "case",
-    ["nothing", "hold", "pause", "other", "mine", "breaker", "half-open", "window", "domain", "rate", "budget", "reserve", "quorum", "down", "out of service"],
+    ["nothing", "hold", "pause", "other", "mine", "breaker", "half-open", "window", "domain", "rate", "budget", "reserve", "quorum", "carried", "members", "down", "out of service"],
 )  # fmt: skip
 @pytest.mark.parametrize("verb", ["Reboot", "Wipe", "Reload", "Uncordon"])
 async def test_what_why_says_is_what_a_permit_would_say(ledger: Ledger, case: str, verb: str, unplanned: bool) -> None:
@@ -256,11 +285,18 @@ async def test_what_why_says_is_what_a_permit_would_say(ledger: Ledger, case: st
         "budget": lambda: ledger.policy("none", {"cluster": "a"}, count=0),
         "reserve": lambda: ledger.rule("keep", {"cluster": "a"}, minSchedulable=100),
         "quorum": lambda: ledger.carries(ids[:2]),
+        "carried": lambda: ledger.hosts([machine], "none"),
+        "members": lambda: ledger.hosts(ids[:3], "wide", member=True),
         "down": lambda: ledger.sql("UPDATE capacity SET down = true"),
         "out of service": lambda: ledger.sql(
             "UPDATE capacity SET in_service = false; SELECT breaker_trip('cluster', 1, 'x.')"
         ),
     }
+    if case in ("carried", "members"):
+        for name, count in (("none", 0), ("wide", 9)):
+            await ledger.cluster(name, 1)
+            await ledger.policy(name, {"cluster": name}, count=count, percent=100)
+        await ledger.sql("UPDATE capacity SET down = true WHERE machine_id = %s", ids[1])
     if case in steps:
         await steps[case]()  # type: ignore[no-untyped-call]
     if case == "half-open":

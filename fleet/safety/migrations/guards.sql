@@ -98,17 +98,29 @@ BEGIN
   FROM m LEFT JOIN u ON u.dim = m.dim AND u.key = m.key LEFT JOIN safety_place pl ON pl.dim = m.dim AND pl.key = m.key ORDER BY m.rank;
 END $$;
 
--- How many more of the machines that carry a control plane (label fleet.dev/control-plane: its cluster) may go: of n members of an
--- etcd floor((n-1)/2) may be away, or nobody can write any more. The sentence has no count that moves: the row of who waits stays as it is.
+-- Control planes whose quorum a machine has a part in, by name of their clusters: that of its label, and those with members of an etcd on it.
+CREATE FUNCTION safety_planes(p_id bigint, p_labels jsonb, p_carrying boolean) RETURNS text[] LANGUAGE plpgsql STABLE AS $$
+DECLARE said text := coalesce(p_labels ->> 'fleet.dev/control-plane', '');
+BEGIN
+  IF NOT p_carrying THEN RETURN CASE WHEN said = '' THEN '{}' ELSE ARRAY[said] END; END IF;
+  RETURN ARRAY(SELECT said WHERE said <> '' UNION SELECT pl.name FROM carried k JOIN safety_place pl ON pl.dim = 'cluster' AND pl.key = k.plane_id WHERE k.machine_id = p_id AND k.member ORDER BY 1);
+END $$;
+
+-- How many more of the machines that carry a control plane may go: of n members of an etcd floor((n-1)/2) may be away, or nobody can
+-- write any more. Those are meant that Fleet put members of its etcd on (carried) and those that a person calls so (label
+-- fleet.dev/control-plane: its cluster). Of fewer than three none may go where a person says so; where Fleet put them there nothing
+-- could ever be done to such a machine, and that its control plane is ready stands elsewhere.
+-- The sentence has no count that moves: the row of who waits stays as it is.
 CREATE FUNCTION safety_quorum(p_plane text) RETURNS TABLE (room int, message text) LANGUAGE plpgsql STABLE AS $$
 BEGIN
   RETURN QUERY
-  SELECT (n.total - 1) / 2 - n.gone, CASE WHEN n.total < 3 THEN
+  SELECT CASE WHEN n.total < 3 AND NOT n.said THEN n.total ELSE (n.total - 1) / 2 - n.gone END, CASE WHEN n.total < 3 THEN
       format('%s machine%s the control plane of cluster %s: fewer than three bear no loss, so none is taken away.', n.total, CASE WHEN n.total = 1 THEN ' carries' ELSE 's carry' END, p_plane)
     ELSE format('%s machines carry the control plane of cluster %s, and at most %s may be unavailable, or its quorum is lost: this waits until one is back.', n.total, p_plane, (n.total - 1) / 2) END
-  FROM (SELECT count(*)::int AS total, (count(*) FILTER (WHERE c.down OR EXISTS (SELECT FROM permit p WHERE p.machine_id = c.machine_id AND p.released_at IS NULL AND p.draws)))::int AS gone
-    FROM safety_target_by_key k CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = k.machine_id OFFSET 0) c
-    WHERE k.labels @> jsonb_build_object('fleet.dev/control-plane', p_plane) AND c.in_service) n;
+  FROM (SELECT count(*)::int AS total, coalesce(bool_or(m.said), false) AS said, (count(*) FILTER (WHERE c.down OR EXISTS (SELECT FROM permit p WHERE p.machine_id = c.machine_id AND p.released_at IS NULL AND p.draws)))::int AS gone
+    FROM (SELECT b.machine_id, bool_or(b.said) AS said FROM (SELECT k.machine_id, true AS said FROM safety_target_by_key k WHERE k.labels @> jsonb_build_object('fleet.dev/control-plane', p_plane)
+      UNION ALL SELECT k.machine_id, false FROM carried k JOIN safety_place pl ON pl.dim = 'cluster' AND pl.key = k.plane_id WHERE pl.name = p_plane AND k.member) b GROUP BY 1) m
+    CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = m.machine_id OFFSET 0) c WHERE c.in_service) n;
 END $$;
 
 -- All guards in the order in which permits ask them, for one machine, without asking for a permit. The first that does not hold is the answer.
@@ -149,8 +161,6 @@ BEGIN
         ELSE safety_sentence(b.dim, b.name, m.most, b.total, b.gone, NOT p_unplanned AND m.most < b.cap, b.policy) END
     FROM safety_limits(ARRAY[p_id]) b CROSS JOIN LATERAL (SELECT CASE WHEN p_unplanned THEN b.cap ELSE b.planned_cap END AS most) m;
   RETURN QUERY SELECT 'The reserve stays', price = 0 OR r.room >= price, 'Reserve', CASE WHEN r.room >= price THEN format('%s more may go.', r.room) ELSE r.message END FROM safety_reserves(ARRAY[p_id]) r;
-  IF t.labels ->> 'fleet.dev/control-plane' <> '' THEN
-    RETURN QUERY SELECT 'The control plane of cluster ' || (t.labels ->> 'fleet.dev/control-plane') || ' keeps its quorum', price = 0 OR q.room >= price, 'Quorum', CASE WHEN q.room >= price THEN format('%s more may go.', q.room) ELSE q.message END
-      FROM safety_quorum(t.labels ->> 'fleet.dev/control-plane') q;
-  END IF;
+  RETURN QUERY SELECT 'The control plane of cluster ' || y.plane || ' keeps its quorum', price = 0 OR q.room >= price, 'Quorum', CASE WHEN q.room >= price THEN format('%s more may go.', q.room) ELSE q.message END
+    FROM unnest(safety_planes(p_id, t.labels, true)) WITH ORDINALITY AS y(plane, n) CROSS JOIN LATERAL safety_quorum(y.plane) q ORDER BY y.n;
 END $$;

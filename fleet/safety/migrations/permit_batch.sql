@@ -75,19 +75,32 @@ BEGIN
         WHERE p.released_at IS NULL AND p.draws AND c.in_service AND NOT c.down AND c.%1$I = ANY ($1) GROUP BY 1) u GROUP BY 1', col) USING p_keys;
 END $$;
 
+-- Machines of other clusters that carry pods of these clusters' control planes: each counts as one more machine of theirs.
+CREATE FUNCTION safety_carriers(p_clusters int[]) RETURNS TABLE (key int, total int, gone int) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN QUERY
+  SELECT k.plane_id, count(*)::int, (count(*) FILTER (WHERE c.down OR EXISTS (SELECT FROM permit p WHERE p.machine_id = k.machine_id AND p.released_at IS NULL AND p.draws)))::int
+  FROM carried k CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = k.machine_id OFFSET 0) c
+  WHERE k.plane_id = ANY (p_clusters) AND c.in_service AND c.cluster_id <> k.plane_id GROUP BY 1;
+END $$;
+
 -- The limits that bind these machines, with how far each is used. A cluster has 3 %, at most 600, where no policy says otherwise; the strictest policy counts.
+-- A machine that carries a control plane is bound by the budget of that cluster as well.
 CREATE FUNCTION safety_limits(p_ids bigint[]) RETURNS TABLE (dim text, key int, name text, cap int, planned_cap int, total int, gone int, policy text) LANGUAGE plpgsql STABLE AS $$
 BEGIN
   RETURN QUERY
   WITH b AS MATERIALIZED (SELECT s.dim, s.key, min(s.max_count) AS max_count, min(s.max_percent) AS max_percent, string_agg(s.policy, ', ' ORDER BY s.policy) AS policy FROM safety_budgets() s GROUP BY 1, 2),
   asked AS MATERIALIZED (SELECT DISTINCT c.cluster_id, c.idc_id, c.model_id, c.rack_id FROM capacity c WHERE c.machine_id = ANY (p_ids)),
-  wanted AS (SELECT DISTINCT w.dim, w.key FROM asked a, LATERAL (VALUES ('fleet', 0), ('cluster', a.cluster_id), ('idc', a.idc_id::int), ('model', a.model_id::int), ('rack', a.rack_id)) AS w(dim, key)),
+  wanted AS (SELECT DISTINCT w.dim, w.key FROM asked a, LATERAL (VALUES ('fleet', 0), ('cluster', a.cluster_id), ('idc', a.idc_id::int), ('model', a.model_id::int), ('rack', a.rack_id)) AS w(dim, key)
+    UNION SELECT 'cluster', k.plane_id FROM carried k WHERE k.machine_id = ANY (p_ids)),
   bound AS MATERIALIZED (SELECT w.dim, w.key, coalesce(b.max_count, 600) AS max_count, coalesce(b.max_percent, 3) AS max_percent, coalesce(b.policy, '') AS policy
     FROM wanted w LEFT JOIN b ON b.dim = w.dim AND b.key = w.key WHERE w.dim = 'cluster' OR b.policy IS NOT NULL),
   sized AS (SELECT d.dim, u.key, u.total, u.gone FROM (SELECT o.dim, array_agg(o.key) AS keys FROM bound o GROUP BY o.dim) d, LATERAL safety_usage(d.dim, d.keys) u),
-  capped AS (SELECT o.*, coalesce(z.total, 0) AS total, coalesce(z.gone, 0) AS gone,
-      CASE WHEN o.max_count = 0 OR o.max_percent = 0 THEN 0 ELSE greatest(1, least(o.max_count::numeric, floor(coalesce(z.total, 0) * o.max_percent / 100)))::int END AS cap
-    FROM bound o LEFT JOIN sized z ON z.dim = o.dim AND z.key = o.key)
+  borne AS (SELECT x.* FROM (SELECT array_agg(o.key) AS keys FROM bound o WHERE o.dim = 'cluster') d, LATERAL safety_carriers(d.keys) x WHERE EXISTS (SELECT FROM carried)),
+  counted AS (SELECT o.*, coalesce(z.total, 0) + coalesce(y.total, 0) AS total, coalesce(z.gone, 0) + coalesce(y.gone, 0) AS gone
+    FROM bound o LEFT JOIN sized z ON z.dim = o.dim AND z.key = o.key LEFT JOIN borne y ON o.dim = 'cluster' AND y.key = o.key),
+  capped AS (SELECT o.*,
+      CASE WHEN o.max_count = 0 OR o.max_percent = 0 THEN 0 ELSE greatest(1, least(o.max_count::numeric, floor(o.total * o.max_percent / 100)))::int END AS cap FROM counted o)
   SELECT c.dim, c.key, coalesce(pl.name, ''), c.cap, CASE WHEN c.cap = 0 THEN 0 ELSE greatest(1, c.cap - c.cap / 4) END, c.total, c.gone, c.policy
   FROM capped c LEFT JOIN safety_place pl ON pl.dim = c.dim AND pl.key = c.key ORDER BY CASE c.dim WHEN 'fleet' THEN 0 WHEN 'cluster' THEN 1 ELSE 2 END, c.dim, c.key;
 END $$;
@@ -109,7 +122,7 @@ DECLARE
   halt record; r record; lim record; brk record; base bigint; moment timestamptz; guarded boolean; counting boolean; hard boolean; owned boolean; begins boolean; at int; places int[]; wide int;
   codes bigint[] := '{}'; states text[] := '{}'; rooms int[] := '{}'; mosts int[] := '{}'; hits int[] := '{}'; froms timestamptz[] := '{}'; stops text[] := '{}'; parts numeric[] := '{}'; tops int[] := '{}'; trips text[] := '{}';
   bdims text[] := '{}'; bkeys int[] := '{}'; bnames text[] := '{}'; spans int[] := '{}'; starts boolean[] := '{}'; tried bigint[] := '{}'; tries int[] := '{}';
-  plans boolean; same boolean; tripped boolean; priced bigint[]; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb; quorums jsonb := '{}'; seats int; held boolean; told record;
+  plans boolean; same boolean; tripped boolean; priced bigint[]; shut record; dom record; shuts jsonb := '[]'; doms jsonb := '{}'; mydom int; x jsonb; quorums jsonb := '{}'; plane text; held boolean; carrying boolean; told record;
   rverbs text[] := '{}'; rdims text[] := '{}'; rkeys int[] := '{}'; rrooms int[] := '{}'; rsaid text[] := '{}'; vdims text[] := '{}'; vkeys int[] := '{}'; vrooms int[] := '{}'; vsaid text[] := '{}'; begun boolean[] := '{}';
   dims text[] := '{}'; keys int[] := '{}'; names text[] := '{}'; caps int[] := '{}'; planned int[] := '{}'; totals int[] := '{}'; used int[] := '{}'; policies text[] := '{}';
   oks boolean[] := '{}'; reasons text[] := '{}'; messages text[] := '{}'; costs int[] := '{}'; mine int[]; theirs int[]; kept int[]; why text; said text; price int; most int;
@@ -120,7 +133,7 @@ BEGIN
   SELECT coalesce(bool_or(l.stopped), true) AS stopped, max(l.stopped_by) AS who, max(l.stopped_why) AS what INTO halt FROM ledger l WHERE l.id = 1;
   -- Who is down, or out of service, costs nothing: no budget has to be counted for it.
   priced := ARRAY(SELECT DISTINCT a.id FROM unnest(p_ids) AS a(id) CROSS JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c WHERE c.in_service AND NOT c.down);
-  held := EXISTS (SELECT FROM safety_hold s WHERE s.deleted_at IS NULL);
+  held := EXISTS (SELECT FROM safety_hold s WHERE s.deleted_at IS NULL); carrying := EXISTS (SELECT FROM carried);
   SELECT coalesce(bool_or(s.spec ? 'rates'), false) AS rates, coalesce(bool_or(s.spec ? 'minSchedulable'), false) AS reserves INTO told FROM safety_safetypolicy s WHERE s.deleted_at IS NULL;
   FOR lim IN SELECT * FROM safety_limits(priced) WHERE cardinality(priced) > 0 LOOP
     dims := dims || lim.dim; keys := keys || lim.key; names := names || lim.name; caps := caps || lim.cap; planned := planned || lim.planned_cap;
@@ -162,7 +175,7 @@ BEGIN
   FOR r IN
     SELECT a.ord::int AS ord, a.id, a.verb, a.unplanned, a.owner, c.machine_id IS NOT NULL AS known, c.in_service, c.down, c.cluster_id, c.idc_id, c.model_id, c.rack_id,
       safety_class(a.verb) AS class, p.id AS open_id, p.owner AS open_owner, p.verb AS open_verb, p.draws AS open_draws, p.unplanned AS open_unplanned, safety_class(p.verb) AS open_class, p.expires_at <= now() AS over, s.last AS struck, h.hold, h.reason AS hold_reason, h.owner AS hold_owner,
-      coalesce(t.paused, false) AS paused, coalesce(t.labels ->> 'fleet.dev/control-plane', '') AS plane, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
+      coalesce(t.paused, false) AS paused, safety_planes(a.id, t.labels, carrying) AS planes, CASE WHEN carrying THEN ARRAY(SELECT k.plane_id FROM carried k WHERE k.machine_id = a.id) ELSE '{}' END AS carries, row_number() OVER (PARTITION BY a.id ORDER BY a.ord) AS nth
     FROM unnest(p_ids, p_verbs, p_unplanned, p_owners) WITH ORDINALITY AS a(id, verb, unplanned, owner, ord)
     LEFT JOIN LATERAL (SELECT * FROM capacity WHERE machine_id = a.id OFFSET 0) c ON true
     LEFT JOIN LATERAL (SELECT * FROM permit WHERE machine_id = a.id AND released_at IS NULL OFFSET 0) p ON true
@@ -215,7 +228,7 @@ BEGIN
     END IF;
     IF why IS NULL AND price > 0 THEN
       FOR s IN 1 .. cardinality(dims) LOOP
-        IF keys[s] = (CASE dims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) THEN
+        IF keys[s] = (CASE dims[s] WHEN 'fleet' THEN 0 WHEN 'cluster' THEN r.cluster_id WHEN 'idc' THEN r.idc_id WHEN 'model' THEN r.model_id ELSE r.rack_id END) OR dims[s] = 'cluster' AND keys[s] = ANY (r.carries) THEN
           most := CASE WHEN r.unplanned THEN caps[s] ELSE planned[s] END; mine := mine || s;
           IF used[s] + price > most AND why IS NULL THEN
             why := initcap(dims[s]) || 'Budget'; said := safety_sentence(dims[s], names[s], most, totals[s], used[s], NOT r.unplanned AND most < caps[s], policies[s]);
@@ -228,15 +241,15 @@ BEGIN
           IF vrooms[s] < price AND why IS NULL THEN why := 'Reserve'; said := vsaid[s]; END IF;
         END IF;
       END LOOP;
-      IF why IS NULL AND r.plane <> '' THEN  -- counted when the first of its machines is asked for: hardly any batch has one
-        IF NOT quorums ? r.plane THEN quorums := quorums || (SELECT jsonb_build_object(r.plane, jsonb_build_array(q.room, q.message)) FROM safety_quorum(r.plane) q); END IF;
-        seats := (quorums -> r.plane ->> 0)::int;
-        IF seats < price THEN why := 'Quorum'; said := quorums -> r.plane ->> 1; END IF;
-      END IF;
+      FOREACH plane IN ARRAY r.planes LOOP  -- counted when the first of its machines is asked for: hardly any batch has one
+        EXIT WHEN why IS NOT NULL;
+        IF NOT quorums ? plane THEN quorums := quorums || (SELECT jsonb_build_object(plane, jsonb_build_array(q.room, q.message)) FROM safety_quorum(plane) q); END IF;
+        IF (quorums -> plane ->> 0)::int < price THEN why := 'Quorum'; said := quorums -> plane ->> 1; END IF;
+      END LOOP;
       IF why IS NULL THEN
         FOR i IN 1 .. cardinality(mine) LOOP used[mine[i]] := used[mine[i]] + price; END LOOP;
         FOR i IN 1 .. cardinality(kept) LOOP vrooms[kept[i]] := vrooms[kept[i]] - price; END LOOP;
-        IF r.plane <> '' THEN quorums := jsonb_set(quorums, ARRAY[r.plane, '0'], to_jsonb(seats - price)); END IF;
+        FOREACH plane IN ARRAY r.planes LOOP quorums := jsonb_set(quorums, ARRAY[plane, '0'], to_jsonb((quorums -> plane ->> 0)::int - price)); END LOOP;
       END IF;
     END IF;
     IF why IS NULL THEN
