@@ -189,7 +189,8 @@ def unseen(operation: OperationRow, now: datetime) -> Move | None:
     step = _running(status)
     since = now - (datetime.fromisoformat(step["startTime"]) if step else _last_end(status, operation.started_at))
     limit = SECONDS.get(step["verb"], 300) if step else 0
-    if since.total_seconds() <= limit + (0 if who else SILENCE_SECONDS):
+    patience = step["timeoutSeconds"] if step and "timeoutSeconds" in step else limit + SILENCE_SECONDS
+    if since.total_seconds() <= (limit if who else patience):
         return None
     unknown = "The host does not answer"
     if step is not None:
@@ -239,10 +240,10 @@ def _reboot(
     inventory: list[InventoryChange],
 ) -> Move | None:
     """Proof of a reboot: another boot id, the wanted kernel, systemd settled. What the command said proves nothing."""
-    facts, before = scene.facts, status.get("bootIdBefore", "")
+    facts, before, limit = scene.facts, status.get("bootIdBefore", ""), step.get("timeoutSeconds", REBOOT_SECONDS)
     waited = (scene.now - datetime.fromisoformat(step["startTime"])).total_seconds()
     if facts.boot_id != before:
-        if facts.system_state in ("starting", "initializing") and waited < REBOOT_SECONDS:
+        if facts.system_state in ("starting", "initializing") and waited < limit:
             step.update(reason="Booting", message="The host is up and systemd still starts units.")
             return Move(status | {"message": step["message"]}, wait=3, inventory=tuple(inventory))
         wrong = [
@@ -252,7 +253,7 @@ def _reboot(
             message = f"The host came back with kernel {facts.kernel}, not with that of {', '.join(wrong)}."
             return fail(status, step, "WrongKernel", message, scene, inventory)
         if scene.node is not None and not (scene.node.boot_id == facts.boot_id and scene.node_ready):
-            if waited < REBOOT_SECONDS:
+            if waited < limit:
                 step.update(
                     reason="NodeNotBack", message="The host is up; its node does not report Ready from this boot yet."
                 )
@@ -266,7 +267,7 @@ def _reboot(
         return None
     if result.state == "Failed":
         return fail(status, step, result.reason or "RebootFailed", result.message, scene, inventory)
-    if waited > REBOOT_SECONDS:
+    if waited > limit:
         message = f"After {int(waited)} seconds the host still has boot id {before}: it never rebooted."
         return fail(status, step, "NeverRebooted", message, scene, inventory)
     step.update(reason="Rebooting", message="The host has not gone down yet.")

@@ -111,8 +111,9 @@ def _power_cycle(status: Json, step: Json, scene: Scene, inventory: list[Invento
         step.pop("progress", None)
         done(step, scene.now, "HostAnswers", "The host answers again by itself: its power was not touched.")
         return None
-    if late(progress, scene.now):
-        text = f"The power is on since {progress['isOn']}, and the host has not come back within {BOOT_SECONDS:.0f} s."
+    limit = step.get("timeoutSeconds", BOOT_SECONDS)
+    if late(progress, scene.now, limit):
+        text = f"The power is on since {progress['isOn']}, and the host has not come back within {limit:.0f} s."
         return fail(status, step, "NotBack", text, scene, inventory)
     if scene.halt[0] and not touched(progress):
         return halted(status, step, scene, inventory)

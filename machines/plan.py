@@ -37,11 +37,13 @@ FREE: Final = frozenset({"stage-package"})  # effects that need no permit
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. `subject` names what of the set it handles: a package, or "" for all of a sort; `items` files, units, keys."""
+    """One step. `subject` names what of the set it handles: a package, or "" for all of a sort; `items` files, units, keys; `seconds`
+    that a boot may take, 0 = as ever."""
 
     verb: str
     subject: str = ""
     items: tuple[str, ...] = ()
+    seconds: int = 0
 
     def json(self, number: int) -> Json:
         """As it stands in the Operation's status."""
@@ -59,6 +61,7 @@ class Step:
             out
             | ({"subject": self.subject} if self.subject else {})
             | ({"items": list(self.items)} if self.items else {})
+            | ({"timeoutSeconds": self.seconds} if self.seconds else {})
         )
 
 
@@ -185,10 +188,10 @@ def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json, *, joined:
         elif action == "CleanDisk":
             act.append(Step("clean-disk", items=tuple(step.get("clean", ()))))
         elif action == "Reboot":
-            act.append(Step("reboot"))
+            act.append(Step("reboot", seconds=step.get("timeoutSeconds", 0)))
             hardest.append("Reboot")
         elif action == "PowerCycle":
-            act.append(Step(POWER_CYCLE))
+            act.append(Step(POWER_CYCLE, seconds=step.get("timeoutSeconds", 0)))
             hardest.append("Reboot")
         elif action == "Reinstall":
             act += [Step(REINSTALL), *((Step(DELETE_NODE),) if joined else ()), Step(PROVISION)]
@@ -200,7 +203,7 @@ def repair(wanted: Sequence[Json], diffs: Sequence[Diff], body: Json, *, joined:
     act = list(dict.fromkeys(act))
     whole = (Step("pre-check"),) if any(s.verb == "install-package" for s in act) else ()
     # A host that is switched off and on answers on no way as a rule: its controller's word is kept by the step itself.
-    evidence = () if Step(POWER_CYCLE) in act else (Step(EVIDENCE, items=units),)
+    evidence = () if any(s.verb == POWER_CYCLE for s in act) else (Step(EVIDENCE, items=units),)
     return Plan((Step("permit"), *before, *evidence, *whole, *act, Step(POST_CHECK)), strongest(hardest), ())
 
 

@@ -114,13 +114,16 @@ ch AS (INSERT INTO change (rv, object_id, cluster_id, kind, op) SELECT new_rv, i
 SELECT id FROM n
 """
 
-# Everything of claimed remediations.
+# Everything of claimed remediations. Who says that the machine has no power speaks for the next rung as well: where it never came
+# back from the one before, those who saw the first fault may see nothing any more.
 LOAD: Final[LiteralString] = """
-SELECT r.id, r.uid::text, r.name, r.phase, r.rung, r.playbook, r.spec, r.status, r.phase_at, r.machine_id, r.cluster_id, f.id, f.uid::text, f.type, f.phase, f.cleared_since, f.sources, f.rule, f.evidence, f.status ->> 'message',
+SELECT r.id, r.uid::text, r.name, r.phase, r.rung, r.playbook, r.spec, r.status, r.phase_at, r.machine_id, r.cluster_id, f.id, f.uid::text, f.type, f.phase, f.cleared_since, f.sources || coalesce(p.sources - ARRAY(SELECT jsonb_array_elements_text(f.sources)), '[]'), f.rule, f.evidence, f.status ->> 'message',
   s.name, coalesce((SELECT c.name FROM clusters_cluster c WHERE c.id = r.cluster_id), ''), s.rack_id, s.is_node, s.cond_true, m.id IS NULL OR m.deleted_at IS NOT NULL,
   coalesce(q.state = 'CordonedByPerson', false), coalesce(q.message, ''), o.id, o.name, o.phase, o.started_at IS NOT NULL, o.status ->> 'message', o.spec ->> 'cancelledBy', o.reason, r.operation_uid::text, f.category
 FROM recovery_remediation r
 CROSS JOIN LATERAL (SELECT * FROM recovery_fault WHERE id = r.fault_id OFFSET 0) f
+LEFT JOIN LATERAL (
+  SELECT o.sources FROM recovery_fault o WHERE o.machine_id = r.machine_id AND o.type = 'PowerFailure' AND o.phase IN ('Confirmed', 'Recovering', 'NeedsPerson') AND NOT o.shadow AND o.cleared_since IS NULL ORDER BY o.id DESC LIMIT 1 OFFSET 0) p ON true
 LEFT JOIN LATERAL (SELECT * FROM machine_state WHERE id = r.machine_id OFFSET 0) s ON true
 LEFT JOIN LATERAL (SELECT * FROM machine WHERE id = r.machine_id OFFSET 0) m ON true
 LEFT JOIN LATERAL (SELECT * FROM scheduling WHERE machine_id = r.machine_id OFFSET 0) q ON true

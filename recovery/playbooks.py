@@ -28,6 +28,7 @@ TWO_SOURCES: Final = frozenset(
 )  # never on the word of one source alone
 SILENCE: Final = frozenset({"fleet", "kubelet"})  # sources that a cut network makes silent
 MORE_THAN_SILENCE: Final = frozenset({"PowerCycle", "Reinstall"})  # actions that ask for a source besides those
+BOOTS: Final = frozenset({"Reboot", "PowerCycle"})  # how long these may take can be said
 BESIDE_REINSTALL: Final = frozenset({"Isolate", "Drain"})  # what may stand in its rung: everything else it brings along
 OF_PEOPLE: Final = frozenset({"Replace", "AskPerson"})  # nothing is sent to the host: a person is asked
 VERIFY_SECONDS: Final = 120

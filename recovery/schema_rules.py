@@ -7,7 +7,7 @@ from typing import Final
 
 from fleet.control.kinds import FAULT_RULE, PLAYBOOK, Column, Json, Kind, Problem
 from fleet.safety.schema import BY_LABELS, describe_target, one_of
-from recovery.playbooks import ACTIONS, BESIDE_REINSTALL, OF_PEOPLE
+from recovery.playbooks import ACTIONS, BESIDE_REINSTALL, BOOTS, OF_PEOPLE
 from recovery.schema import CATEGORIES, NAME, TYPE, number_at, path_of
 from recovery.types import SEVERITIES, TYPES
 
@@ -72,6 +72,12 @@ _STEP: Final[Json] = {
             "items": {"type": "string", "enum": ["journal", "package-cache", "images"]},
             "maxItems": 3,
             "description": "CleanDisk: what may be cleaned.",
+        },
+        "timeoutSeconds": {
+            "type": "integer",
+            "minimum": 30,
+            "maximum": 7200,
+            "description": "Reboot, PowerCycle: how long until the host must be back; 900 by default.",
         },
         "task": {
             "type": "string",
@@ -226,6 +232,13 @@ def _check_playbook(new: Json, old: Json | None) -> Sequence[Problem]:
             )
         problems += _check_reinstall(actions, f"spec.rungs[{index}].steps")
         for at, step in enumerate(rung["steps"]):
+            if "timeoutSeconds" in step and step["action"] not in BOOTS:
+                problems.append(
+                    Problem(
+                        f"spec.rungs[{index}].steps[{at}].timeoutSeconds",
+                        f"{step['action']} boots nothing; verifySeconds says how long the rung has to help",
+                    )
+                )
             if step["action"] == "CleanDisk" and not step.get("clean"):
                 problems.append(
                     Problem(

@@ -43,12 +43,13 @@ def of_daemon(lab: Lab) -> list[Json]:
     ]  # fmt: skip
 
 
-def ground(lab: Lab, **cluster: Any) -> list[Json]:
-    """How hosts and controllers are entered; so many faults at a time are no storm here."""
+def ground(lab: Lab, *, breaker: bool = False, **cluster: Any) -> list[Json]:
+    """How hosts and controllers are entered; without `breaker` so many faults at a time are no storm here."""
+    more: Json = {} if breaker else {"breaker": {"disabled": True}}
     login = {"username": "root", "privateKey": lab.private_key.read_text()}
     word = {"username": bmc.USER, "password": bmc.PASSWORD}
     policies = [
-        {"kind": "SafetyPolicy", "metadata": {"name": f"lab-{dim}"}, "spec": {"scope": {dim: "lab"}, "maxUnavailable": {"count": 9, "percent": 100}, "breaker": {"disabled": True}}}
+        {"kind": "SafetyPolicy", "metadata": {"name": f"lab-{dim}"}, "spec": {"scope": {dim: "lab"}, "maxUnavailable": {"count": 9, "percent": 100}, **more}}
         for dim in ("cluster", "idc")
     ]  # fmt: skip
     return [
@@ -289,6 +290,82 @@ def test_silence_is_no_fault_of_the_machines(lab: Lab, fleet: Recovery) -> None:
         assert fleet.kubectl("get", kind, "-o", "name").stdout == ""
     for name in names:
         assert fleet.items("operations", name) == []
+
+
+def test_a_reporter_that_calls_everything_broken_is_stopped_by_the_breaker(lab: Lab, fleet: Recovery) -> None:
+    names = [f"told{n}" for n in range(1, 6)]
+    hosts = dict(zip(names, lab.debs(names), strict=True))
+    reporter = {"name": "npd", "user": "admin", "conditionTypes": ["DaemonSick"]}
+    rung = {"name": "restart", "steps": [{"action": "RestartUnits", "units": ["daemon.service"]}], "verifySeconds": 5}
+    ladder = {"rungs": [rung, {"name": "ask", "steps": [{"action": "AskPerson", "task": "Look."}]}]}
+    rule = {
+        "faultType": "ComponentCrash", "when": [{"condition": "DaemonSick", "status": "True"}], "holdSeconds": 1, "clearSeconds": 1,
+        "mode": "Active", "target": {"matchAll": True}, "playbook": "restart-daemon",
+    }  # fmt: skip
+    fleet.apply(
+        *ground(lab, breaker=True, machineVersions={"daemon": "1.0"}, reporters=[reporter]), *of_daemon(lab),
+        {"kind": "Playbook", "metadata": {"name": "restart-daemon"}, "spec": ladder},
+        {"kind": "FaultRule", "metadata": {"name": "daemon-sick"}, "spec": rule},
+    )  # fmt: skip
+    fleet.apply(*(machine(h, n) for n, h in hosts.items()))
+    fleet.wait_ready(*names)
+    pids = {n: h.text("systemctl show -p MainPID --value daemon.service") for n, h in hosts.items()}
+
+    for name in names:
+        report(fleet, name, "DaemonSick", "True")
+    fleet.until(lambda: len(_kept_back(fleet, names)) == 3, "the breaker keeps three from being touched", *names)
+    begun = [n for n in names if n not in _kept_back(fleet, names)]
+    for name in begun:
+        fleet.until_phase(name, "ComponentCrash", "NeedsPerson")
+    for name, host in hosts.items():
+        now = host.text("systemctl show -p MainPID --value daemon.service")
+        assert (now != pids[name]) == (name in begun), name
+    assert len(begun) == 2  # a fifth of five is one; two are let through at least
+
+    # What heals is seen while the breaker is open, and nothing else is begun.
+    for name in names:
+        report(fleet, name, "DaemonSick", "False")
+    for name in names:
+        fleet.until_phase(name, "ComponentCrash", "Resolved")
+    fleet.wait_ready(*names)
+    assert [n for n in names if fleet.steps(n)] == begun
+
+
+def _kept_back(fleet: Recovery, names: list[str]) -> list[str]:
+    found = {n: fleet.fault(n, "ComponentCrash").get("status", {}) for n in names}
+    return [n for n, s in found.items() if s.get("repair", {}).get("reason") == "ClusterBreaker"]
+
+
+def test_a_reboot_that_never_returns_goes_up_the_ladder_to_a_person(lab: Lab, fleet: Recovery) -> None:
+    host = lab.deb("gone", binds=["/srv/data"])
+    with bmc.Controller(host, lab.gateway, serial_number="SN-GONE") as controller:
+        reporter = {"name": "disks", "user": "admin", "conditionTypes": ["ReadonlyFilesystem"]}
+        fleet.apply(*ground(lab, reporters=[reporter]))
+        fleet.apply(machine(host, "gone", serialNumber="SN-GONE", bmc={**controller.spec, "credential": "lab-bmc"}))
+        fleet.quicken(filesystem_read_only=1)
+        # The silence that follows is another fault; here the ladder of the first is looked at.
+        fleet.kubectl("patch", "faultrule", "host-unreachable", "--type=merge", "-p", '{"spec":{"mode":"Shadow"}}')
+        rungs = [
+            {"name": "reboot", "steps": [{"action": "Drain"}, {"action": "Reboot", "timeoutSeconds": 45}], "verifySeconds": 10},
+            {"name": "power", "steps": [{"action": "PowerCycle", "timeoutSeconds": 45}], "verifySeconds": 10},
+            {"name": "ask", "steps": [{"action": "AskPerson", "task": "It does not boot."}]},
+        ]  # fmt: skip
+        fleet.kubectl("patch", "playbook", "filesystem", "--type=merge", "-p", json.dumps({"spec": {"rungs": rungs}}))
+        fleet.wait_ready("gone")
+
+        host.ssh(
+            "mv /usr/lib/systemd/systemd /usr/lib/systemd/systemd.gone"
+        )  # what runs runs on; nothing boots any more
+        host.ssh("mount -o remount,bind,ro /srv/data")
+        report(fleet, "gone", "ReadonlyFilesystem", "True")
+        fleet.until_phase("gone", "FilesystemReadOnly", "NeedsPerson", seconds=400)
+        (remediation,) = fleet.items("remediations", "gone")
+        outcomes = [(r["name"], r["outcome"]) for r in remediation["status"]["rungs"]]
+        assert outcomes[:2] == [("reboot", "HostSilent"), ("power", "StayedOff")], remediation["status"]
+        assert not host.is_on()
+        assert controller.resets == ["On", "On"]  # asked for twice, and never a third time
+        assert fleet.fault("gone", "FilesystemReadOnly")["status"]["message"] == "It does not boot."
+        assert fleet.condition("gone", "Ready")["status"] != "True"
 
 
 def _blind(fleet: Recovery, names: list[str]) -> bool:

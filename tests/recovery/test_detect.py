@@ -255,10 +255,10 @@ def test_the_fault_that_is_repaired_by_it_is_over_only_afterwards() -> None:
     assert one([rule()], gone, known(RECOVERING)).cleared_since == NOW
 
 
-def _refused(*actions: str) -> list[str]:
-    """Fields for which a playbook is refused whose first rung has these actions."""
+def _refused(*actions: str, **more: int) -> list[str]:
+    """Fields for which a playbook is refused whose first rung has these actions, each with these values."""
     rungs = [
-        {"name": "r", "steps": [{"action": a} for a in actions]},
+        {"name": "r", "steps": [{"action": a, **more} for a in actions]},
         {"name": "ask", "steps": [{"action": "AskPerson"}]},
     ]
     obj = {"apiVersion": "fleet.dev/v1", "kind": "Playbook", "metadata": {"name": "p"}, "spec": {"rungs": rungs}}
@@ -280,6 +280,13 @@ def _refused(*actions: str) -> list[str]:
 )
 def test_a_rung_that_reinstalls_drains_before_and_does_nothing_else(actions: list[str], fields: list[str]) -> None:
     assert _refused(*actions) == fields
+
+
+def test_how_long_it_may_take_can_be_said_of_what_boots() -> None:
+    assert _refused("Drain", "Reboot") == [] == _refused("Reboot", timeoutSeconds=30)
+    assert _refused("PowerCycle", timeoutSeconds=7200) == []
+    assert _refused("Drain", "Reboot", timeoutSeconds=60) == ["spec.rungs[0].steps[0].timeoutSeconds"]
+    assert _refused("Reboot", timeoutSeconds=29) == ["spec.rungs[0].steps[0].timeoutSeconds"]
 
 
 def test_a_rung_that_reinstalls_asks_no_person() -> None:

@@ -248,3 +248,30 @@ async def test_a_part_that_its_controller_calls_critical_is_a_fault_that_a_perso
         type_,
         f"{found['metadata']['name']} is NeedsPerson: Replace the part.",
     )
+
+
+@pytest.mark.parametrize("off", [True, False])
+async def test_who_says_that_it_has_no_power_speaks_for_the_next_rung(power: Power, off: bool) -> None:
+    """A reboot from which it did not come back; of the two who saw the first fault one sees the host no more."""
+    box = await power.ready()
+    reboot = {"name": "reboot", "steps": [{"action": "Reboot", "timeoutSeconds": 30}], "verifySeconds": 10}
+    await power.playbook(reboot, CYCLE, ASK, name="kernel")
+    await power.rule(
+        "hangs", "KernelFault", when=[{"condition": "KernelDeadlock", "status": "True"}], playbook="kernel"
+    )
+    await power.rule("off", "PowerFailure", when=[{"condition": "Redfish/Power", "status": "False"}], playbook="power")
+    await power.agents_say("KernelDeadlock", "True", "npd", "agent")
+    await power.detect()
+    box.faults["never-returns"] = {"at": power.hosts.now}
+    for _ in range(8):
+        await power.turn()
+    await power.agents_say("KernelDeadlock", "Unknown", "agent")
+    if off:
+        (await power.box()).faults["power-off"] = {"at": power.hosts.now}
+    for _ in range(25):
+        await power.on()
+    (remediation,) = [r for r in await power.faults("remediations") if "kernelfault" in r["spec"]["fault"]]
+    assert remediation["status"]["rungs"][0]["outcome"] == "HostSilent", remediation
+    assert power.bmcs.asked == ([("m1", "on")] if off else [])
+    if not off:
+        assert (remediation["status"]["reason"], remediation["status"]["rung"]) == ("OneSource", 2)

@@ -68,6 +68,17 @@ async def test_a_host_that_never_returns_goes_up_the_ladder_to_a_person(kernel: 
     assert (await kernel.box()).boots == boots + 1  # it was told once
 
 
+async def test_a_rung_says_how_long_a_boot_may_take(kernel: Kernel) -> None:
+    quick = {"name": "reboot", "steps": [{"action": "Reboot", "timeoutSeconds": 60}], "verifySeconds": 30}
+    await kernel.playbook(quick, ASK)
+    box = await kernel.complained()
+    box.faults["never-returns"] = {"at": kernel.hosts.now}
+    await kernel.go(14, 10.0)  # without that word it would be waited for half an hour
+    remediation = await kernel.remediation()
+    assert [r["outcome"] for r in remediation["status"]["rungs"]][:1] == ["HostSilent"], remediation["status"]
+    assert (await kernel.fault())["status"]["phase"] == "NeedsPerson"
+
+
 async def test_one_agent_alone_reboots_nothing(kernel: Kernel) -> None:
     await kernel.playbook(REBOOT, ASK)
     await kernel.rule("kernel-fault", "KernelFault", when=HANGS)
