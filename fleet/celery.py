@@ -1,41 +1,32 @@
-"""The Celery application: hints for workers; PostgreSQL holds the truth. Composition root of the worker and beat processes."""
+"""The Celery application: hints for workers; PostgreSQL holds the truth. Composition root of the worker processes; beat has its own (`fleet.beat`)."""
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery, signals
 from django.conf import settings
 
+from fleet.control import ticks
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
-
-
-def broker_url(redis_url: str) -> str:
-    """REDIS_URL in kombu's spelling: it calls unix sockets redis+socket:// and their database virtual_host."""
-    parts = urlsplit(redis_url)
-    if parts.scheme != "unix":
-        return redis_url
-    database = parse_qs(parts.query).get("db", ["0"])[0]
-    return f"redis+socket://{parts.path}?virtual_host={database}"
 
 
 app = Celery("fleet")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.conf.broker_url = broker_url(settings.REDIS_URL)
+app.conf.broker_url = ticks.broker_url(settings.REDIS_URL)
 app.conf.task_default_queue = "fleet"
 app.autodiscover_tasks(["fleet.control", "fleet.events", "fleet.api", "clusters", "machines", "recovery"])
 
 
 @app.on_after_finalize.connect  # type: ignore[untyped-decorator]
-def _schedule(sender: Any, **kwargs: Any) -> None:
-    """Models are loaded: the tasks and the chores of all apps can be known."""
+def _add_chores(**kwargs: Any) -> None:
+    """Models are loaded: chores that need them can be known."""
     from fleet.api.audit import seal
-    from fleet.control import tasks
     from fleet.control.operators import Chore, register_chore
 
-    sender.conf.beat_schedule = tasks.schedule()
     register_chore(Chore("seal-audit", 1.0, run_sync=seal))
 
 
@@ -46,7 +37,7 @@ def _choose_queues(sender: str, instance: Any, **kwargs: Any) -> None:
 
     worker.name_worker(sender)
     shared = [hints.idc_queue(name) for name in settings.FLEET_IDCS] or [hints.SHARED_QUEUE]
-    instance.app.amqp.queues.select([hints.own_queue(sender), hints.TICK_QUEUE, *shared])
+    instance.app.amqp.queues.select([hints.own_queue(sender), ticks.QUEUE, *shared])
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
@@ -55,6 +46,13 @@ def _stop(**kwargs: Any) -> None:
     from fleet.control import worker
 
     worker.begin_stopping()
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _share(**kwargs: Any) -> None:
+    """Before children are forked: what is there now is never collected, so that the collector does not write into pages that they share."""
+    gc.collect()
+    gc.freeze()
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]

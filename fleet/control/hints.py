@@ -15,7 +15,7 @@ from fleet.control.kinds import MACHINE
 from fleet.control.work import SHARDS
 from fleet.control.worker import ALIVE_SECONDS
 
-SHARED_QUEUE, TICK_QUEUE = "fleet", "fleet.tick"
+SHARED_QUEUE = "fleet"
 SOON, LATER = 0, 6  # steps that kombu keeps apart in Valkey
 LATE_SECONDS = 10.0  # a shard without progress for this long is anybody's
 

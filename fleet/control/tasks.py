@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import psycopg
 import redis
@@ -13,7 +12,7 @@ from django.db import close_old_connections
 from django.db.utils import Error as DjangoDatabaseError
 from kombu.exceptions import OperationalError as BrokerError
 
-from fleet.control import hints, position, slots, statistics, worker
+from fleet.control import hints, position, slots, statistics, ticks, worker
 from fleet.control.operators import Chore, Seat, chores, operators, register_chore
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ def _broker() -> redis.Redis:
     return _redis
 
 
-@shared_task(name="fleet.control.tick", ignore_result=True)  # type: ignore[untyped-decorator]
+@shared_task(name=ticks.TICK, ignore_result=True)  # type: ignore[untyped-decorator]
 def tick() -> int:
     """Sweep what changed (now and then everything), then tell workers what is due; how many hints went out."""
     try:
@@ -92,7 +91,7 @@ def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "") -> int
         return 0
 
 
-@shared_task(name="fleet.control.housekeeping", ignore_result=True)  # type: ignore[untyped-decorator]
+@shared_task(name=ticks.HOUSEKEEPING, ignore_result=True)  # type: ignore[untyped-decorator]
 def housekeeping() -> list[str]:
     """Do the chores whose slot is free; their names. One that fails is logged and does not keep the others from their turn."""
     done = []
@@ -143,19 +142,3 @@ async def _workers(seat: Seat) -> None:
 register_chore(Chore("positions", 60.0, _positions))
 register_chore(Chore("statistics", statistics.SECONDS, lambda seat: statistics.catch_up(seat.conn)))
 register_chore(Chore("workers", 3_600.0, _workers))
-
-
-def schedule() -> dict[str, Any]:
-    """Beat's table. Beats that nobody took expire: they would only pile up behind a long pass."""
-    return {
-        "tick": {
-            "task": tick.name,
-            "schedule": settings.FLEET_SWEEP_SECONDS,
-            "options": {"queue": hints.TICK_QUEUE, "expires": 2.0},
-        },
-        "housekeeping": {
-            "task": housekeeping.name,
-            "schedule": 1.0,
-            "options": {"queue": hints.TICK_QUEUE, "expires": 2.0},
-        },
-    }

@@ -206,7 +206,7 @@ def _start_processes(supervisor: Supervisor, options: argparse.Namespace, certif
     supervisor.add("watcher", [python, "manage.py", "watch"])
     supervisor.add("simulator", [python, "-m", "simulator.clusters"], FLEET_PRIVATE_KEY="")
     supervisor.add(
-        "beat", [python, "-m", "celery", "-A", "fleet.celery", "beat", "--loglevel=WARNING"], FLEET_PRIVATE_KEY=""
+        "beat", [python, "-m", "celery", "-A", "fleet.beat", "beat", "--loglevel=WARNING"], FLEET_PRIVATE_KEY=""
     )
 
 

@@ -57,7 +57,9 @@ class Fleet:
     valkey: Valkey
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, app: str = "tests.control.celery_app", **environment: str
+    ) -> subprocess.Popen[bytes]:
         name = str(connection.settings_dict["NAME"])
         settings = {
             **os.environ,
@@ -68,7 +70,7 @@ class Fleet:
         }
         log = (self.valkey.socket.parent / f"process-{len(self.processes)}.log").open("wb")
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "tests.control.celery_app", *arguments],
+            [sys.executable, "-m", "celery", "-A", app, *arguments],
             env=settings,
             stdout=log,
             stderr=log,
@@ -90,7 +92,7 @@ class Fleet:
         )
 
     def beat(self) -> subprocess.Popen[bytes]:
-        return self.start("beat", "-lWARNING")
+        return self.start("beat", "-lWARNING", app="fleet.beat")
 
     def ready(self, workers: int) -> None:
         """Wait until hearts beat and ticks arrive: from here on a promise holds."""
@@ -175,6 +177,7 @@ def test_two_beats_run_periodic_work_once_a_slot(fleet: Fleet) -> None:
             "--scheduler=celery.beat:PersistentScheduler",
             f"--schedule={fleet.valkey.socket.parent}/beat-{_}",
             "--pidfile=",
+            app="fleet.beat",
         )
     rows("CREATE TABLE IF NOT EXISTS slot_taken (name text, slot bigint)")
     rows(

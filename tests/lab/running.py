@@ -36,12 +36,12 @@ class Loop:
             **environment,
         }
         self._log = log
-        self.beat = self._start("beat", "--loglevel=WARNING", f"--schedule={log.parent / 'beat'}")
+        self.beat = self._start("fleet.beat", "beat", "--loglevel=WARNING")
         self.worker = self._start_worker()
         self.watcher = self._run(sys.executable, "manage.py", "watch") if watches else None
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return self._run(sys.executable, "-m", "celery", "-A", "fleet.celery", *arguments)
+    def _start(self, app: str, *arguments: str) -> subprocess.Popen[bytes]:
+        return self._run(sys.executable, "-m", "celery", "-A", app, *arguments)
 
     def _run(self, *command: str) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -56,6 +56,7 @@ class Loop:
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         return self._start(
+            "fleet.celery",
             "worker",
             "--pool=prefork",
             "--concurrency=1",
