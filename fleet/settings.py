@@ -156,6 +156,9 @@ FLEET_TICKET_SECRET = env.str("FLEET_TICKET_SECRET", default="")  # whsec_…: s
 FLEET_REQUESTS_PER_SECOND = env.float("FLEET_REQUESTS_PER_SECOND", default=200.0)  # of one user's tokens; 0 = no bound
 FLEET_IDCS = env.list("FLEET_IDCS", default=[])  # idcs this worker serves; empty = all
 FLEET_SWEEP_SECONDS = env.float("FLEET_SWEEP_SECONDS", default=1.0)
+FLEET_BATCH = env.int(
+    "FLEET_BATCH", default=500
+)  # machines of one pass: fewer take less memory, more less of the database
 FLEET_OBSERVE_SECONDS = env.float("FLEET_OBSERVE_SECONDS", default=600.0)  # each machine is looked at again this often
 FLEET_LEASE_SECONDS = env.float("FLEET_LEASE_SECONDS", default=60.0)
 FLEET_UNDO_HOURS = env.int("FLEET_UNDO_HOURS", default=24)

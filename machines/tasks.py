@@ -91,7 +91,9 @@ class KeptHosts(Kept[Hosts]):
         return driver(name)
 
 
-register_operator(Operator(MACHINE, reconcile_machines, sweep=hot.sweep, sweep_changes=hot.sweep_changes))
+register_operator(
+    Operator(MACHINE, reconcile_machines, sweep=hot.sweep, sweep_changes=hot.sweep_changes, batch=settings.FLEET_BATCH)
+)
 register_chore(Chore("fold-counters", 1.0, lambda seat: counts.fold(seat.conn)))
 
 

@@ -92,6 +92,7 @@ def _environment(state: State, postgres: Postgres, valkey: Valkey, options: argp
         "FLEET_REQUIRE_APPROVAL": os.environ.get("FLEET_REQUIRE_APPROVAL", "false"),
         "FLEET_ALLOWED_NETWORKS": os.environ.get("FLEET_ALLOWED_NETWORKS", EVALUATION_NETWORKS),
         "FLEET_TRUSTED_ORIGINS": f"http://127.0.0.1:{options.http_port},http://localhost:{options.http_port}",
+        "FLEET_BATCH": os.environ.get("FLEET_BATCH", "100"),
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_TRIM_THRESHOLD_": "131072",
         "PYTHONUNBUFFERED": "1",
