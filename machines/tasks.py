@@ -23,6 +23,7 @@ from machines.nodes import KeptClusters
 from machines.provisioners import kept_provisioners
 from machines.reconcile import Context, reconcile
 from machines.rows import Row
+from machines.tidy import tidy
 
 log = logging.getLogger(__name__)
 _PART_OF_LEASE = 0.8  # a pass that lasts longer is cut off: its lease must not run out under it
@@ -109,5 +110,6 @@ async def _recount(seat: Seat) -> None:
 register_chore(Chore("recount", 600.0, _recount))
 register_chore(Chore("count-gates", gate_counts.REFRESH_SECONDS, run_sync=gate_counts.count_gates))
 register_chore(Chore("forget-evidence", 3_600.0, lambda seat: forget_old(seat.conn)))
+register_chore(Chore("tidy-operations", 300.0, lambda seat: tidy(seat.conn)))
 register_chore(Chore("layers", 5.0, run_sync=rollout_layers))
 register_chore(Chore("operation-batches", turns.SECONDS, lambda seat: turns.turn(seat.conn)))

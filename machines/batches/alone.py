@@ -10,7 +10,12 @@ from fleet.api.rights import Actor
 from fleet.control.kinds import Kind
 from machines.batches.schema import HARMLESS
 
-_DELETED = "SELECT count(*) FROM audit WHERE actor = %s AND verb = 'delete' AND kind = 'Machine' AND at > now() - interval '1 hour'"
+# Those that another person approved, as a list, are not that person's alone.
+_DELETED = """
+SELECT count(*) FROM audit a WHERE actor = %s AND verb = 'delete' AND kind = 'Machine' AND at > now() - interval '1 hour' AND NOT EXISTS (
+  SELECT FROM machines_operationbatch b JOIN operation_batch_target t ON t.batch_id = b.id
+  WHERE b.created_at > now() - interval '3 days' AND b.spec ->> 'verb' = 'Decommission' AND b.status ->> 'approval' = 'Given' AND b.status ->> 'author' = a.actor AND t.name = a.name)
+"""
 # Machines of batches that nobody else approved. Those of a Decommission may be counted as deletions too: that is on the safe side.
 _BATCHED = """
 SELECT coalesce(sum((status ->> 'count')::int), 0) FROM machines_operationbatch

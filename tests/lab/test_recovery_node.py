@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from lab import Lab, clusters, kubernetes
+from lab import Lab, bmc, clusters, images, kubernetes
 from lab.host import Host
 from tests.kube.test_local import port
 from tests.lab.running import Cluster, Json, Loop
@@ -202,3 +202,60 @@ def test_a_kubelet_that_was_killed_and_masked_is_brought_back(lab: Lab, fleet: C
     story.until("the node is open", lambda: _open(business, "k2"))
     story.tell()
     fleet.wait_ready("k1", "k2")
+
+
+def _keeper(node: str) -> Json:
+    """One pod that nobody makes twice: its name is its identity, as with a volume. It would rather run on that node."""
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}
+    prefer = {
+        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]}
+    }
+    container = {
+        "name": "db",
+        "image": images.BUSYBOX,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sh", "-c", "exec sleep 1000000"],
+    }
+    pod = {
+        "metadata": {"labels": {"app": "db"}},
+        "spec": {"affinity": prefer, "terminationGracePeriodSeconds": 1, "containers": [container]},
+    }
+    spec = {"serviceName": "db", "replicas": 1, "selector": {"matchLabels": {"app": "db"}}, "template": pod}
+    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "default"}, "spec": spec}  # fmt: skip
+
+
+def _runs_on(business: Business, node: str) -> bool:
+    found = business.get("pods", "-n", "default", "-l", "app=db")["items"]
+    return [(p["spec"].get("nodeName"), p["status"]["phase"]) for p in found if "deletionTimestamp" not in p["metadata"]] == [(node, "Running")]  # fmt: skip
+
+
+def test_what_ran_on_a_node_without_power_runs_elsewhere_before_it_is_back(
+    lab: Lab, fleet: Cluster, tmp_path: Path
+) -> None:
+    (first, _), business = joined(lab, fleet, tmp_path, ("k3", "k4"))
+    with bmc.Controller(first, lab.gateway, serial_number="SN-K3") as controller:
+        word = {"username": bmc.USER, "password": bmc.PASSWORD}
+        fleet.apply({"kind": "Credential", "metadata": {"name": "lab-bmc"}, "spec": {"type": "redfish", "data": word, "clusters": ["lab"]}})  # fmt: skip
+        spec = {"serialNumber": "SN-K3", "bmc": {**controller.spec, "credential": "lab-bmc"}}
+        fleet.kubectl("patch", "machine", "k3", "--type=merge", "-p", json.dumps({"spec": spec}))
+        fleet.kubectl("patch", "faultrule", "host-unreachable", "--type=merge", "-p", '{"spec":{"holdSeconds":5}}')
+        business.apply(_keeper("k3"))
+        fleet.until(lambda: _runs_on(business, "k3"), "the pod runs on k3", "k3")
+
+        story = Story(fleet, "k3")
+        first.power_cut()
+        story.until("HostUnreachable is confirmed", lambda: phase(fault(fleet, "k3", "HostUnreachable")) not in ("", "Open", "Suspected"))  # fmt: skip
+        story.until("NodeReady is Unknown", lambda: fleet.condition("k3", "NodeReady").get("status") == "Unknown")
+        story.until("the pod runs on k4", lambda: _runs_on(business, "k4"))
+        story.until("the power is on", lambda: controller.resets == ["On"])
+        story.until("NodeReady is True", lambda: fleet.condition("k3", "NodeReady").get("status") == "True")
+        story.until("the fault is resolved", lambda: phase(fault(fleet, "k3", "HostUnreachable")) == "Resolved")
+        story.until("the node is open", lambda: _open(business, "k3"))
+        story.tell()
+        operation = next(o for o in items(fleet, "operations", "k3") if o["spec"]["verb"] == "Repair")
+        cycled = next(s for s in operation["status"]["steps"] if s["verb"] == "power-cycle")
+        assert cycled["message"].endswith("1 pod of its node was let go meanwhile."), cycled
+        node = business.nodes()["k3"]
+        assert not node["spec"].get("taints") and "fleet.dev/out-of-service" not in node["metadata"]["annotations"]
+        assert _runs_on(business, "k4")
+        fleet.wait_ready("k3", "k4")

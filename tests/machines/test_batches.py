@@ -445,6 +445,20 @@ async def test_in_small_portions_is_no_way_around_the_second_person(conn: Connec
     assert await in_thread(lambda: portion("b6", ["m-0005"], "Decommission")) == "Needed"
 
 
+async def test_what_another_person_approved_is_not_counted_as_ones_own(conn: Connection) -> None:
+    await in_thread(lambda: make(9))
+    names = [f"m-{n:04}" for n in range(5)]
+    made, _ = await in_thread(lambda: ask(BEN, verb="Decommission", target={"machines": names}))
+    assert made["status"]["approval"] == "Needed"
+    await in_thread(lambda: say(ANA, made["status"]["hash"]))
+    for _ in range(3):
+        await turn(conn)
+    assert sql("SELECT count(*) FROM audit WHERE actor = 'ben' AND verb = 'delete' AND kind = 'Machine'") == [(5,)]
+    await in_thread(lambda: [delete_object("machines", f"m-000{n}", write=Write(by=BEN)) for n in (5, 6, 7)])
+    with pytest.raises(ApiError, match="3 within the last hour"):
+        await in_thread(lambda: delete_object("machines", "m-0008", write=Write(by=BEN)))
+
+
 def test_one_by_one_is_no_way_around_the_second_person(fleet_db: None, settings: Settings) -> None:
     make(5)
     for n in range(3):
