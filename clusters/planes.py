@@ -110,7 +110,10 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class ComponentSeen:
-    """One component as found. `digest` "" = not there; `ready` None = could not be asked (unknown, never down)."""
+    """One component as found. `digest` "" = not there; `ready` None = could not be asked (unknown, never down).
+
+    `serves`: it does its work although it is not `ready`: its pods are being replaced one by one, or one of its objects was changed.
+    """
 
     name: str
     digest: str = ""
@@ -119,6 +122,7 @@ class ComponentSeen:
     replicas_ready: int = 0
     replicas: int = 0
     message: str = ""
+    serves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
