@@ -52,8 +52,12 @@ class Place:
 
 LEAVE_SECONDS: Final = 15  # that one of several API servers still answers while it says that it is not ready
 
-# What a ClusterPackageVersion may say otherwise: network plugins are privileged pods, as every installer of Kubernetes has it.
-_USUAL: Final[Mapping[str, Mapping[str, str]]] = {APISERVER: {"allow-privileged": "true"}}
+# What a ClusterPackageVersion may say otherwise. Network plugins are privileged pods, as every installer of Kubernetes has it.
+# An API server that ends waits a minute for connections of clients that watch, with its port closed already; one that sends
+# clients away (429 with Retry-After) until its requests are answered ends two seconds after that.
+_USUAL: Final[Mapping[str, Mapping[str, str]]] = {
+    APISERVER: {"allow-privileged": "true", "shutdown-send-retry-after": "true"}
+}
 # The same where a balancer stands in front of several: one that ends is left before it takes no more connections, and clients
 # that keep theirs are asked now and then to open another, so that one that came back gets its share.
 _USUAL_OF_SEVERAL: Final[Mapping[str, Mapping[str, str]]] = {

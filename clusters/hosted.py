@@ -134,14 +134,18 @@ class Hosted:
     async def _silent(self, plane: Plane) -> str:
         """Why the API server gives Fleet no answer at its stable name, "" = it answers.
 
-        One of several that is about to end says that it is not ready and answers all the same: whether it lives is asked.
+        One of several that is about to end says that it is not ready and answers all the same: whether it lives is asked. And
+        one that has just lost its power is led to until its balancer knows: of several another one is asked as well.
         """
-        try:
-            async with Kube(self.endpoint(plane), networks=self._networks()) as kube:
-                await kube.send("GET", "/livez", seconds=3)
-        except (KubeError, KubeUnreachable) as error:
-            return str(error)[:200]
-        return ""
+        why = ""
+        for _ in range(min(plane.replicas, 2)):
+            try:
+                async with Kube(self.endpoint(plane), networks=self._networks()) as kube:
+                    await kube.send("GET", "/livez", seconds=3)
+                return ""
+            except (KubeError, KubeUnreachable) as error:
+                why = str(error)[:200]
+        return why
 
 
 def seen_of(plane: Plane, component: str, live: Live, silent: str) -> ComponentSeen | None:

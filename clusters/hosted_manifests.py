@@ -371,8 +371,11 @@ def _probes(plane: Plane, component: str) -> Json:
         get = {"host": "127.0.0.1", "path": path, "port": port, "scheme": scheme}
         return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": seconds}
 
+    # An API server needs ten seconds to leave a member of etcd whose node is gone, and says until then now and then that it is
+    # not ready. So do all the others: who believes the third time takes them all away at once.
+    believed = 6 if component == APISERVER else 3
     return {
-        "startupProbe": ask(live, 2, 90, 10), "livenessProbe": ask(live, 10, 8, 15), "readinessProbe": ask(ready, 2, 3, 10),
+        "startupProbe": ask(live, 2, 90, 10), "livenessProbe": ask(live, 10, 8, 15), "readinessProbe": ask(ready, 2, believed, 10),
     }  # fmt: skip
 
 
