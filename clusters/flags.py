@@ -50,8 +50,19 @@ class Place:
         return ",".join(f"{name}=https://{host}:{self.peer}" for name, host in self.members.items())
 
 
-# What a ClusterPackageVersion may say otherwise: network plugins are privileged pods, as every installer of Kubernetes has it.
-_USUAL: Final[Mapping[str, Mapping[str, str]]] = {APISERVER: {"allow-privileged": "true"}}
+LEAVE_SECONDS: Final = 15  # that one of several API servers still answers while it says that it is not ready
+
+# What a ClusterPackageVersion may say otherwise. Network plugins are privileged pods, as every installer of Kubernetes has it.
+# An API server that ends waits a minute for connections of clients that watch, with its port closed already; one that sends
+# clients away (429 with Retry-After) until its requests are answered ends two seconds after that.
+_USUAL: Final[Mapping[str, Mapping[str, str]]] = {
+    APISERVER: {"allow-privileged": "true", "shutdown-send-retry-after": "true"}
+}
+# The same where a balancer stands in front of several: one that ends is left before it takes no more connections, and clients
+# that keep theirs are asked now and then to open another, so that one that came back gets its share.
+_USUAL_OF_SEVERAL: Final[Mapping[str, Mapping[str, str]]] = {
+    APISERVER: {"shutdown-delay-duration": f"{LEAVE_SECONDS}s", "goaway-chance": "0.001"}
+}
 
 
 def arguments(plane: Plane, component: str, place: Place) -> list[str]:
@@ -60,7 +71,8 @@ def arguments(plane: Plane, component: str, place: Place) -> list[str]:
     emulated = plane.emulation(component)
     if emulated:
         own["emulated-version"] = emulated
-    said = {**_USUAL.get(component, {}), **plane.components[component].args, **own}
+    several = _USUAL_OF_SEVERAL.get(component, {}) if plane.replicas > 1 else {}
+    said = {**_USUAL.get(component, {}), **several, **plane.components[component].args, **own}
     return [f"--{flag}={value}" for flag, value in sorted(said.items())]
 
 

@@ -134,13 +134,20 @@ class Hosted:
         return [f"{name}: {_NO_IMAGE}" for name in COMPONENTS if not plane.components[name].image]
 
     async def _silent(self, plane: Plane) -> str:
-        """Why the API server gives Fleet no answer at its stable name, "" = it answers."""
-        try:
-            async with Kube(self.endpoint(plane), networks=self._networks()) as kube:
-                await kube.send("GET", "/readyz", seconds=3)
-        except (KubeError, KubeUnreachable) as error:
-            return str(error)[:200]
-        return ""
+        """Why the API server gives Fleet no answer at its stable name, "" = it answers.
+
+        One of several that is about to end says that it is not ready and answers all the same: whether it lives is asked. And
+        one that has just lost its power is led to until its balancer knows: of several another one is asked as well.
+        """
+        why = ""
+        for _ in range(min(plane.replicas, 2)):
+            try:
+                async with Kube(self.endpoint(plane), networks=self._networks()) as kube:
+                    await kube.send("GET", "/livez", seconds=3)
+                return ""
+            except (KubeError, KubeUnreachable) as error:
+                why = str(error)[:200]
+        return why
 
 
 def nodes_of(plane: Plane, component: str, live: Live) -> frozenset[str]:
@@ -161,19 +168,20 @@ def seen_of(plane: Plane, component: str, live: Live, silent: str) -> ComponentS
     digest, version = template.get(DIGEST, ""), template.get(VERSION, "")
     pods = live.pods(component)
     ready, total = sum(is_ready(p) for p in pods), count(plane, component)
+    serves = ready >= (total // 2 + 1 if component == ETCD else 1) and not (component == APISERVER and silent)
     if digest == plane.digest(component):
         changed = _changed(wanted, live)
         if changed:
-            return ComponentSeen(component, "changed", version, False, ready, total, changed)
+            return ComponentSeen(component, "changed", version, False, ready, total, changed, serves)
         lost = hosted_members.lost(plane, live, datetime.now(UTC)) if component == ETCD else {}
         if lost:
-            return ComponentSeen(component, "lost", version, False, ready, total, "; ".join(lost.values()))
-    enough = total // 2 + 1 if component == ETCD else 1
+            return ComponentSeen(component, "lost", version, False, ready, total, "; ".join(lost.values()), serves)
     trouble = "" if ready == total else f"{ready} of {total} pods are ready{_why(pods)}"
-    is_up: bool | None = ready >= enough and is_rolled_out(workload)
-    if is_up and component == APISERVER and silent:
-        is_up, trouble = None, f"its pods are ready, but it does not answer at {plane.host}:{plane.port}: {silent}"
-    return ComponentSeen(component, digest, version, is_up, ready, total, trouble)
+    is_up: bool | None = serves and is_rolled_out(workload)
+    if component == APISERVER and ready and silent:
+        trouble = f"its pods are ready, but it does not answer at {plane.host}:{plane.port}: {silent}"
+        is_up = None if is_rolled_out(workload) else False
+    return ComponentSeen(component, digest, version, is_up, ready, total, trouble, serves)
 
 
 def _changed(wanted: Sequence[Json], live: Live) -> str:

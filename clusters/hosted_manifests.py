@@ -27,6 +27,11 @@ _FILES: Final = Path("/etc/fleet")
 _DATA: Final = Path("/var/lib/fleet")
 _SIZE: Final = "8Gi"
 _AWAY_SECONDS: Final = 30  # of a node, until what can run elsewhere does
+_SETTLE_SECONDS: Final = (
+    10  # that one of several API servers is ready before the next may go: a balancer has to find it first
+)
+# An API server waits as long as it is told to and then for a minute at most for requests that it began; who has none is gone before.
+_END_SECONDS: Final = 135
 _REQUESTS: Final[Mapping[str, tuple[str, str]]] = {
     ETCD: ("100m", "128Mi"), APISERVER: ("200m", "384Mi"), CONTROLLER_MANAGER: ("50m", "96Mi"), SCHEDULER: ("50m", "64Mi"),
 }  # fmt: skip
@@ -217,7 +222,7 @@ def _selector(plane: Plane, component: str) -> dict[str, str]:
 
 
 def _deployment(plane: Plane, component: str) -> Json:
-    spec = {
+    spec: Json = {
         "replicas": plane.replicas,
         "revisionHistoryLimit": 2,
         "selector": {"matchLabels": _selector(plane, component)},
@@ -225,7 +230,14 @@ def _deployment(plane: Plane, component: str) -> Json:
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "template": _template(plane, component),
     }
+    if _is_balanced(plane, component):
+        spec["minReadySeconds"] = _SETTLE_SECONDS
     return {**_head(plane, "apps/v1", "Deployment", component, component), "spec": spec}
+
+
+def _is_balanced(plane: Plane, component: str) -> bool:
+    """Whether it is one of several that clients are led to."""
+    return component == APISERVER and plane.replicas > 1
 
 
 def _stateful_set(plane: Plane) -> Json:
@@ -264,6 +276,8 @@ def _template(plane: Plane, component: str) -> Json:
         spec["nodeSelector"] = dict(hosting(plane).selector)
     if component == APISERVER:
         spec["volumes"].append({"name": "data", "emptyDir": {"sizeLimit": "300Mi"}})
+    if _is_balanced(plane, component):
+        spec["terminationGracePeriodSeconds"] = _END_SECONDS
     return {
         "metadata": {
             "labels": labels(plane, component),
@@ -357,8 +371,11 @@ def _probes(plane: Plane, component: str) -> Json:
         get = {"host": "127.0.0.1", "path": path, "port": port, "scheme": scheme}
         return {"httpGet": get, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": seconds}
 
+    # An API server needs ten seconds to leave a member of etcd whose node is gone, and says until then now and then that it is
+    # not ready. So do all the others: who believes the third time takes them all away at once.
+    believed = 6 if component == APISERVER else 3
     return {
-        "startupProbe": ask(live, 2, 90, 10), "livenessProbe": ask(live, 10, 8, 15), "readinessProbe": ask(ready, 2, 3, 10),
+        "startupProbe": ask(live, 2, 90, 10), "livenessProbe": ask(live, 10, 8, 15), "readinessProbe": ask(ready, 2, believed, 10),
     }  # fmt: skip
 
 

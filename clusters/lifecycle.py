@@ -20,7 +20,9 @@ ADDONS: Final = "addons"  # the part of a change that comes after the components
 PARTS: Final = (*COMPONENTS, ADDONS)
 MOST_STARTS: Final = 5  # of a component that ends each time; what starts it may have died too, so one is not enough
 AGAIN_SECONDS: Final = 15.0  # after so many, where there is nothing to put back: the time from one start to the next
-READY_SECONDS: Final = 180.0  # a component that is not ready so long after it was started will not be
+READY_SECONDS: Final = (
+    180.0  # a component that is not ready so long after it was started will not be; of several, for each of them
+)
 
 Verb = Literal[
     "begin", "refuse", "snapshot", "intend", "apply", "wait", "done", "put-back", "late", "finish", "unemulate", "rest"
@@ -151,8 +153,9 @@ def _settle(wish: Wish, progress: Progress, name: str, found: ComponentSeen, now
     running = progress.step(name) if is_started(progress, name, wish.digests[name]) else None
     if found.ready is None:
         return Move("wait", name, "Unknown", found.message or f"{name} could not be looked at")
-    is_over = running is not None and now - running.start > timedelta(seconds=wish.ready_seconds)
-    why = found.message or f"{name} was not ready within {wish.ready_seconds:.0f} s"
+    seconds = wish.ready_seconds * max(1, found.replicas)  # they are replaced one after the other
+    is_over = running is not None and now - running.start > timedelta(seconds=seconds)
+    why = found.message or f"{name} was not ready within {seconds:.0f} s"
     if found.digest != wish.digests[name]:
         if running is None or running.starts < MOST_STARTS:
             return Move("apply", name, message=found.message)

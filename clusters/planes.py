@@ -112,6 +112,7 @@ class Plane:
 class ComponentSeen:
     """One component as found. `digest` "" = not there; `ready` None = could not be asked (unknown, never down).
 
+    `serves`: it does its work although it is not `ready`: its pods are being replaced one by one, or one of its objects was changed.
     `nodes`: nodes of the meta cluster that carry it, of etcd also those that hold its data; None = not known, or it has none.
     """
 
@@ -122,6 +123,7 @@ class ComponentSeen:
     replicas_ready: int = 0
     replicas: int = 0
     message: str = ""
+    serves: bool = False
     nodes: frozenset[str] | None = None
 
 

@@ -12,7 +12,7 @@ from clusters.cases import Case, fields_of
 from clusters.lifecycle import ADDONS, Move, Progress, Wish
 from clusters.manifests import Addon, digest_of, rendered
 from clusters.planes import APISERVER, COMPONENTS, ETCD, ComponentSeen, Plane
-from clusters.preflight import Hop, kubelets_too_new, kubelets_too_old, refusals, state_refusals
+from clusters.preflight import Hop, kubelets_too_new, kubelets_too_old, refusals, replicas_missing, state_refusals
 from clusters.status import Part, Told
 from clusters.versions import minor_text
 from clusters.wanted import values_for
@@ -55,6 +55,7 @@ def refused(case: Case, progress: Progress, around: Around, now: datetime) -> li
     if hop and set(progress.versions.values()) == {progress.reached}:
         why += state_refusals(case.status.get("conditions", []), around.ends, now)
         why += [*kubelets_too_old(hop.after["kubernetesVersion"], around.kubelets), *around.lacking]
+        why += replicas_missing(case.status.get("components", []))
     _, unrendered = addons_at(case, str(case.spec["packageVersion"]))
     return [*why, unrendered] if unrendered else why
 
@@ -170,13 +171,21 @@ def phase_of(case: Case, outcome: Outcome) -> str:
     if progress.reached != case.spec["packageVersion"] and (outcome.move is None or outcome.move.verb != "refuse"):
         return models.UPGRADING
     machines = case.status.get("phases", {})
-    if outcome.trouble or not _all_ready(outcome.seen) or machines.get("Failed") or machines.get("Repairing"):
+    if outcome.trouble or not _all_ready(outcome.seen) or not _all_there(outcome.seen):
+        return models.DEGRADED
+    if machines.get("Failed") or machines.get("Repairing"):
         return models.DEGRADED
     return models.RUNNING
 
 
 def _all_ready(seen: Mapping[str, ComponentSeen] | None) -> bool:
     return seen is None or all(n in seen and seen[n].ready is not False for n in COMPONENTS)
+
+
+def _all_there(seen: Mapping[str, ComponentSeen] | None) -> bool:
+    """Whether no component works with fewer pods than it shall have: one more lost may be its end."""
+    found = [seen[n] for n in COMPONENTS if n in seen] if seen is not None else []
+    return all(s.replicas_ready == s.replicas for s in found if s.ready)
 
 
 def held(case: Case) -> Condition:
@@ -186,11 +195,16 @@ def held(case: Case) -> Condition:
 
 def _component(seen: Mapping[str, ComponentSeen], name: str, type_: str) -> Condition:
     found = seen.get(name)
-    if found is None or (found.ready is False):
-        return Condition(type_, "False", "NotReady", found.message if found else f"{name} is not there")
+    if found is None:
+        return Condition(type_, "False", "NotReady", f"{name} is not there")
     if found.ready is None:
         return Condition(type_, "Unknown", "NotSeen", found.message)
-    return Condition(type_, "True", "Ready", f"{name} {found.version} is ready.")
+    if not found.ready and not found.serves:
+        return Condition(type_, "False", "NotReady", found.message)
+    reason, words = ("Ready", "is ready") if found.ready else ("Changing", "serves while it is changed")
+    return Condition(
+        type_, "True", reason, f"{name} {found.version} {words}{f': {found.message}' if found.message else '.'}"
+    )
 
 
 def _addons(case: Case, progress: Progress, rows: Sequence[rollouts.Row]) -> Condition:

@@ -118,6 +118,17 @@ def _kubelets(found: Mapping[str, int]) -> str:
     return "1 kubelet is" if number == 1 else f"{number} kubelets are"
 
 
+def replicas_missing(rows: Sequence[Json]) -> list[str]:
+    """Components (`status.components[]`) that work with fewer pods than they shall have: one at a time is replaced, and one is away already."""
+    out = []
+    for row in rows:
+        there, _, shall = str(row.get("replicas", "")).partition("/")
+        if row.get("ready") == "True" and there != shall:
+            why = row.get("message") or f"{there} of {shall} pods are ready"
+            out.append(f"{row['name']} lacks replicas, and a change takes one more away: {why}")
+    return out
+
+
 def state_refusals(conditions: Sequence[Json], not_after: Sequence[tuple[str, datetime]], now: datetime) -> list[str]:
     """What must be well before a version changes: etcd, the API server, certificates with a day left."""
     out = []

@@ -12,6 +12,7 @@ APT_PACKAGES: Final[tuple[str, ...]] = (
     "debootstrap",
     "e2fsprogs",
     "gnupg",
+    "haproxy",
     "iproute2",
     "openssh-client",
     "qemu-system-x86",
@@ -30,6 +31,7 @@ PACKAGE_OF: Final[dict[str, str]] = {
     "dpkg-deb": "dpkg",
     "gpg": "gnupg",
     "gpgconf": "gnupg",
+    "haproxy": "haproxy",
     "ip": "iproute2",
     "mkfs.ext4": "e2fsprogs",
     "qemu-img": "qemu-utils",
@@ -44,6 +46,7 @@ PACKAGE_OF: Final[dict[str, str]] = {
 
 HOST_TOOLS: Final[tuple[str, ...]] = ("apt-get", "debootstrap", "ip", "ssh", "ssh-keygen", "systemd-nspawn", "unshare")
 RPM_TOOLS: Final[tuple[str, ...]] = ("rpmbuild",)
+BALANCER_TOOLS: Final[tuple[str, ...]] = ("haproxy",)
 VM_TOOLS: Final[tuple[str, ...]] = ("mkfs.ext4", "qemu-img", "qemu-system-x86_64")
 
 

@@ -34,3 +34,8 @@ def test_authorization_and_encryption_are_fleets() -> None:
 def test_privileged_pods_are_usual_and_may_be_forbidden() -> None:
     assert said(APISERVER)["allow-privileged"] == "true"
     assert said(APISERVER, **{"allow-privileged": "false"})["allow-privileged"] == "false"
+
+
+def test_an_api_server_that_ends_sends_its_clients_away_and_does_not_wait_for_those_that_watch() -> None:
+    assert said(APISERVER)["shutdown-send-retry-after"] == "true"
+    assert "shutdown-delay-duration" not in said(APISERVER), "there is no other one to go to"

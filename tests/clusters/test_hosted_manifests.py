@@ -127,6 +127,22 @@ def test_flags_on_which_safety_hangs_are_not_the_package_versions() -> None:
     assert {"--authorization-mode=Node,RBAC", "--v=4"} <= set(words)
 
 
+def test_one_of_several_api_servers_is_left_by_the_balancer_before_it_ends() -> None:
+    one_server, several = plane(), plane(replicas=3)
+    words = command(several, APISERVER)
+    assert {"--shutdown-delay-duration=15s", "--goaway-chance=0.001"} <= set(words)
+    assert not {"--shutdown-delay-duration=15s", "--goaway-chance=0.001"} & set(command(one_server, APISERVER))
+    assert pod(several, APISERVER)["terminationGracePeriodSeconds"] > 15 + 60  # its own wait, and that for requests
+    assert one(several, APISERVER, "Deployment")["spec"]["minReadySeconds"] == 10
+    assert "minReadySeconds" not in one(one_server, APISERVER, "Deployment")["spec"]
+    assert "terminationGracePeriodSeconds" not in pod(several, SCHEDULER)
+
+
+def test_who_has_a_slow_balancer_gives_it_more_time() -> None:
+    words = command(plane(replicas=2, args={"shutdown-delay-duration": "45s"}), APISERVER)
+    assert [w for w in words if w.startswith("--shutdown-delay")] == ["--shutdown-delay-duration=45s"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "live", "where"),
     [

@@ -109,15 +109,16 @@ def stateful_set(made: Plane, *, revision: str = "b") -> Json:
 
 
 @pytest.mark.parametrize(
-    ("ready", "revision", "is_up", "text"),
+    ("ready", "revision", "is_up", "serves", "text"),
     [
-        pytest.param(3, "b", True, "", id="all"),
-        pytest.param(2, "b", True, "2 of 3 pods are ready: etcd-2 ended with 1: panic", id="a majority"),
-        pytest.param(1, "b", False, "1 of 3 pods are ready: etcd-1 ended with 1: panic", id="no majority"),
-        pytest.param(3, "c", False, "", id="still being replaced"),
+        pytest.param(3, "b", True, True, "", id="all"),
+        pytest.param(2, "b", True, True, "2 of 3 pods are ready: etcd-2 ended with 1: panic", id="a majority"),
+        pytest.param(1, "b", False, False, "1 of 3 pods are ready: etcd-1 ended with 1: panic", id="no majority"),
+        pytest.param(3, "c", False, True, "", id="still being replaced"),
+        pytest.param(2, "c", False, True, "2 of 3 pods are ready: etcd-2 ended with 1: panic", id="one at a time"),
     ],
 )
-def test_etcd_is_ready_while_a_majority_is(ready: int, revision: str, is_up: bool, text: str) -> None:
+def test_etcd_is_ready_while_a_majority_is(ready: int, revision: str, is_up: bool, serves: bool, text: str) -> None:
     pods = [pod(f"etcd-{i}", ready=i < ready) for i in range(3)]
     for each in pods[ready:]:
         each["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 1, "message": "log\npanic"}}
@@ -125,29 +126,53 @@ def test_etcd_is_ready_while_a_majority_is(ready: int, revision: str, is_up: boo
     seen = seen_of(THREE, ETCD, live(THREE, *pods, StatefulSet=whole), "")
     assert seen is not None
     assert (seen.ready, seen.replicas_ready, seen.message, seen.digest) == (is_up, ready, text, THREE.digest(ETCD))
+    assert seen.serves is serves
 
 
-def test_an_api_server_that_runs_but_gives_fleet_no_answer_is_unknown() -> None:
-    made = plane()
+def servers(made: Plane, *ready: bool, progress: str = "NewReplicaSetAvailable") -> dict[tuple[str, str], Json]:
+    """All objects of API servers as they were applied, and their pods."""
     found = {(o["kind"], o["metadata"]["name"]): o for o in objects(made, APISERVER)}
     workload = found[("Deployment", APISERVER)]
     done = {
         "observedGeneration": 1,
-        "conditions": [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}],
+        "conditions": [{"type": "Progressing", "status": "True", "reason": progress}],
     }
     found[("Deployment", APISERVER)] = {
         **workload,
         "metadata": {**workload["metadata"], "generation": 1},
         "status": done,
     }
-    found[("Pod", "a")] = pod("a", component=APISERVER, made=made)
-    for silent, expected in (("", True), ("connection refused", None)):
-        seen = seen_of(made, APISERVER, Live(found), silent)
-        assert seen is not None and seen.ready is expected
-    assert (
-        seen is not None
-        and seen.message == "its pods are ready, but it does not answer at 10.0.0.2:21000: connection refused"
-    )
+    pods = [pod(f"a{i}", component=APISERVER, made=made, ready=is_one) for i, is_one in enumerate(ready)]
+    return {**found, **{("Pod", p["metadata"]["name"]): p for p in pods}}
+
+
+SILENT = "its pods are ready, but it does not answer at 10.0.0.2:21000: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("silent", "progress", "expected"),
+    [
+        pytest.param("", "NewReplicaSetAvailable", (True, True, ""), id="answers"),
+        pytest.param("", "ReplicaSetUpdated", (False, True, ""), id="answers while others are replaced"),
+        pytest.param("connection refused", "NewReplicaSetAvailable", (None, False, SILENT), id="silent"),
+        pytest.param("connection refused", "ReplicaSetUpdated", (False, False, SILENT), id="silent while it is replaced"),
+    ],
+)  # fmt: skip
+def test_an_api_server_that_runs_but_gives_fleet_no_answer_is_unknown(
+    silent: str, progress: str, expected: tuple[bool | None, bool, str]
+) -> None:
+    made = plane(replicas=2)
+    seen = seen_of(made, APISERVER, Live(servers(made, True, True, progress=progress)), silent)
+    assert seen is not None and (seen.ready, seen.serves, seen.message) == expected
+
+
+def test_api_servers_serve_while_a_hand_has_changed_one_of_their_objects() -> None:
+    made = plane(replicas=3)
+    found = servers(made, True, True, True)
+    budget = found[("PodDisruptionBudget", APISERVER)]
+    found[("PodDisruptionBudget", APISERVER)] = {**budget, "spec": {**budget["spec"], "maxUnavailable": 3}}
+    seen = seen_of(made, APISERVER, Live(found), "")
+    assert seen is not None and (seen.ready, seen.serves, seen.digest) == (False, True, "changed")
 
 
 def test_a_rollout_is_over_when_its_controller_says_so_of_the_newest_manifest() -> None:

@@ -31,6 +31,7 @@ class Plane:
     broken: set[tuple[str, str]] = field(default_factory=set)
     blind: bool = False
     crashing: set[tuple[str, str]] = field(default_factory=set)  # end as soon as they are started
+    replicas: int = 1
     now: datetime = NOW
     log: list[str] = field(default_factory=list)
 
@@ -52,7 +53,7 @@ class Plane:
             needs = [ETCD] if name == APISERVER else [] if name == ETCD else [APISERVER]
             ready = self.up_at[name] <= self.now and (name, version) not in self.broken
             ready = ready and all(n in self.running for n in needs)
-            out[name] = ComponentSeen(name, f"{name}@{version}", version, ready)
+            out[name] = ComponentSeen(name, f"{name}@{version}", version, ready, replicas=self.replicas)
         return out
 
     def act(self, move: Move) -> None:
@@ -69,7 +70,7 @@ class Plane:
         elif move.verb == "apply":
             self.progress = lifecycle.started(p, name, wish.digests[name], self.now)
             self.running[name] = p.versions[name]
-            self.up_at[name] = self.now + timedelta(seconds=20)
+            self.up_at[name] = self.now + self.replicas * timedelta(seconds=20 if self.replicas == 1 else 75)
         elif move.verb == "done":
             self.progress = lifecycle.ended(p, name, self.now, ok=True)
         elif move.verb == "put-back":
@@ -163,6 +164,17 @@ def test_a_component_that_crashes_at_rest_is_started_again_for_ever_but_not_all_
     )
     plane.crashing.clear()
     assert plane.settle().verb == "rest"
+
+
+def test_several_replicas_have_the_time_of_each_because_one_goes_after_the_other() -> None:
+    plane = ready()
+    plane.replicas, plane.target, plane.generation = 3, "new", 2
+    assert plane.settle().verb == "rest"
+    assert plane.versions() == {"new"}
+    plane.broken.add((APISERVER, "newest"))
+    plane.target, plane.generation = "newest", 3
+    assert plane.settle().verb == "rest"
+    assert plane.progress.stopped["component"] == APISERVER
 
 
 def test_a_stopped_change_begins_anew_with_a_new_wish_only() -> None:

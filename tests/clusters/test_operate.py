@@ -42,6 +42,7 @@ class Fake:
     dies_before: int = 0  # the n-th start breaks off before its effect
     dies_after: int = 0  # or after it
     dies_loading: bool = False
+    away: int = 0  # of three API servers
     log: list[str] = field(default_factory=list)
 
     async def place(self, plane: Plane, *, restoring: bool = False) -> Mapping[str, str]:
@@ -52,6 +53,9 @@ class Fake:
 
     async def observe(self, plane: Plane) -> Sequence[ComponentSeen]:
         found = self.planes.get(plane.uid, {})
+        if self.away and APISERVER in found:
+            lacks = ComponentSeen(APISERVER, *found[APISERVER], True, 3 - self.away, 3, f"{3 - self.away} of 3 pods are ready", serves=True)  # fmt: skip
+            return [lacks if n == APISERVER else ComponentSeen(n, *found[n], True, 3, 3) for n in found]
         return [
             ComponentSeen(n, digest, version, (n, version) not in self.broken, 1, 1, "" if (n, version) not in self.broken else f"{n} crashes")
             for n, (digest, version) in found.items()
@@ -257,6 +261,25 @@ async def test_an_upgrade_of_an_unhealthy_cluster_does_not_begin_and_says_why(fa
     await turn()
     assert fake.log == []
     assert (await said("EtcdHealthy"))[:2] == ("False", "NotReady")
+
+
+async def test_a_lost_replica_is_told_and_a_change_waits_until_it_is_back(fake: Fake) -> None:
+    await up()
+    fake.away = 1
+    await turn()
+    assert (await said("APIServerReachable"))[:2] == ("True", "Ready")
+    assert "2 of 3 pods are ready" in (await said("APIServerReachable"))[2]
+    assert (await said("Ready"))[0] == "True"
+    assert (await shown())["status"]["phase"] == "Degraded"
+    fake.log.clear()
+    await in_thread(lambda: change(packageVersion="v37"))
+    await turn()
+    assert fake.log == []
+    assert "kube-apiserver lacks replicas" in (await said("Stalled"))[2]
+    fake.away = 0
+    await turn()
+    await turn()
+    assert (await shown())["status"]["packageVersion"] == "v37"
 
 
 async def test_a_held_cluster_is_looked_at_and_not_touched(fake: Fake) -> None:

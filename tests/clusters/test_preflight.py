@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clusters.preflight import Hop, kubelet_skew, kubelets_too_new, kubelets_too_old, refusals, state_refusals
+from clusters.preflight import (
+    Hop,
+    kubelet_skew,
+    kubelets_too_new,
+    kubelets_too_old,
+    refusals,
+    replicas_missing,
+    state_refusals,
+)
 from clusters.schema_versions import CLUSTER_PACKAGE_VERSION_KIND
 from fleet.control.kinds import Json
 
@@ -96,6 +104,19 @@ def test_a_change_begins_in_a_cluster_that_is_well(conditions: list[Json], days:
     found = state_refusals(conditions, [("apiserver.crt", NOW + timedelta(days=days))], NOW)
     assert len(found) == len(said)
     assert all(text in whole for text, whole in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        pytest.param({"ready": "True", "replicas": "3/3"}, [], id="all of them"),
+        pytest.param({"ready": "True", "replicas": "2/3"}, ["kube-apiserver lacks replicas, and a change takes one more away: 2 of 3 pods are ready"], id="one lacks"),
+        pytest.param({"ready": "True", "replicas": "2/3", "message": "2 of 3 pods are ready: a1 waits: no node"}, ["kube-apiserver lacks replicas, and a change takes one more away: 2 of 3 pods are ready: a1 waits: no node"], id="and why"),
+        pytest.param({"ready": "False", "replicas": "0/1"}, [], id="conditions tell that none is ready"),
+    ],
+)  # fmt: skip
+def test_a_change_takes_no_replica_away_while_another_one_lacks(row: Json, said: list[str]) -> None:
+    assert replicas_missing([{"name": "kube-apiserver", **row}]) == said
 
 
 @pytest.mark.parametrize(("kubelet", "ok"), [("1.37.2", True), ("1.34.0", True), ("1.38.0", False), (1.33, False)])

@@ -29,14 +29,14 @@ async def test_a_member_with_broken_data_is_replaced_in_place(
 ) -> None:
     monkeypatch.setattr(hosted_members, "BROKEN_AFTER", timedelta(seconds=20))
     monkeypatch.setattr(hosted_members, "_STARTS", 1)
-    hosts = {name: await asyncio.to_thread(node, lab, meta, name, OLD) for name in ("m1", "m2", "m3")}
-    await in_thread(lambda: store("clusters", "Cluster", "web", hosted_spec(hosts["m1"], etcdReplicas=3)))
+    hosts = {name: await asyncio.to_thread(node, lab, meta, name, OLD) for name in ("e1", "e2", "e3")}
+    await in_thread(lambda: store("clusters", "Cluster", "web", hosted_spec(hosts["e1"], etcdReplicas=3)))
     made = await reached("web", stands_at(OLD))
     before = await asyncio.to_thread(where, meta)
     assert len(before) == 3
     async with client("web") as kube:
         await kube.create(MAPS, config("kept"))
-    broken = next(name for name, at in before.items() if at != "m1")
+    broken = next(name for name, at in before.items() if at != "e1")
     host = hosts[before[broken]]
     begun = time.monotonic()
     folder = f"/var/lib/fleet-planes/{made['metadata']['uid']}/{broken}/data"
