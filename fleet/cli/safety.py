@@ -40,7 +40,7 @@ def safety() -> None:
             out.print(f"{each['place']} is {each['state']}: {each['message']}{free}", markup=False)
         if each["resetAskedBy"]:
             out.print(
-                f"{each['place']}: {each['resetAskedBy']} asked for a reset; a second person must say the same.",
+                f"{each['place']}: {each['resetAskedBy']} asked for a reset; a second person must say the same before {each['resetLapsesAt']}.",
                 markup=False,
             )
     out.print(_budgets(now["budgets"]))
