@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def numbers(values: Iterable[float | None]) -> str:
     """Of integers or floats."""
-    return "{" + ",".join(["NULL" if v is None else str(v) for v in values]) + "}"
+    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
 
 
 def flags(values: Iterable[bool]) -> str:
@@ -22,7 +23,15 @@ def arrays(values: Iterable[Sequence[int]]) -> str:
 
 def texts(values: Iterable[str | None]) -> str:
     """A text[], or anything that is read from texts; a backslash escapes itself and the quote, and NULL without quotes is none."""
-    return "{" + ",".join(["NULL" if v is None else f'"{_escaped(v)}"' for v in values]) + "}"
+    items: list[Any] = list(values)
+    try:
+        body = '","'.join(items)
+    except TypeError:  # one of them is None
+        body = "\\"
+    # Where nothing is to be escaped, one look at all of them takes a third of the time of one at each.
+    if items and "\\" not in body and body.count('"') == 2 * (len(items) - 1):
+        return '{"' + body + '"}'
+    return "{" + ",".join(["NULL" if v is None else f'"{_escaped(v)}"' for v in items]) + "}"
 
 
 def _escaped(text: str) -> str:
