@@ -57,6 +57,22 @@ def _stop(**kwargs: Any) -> None:
     worker.begin_stopping()
 
 
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _watch(**kwargs: Any) -> None:
+    """In the main process, at each time that it has connected to the broker."""
+    from fleet.control import watchdog
+
+    watchdog.start()
+
+
+@signals.task_received.connect  # type: ignore[untyped-decorator]
+def _heard(**kwargs: Any) -> None:
+    """In the main process: a message came in."""
+    from fleet.control import watchdog
+
+    watchdog.heard()
+
+
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _begin(**kwargs: Any) -> None:
     """In the child, after the fork: the loop, the connection, the heart."""

@@ -158,6 +158,9 @@ FLEET_IDCS = env.list("FLEET_IDCS", default=[])  # idcs this worker serves; empt
 FLEET_SWEEP_SECONDS = env.float("FLEET_SWEEP_SECONDS", default=1.0)
 FLEET_OBSERVE_SECONDS = env.float("FLEET_OBSERVE_SECONDS", default=600.0)  # each machine is looked at again this often
 FLEET_LEASE_SECONDS = env.float("FLEET_LEASE_SECONDS", default=60.0)
+FLEET_DEAF_SECONDS = env.float(
+    "FLEET_DEAF_SECONDS", default=60.0
+)  # a worker that hears nothing so long ends; 0 = never
 FLEET_UNDO_HOURS = env.int("FLEET_UNDO_HOURS", default=24)
 FLEET_SOAK_SECONDS = env.float("FLEET_SOAK_SECONDS", default=60.0)
 FLEET_CLUSTERS_DIR = env.str(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 from fleet.celery import app
 from fleet.control import work
 from fleet.control.operators import Operator, Seat, register_operator
@@ -12,6 +15,7 @@ KIND = 99
 
 async def _note(seat: Seat, claims: list[Claim]) -> None:
     """Each object is due again at once as long as its `tried` is negative: the tests steer by it."""
+    await asyncio.sleep(float(os.environ.get("TEST_PASS_SECONDS", "0")))
     await seat.conn.execute(
         "INSERT INTO tombstone (rv, kind, name, object) SELECT fleet_pos(), 99, 'pass', jsonb_build_object('id', i, 'me', %s::int) FROM unnest(%s::bigint[]) AS i",
         [seat.me, [c.object_id for c in claims]],
