@@ -19,7 +19,7 @@ from typing import TypeVar
 import psycopg
 from django.conf import settings
 
-from fleet.control import db, position, slots, work
+from fleet.control import clock, db, position, slots, work
 from fleet.control.db import Connection
 from fleet.control.operators import Operator, Seat, operators
 
@@ -105,6 +105,7 @@ class Runtime:
         return self._seat
 
     async def _mark(self, seat: Seat) -> None:
+        await clock.set_by(seat.conn)
         seat.idc_ids = await idc_numbers(seat.conn, self.idcs)
         marked = await seat.conn.execute(
             "UPDATE worker SET seen_at = now(), stopping = %s WHERE id = %s", [is_stopping(), seat.me]
