@@ -75,9 +75,10 @@ def _heard(**kwargs: Any) -> None:
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _begin(**kwargs: Any) -> None:
-    """In the child, after the fork: the loop, the connection, the heart."""
+    """In the child, after the fork: the bound of memory, the loop, the connection, the heart."""
     from fleet.control import worker
 
+    worker.bound_memory(settings.FLEET_TASK_MEMORY_MIB)
     worker.runtime()
 
 

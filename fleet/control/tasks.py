@@ -43,6 +43,9 @@ def tick() -> int:
     except (psycopg.Error, OSError) as error:
         log.warning("no sweep: the database does not answer: %s", error)
         return 0
+    except MemoryError:  # out of a task it would end the worker, not the task
+        log.exception("no sweep: it wants more memory than FLEET_TASK_MEMORY_MIB allows")
+        return 0
     return send_hints(wanted)
 
 
@@ -126,6 +129,8 @@ def housekeeping() -> list[str]:
                 done.append(chore.name)
         except (psycopg.Error, DjangoDatabaseError, OSError) as error:
             log.warning("the chore %s waits for its next turn: %s", chore.name, error)
+        except Exception:
+            log.exception("the chore %s broke; it has its next turn", chore.name)
     return done
 
 

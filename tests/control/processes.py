@@ -86,6 +86,10 @@ class Fleet:
         self.processes.append(process)
         return process
 
+    def log(self, process: subprocess.Popen[bytes]) -> str:
+        """What that process said so far."""
+        return (self.folder / f"process-{self.processes.index(process)}.log").read_text()
+
     def worker(self, name: str = "one", **environment: str) -> subprocess.Popen[bytes]:
         return self.start(*WORKER, f"--hostname={name}@test", **environment)
 
