@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from fleet.api.authentication import REMEMBER_SECONDS
 from fleet.dev.supervisor import Supervisor
 from lab.command import run
 from tests.api.http import BASE, Reply
@@ -124,7 +125,11 @@ def test_a_full_disk_is_a_503_with_its_reason_and_reading_goes_on(story: Story) 
     story.disk.fill()
     story.until(lambda: story.write() == 503)
     assert "no room left on its disk" in story.refused[-1].json["message"]
-    assert story.world.get(f"{BASE}/clusters/{story.made[-1]}")[0] == 200
+    codes = set()
+    forgotten = time.monotonic() + REMEMBER_SECONDS + 1  # from here on the token is read, and its use noted, anew
+    while time.monotonic() < forgotten:
+        codes.add(story.world.get(f"{BASE}/clusters/{story.made[-1]}")[0])
+    assert codes == {200}
     metrics = story.world.text("/metrics")
     assert "\nfleet_database_full_timestamp_seconds 1" in metrics
 
