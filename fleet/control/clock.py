@@ -13,7 +13,7 @@ from fleet.control.db import Connection
 
 log = logging.getLogger(__name__)
 WARN_SECONDS = 5.0
-CLOSE_SECONDS = 0.05  # an offset this small is the way of the answer, not the clock
+CLOSE_SECONDS = 0.05  # a change this small is left alone
 
 _ahead = 0.0  # PostgreSQL's minus this process's, seconds
 
@@ -34,12 +34,13 @@ async def set_by(conn: Connection) -> None:
     found = await (await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8", prepare=True)).fetchone()
     half = (time.monotonic() - sent) / 2
     assert found is not None
-    _set(float(found[0]) + half - time.time())
+    _set(float(found[0]) + half - time.time(), max(half, CLOSE_SECONDS))
 
 
-def _set(ahead: float) -> None:
+def _set(ahead: float, unsure: float) -> None:
+    """`unsure`: by so much the way of the answer alone may have moved it."""
     global _ahead
-    if abs(ahead - _ahead) <= CLOSE_SECONDS:
+    if abs(ahead - _ahead) <= unsure:
         return
     if abs(ahead) > WARN_SECONDS and abs(ahead - _ahead) > WARN_SECONDS:
         log.warning("the clock of this host is off by %.0f s; PostgreSQL's counts", -ahead)

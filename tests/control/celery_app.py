@@ -18,7 +18,7 @@ POISON = 666  # an object that breaks its pass
 def _break(how: str) -> None:
     if how == "killed":  # as by the kernel, when the host has no memory left
         os.kill(os.getpid(), signal.SIGKILL)
-    bytearray(4 << 30)
+    bytearray(1 << 30)
 
 
 async def _note(seat: Seat, claims: list[Claim]) -> None:
