@@ -37,7 +37,7 @@ def _broker() -> redis.Redis:
 @shared_task(name="fleet.control.tick", ignore_result=True)  # type: ignore[untyped-decorator]
 def tick() -> int:
     """Sweep what changed (now and then everything), then tell workers what is due; how many hints went out."""
-    _drop_late_beats()
+    drop_late_beats()
     try:
         wanted = worker.runtime().run(_tick)
     except (psycopg.Error, OSError) as error:
@@ -49,7 +49,7 @@ def tick() -> int:
     return send_hints(wanted)
 
 
-def _drop_late_beats() -> None:
+def drop_late_beats() -> None:
     """Beats that nobody took pile up behind a long pass. They are counted off, not timed: clocks of processes differ, and one that is hours off would find every beat too old."""
     try:
         _broker().ltrim(hints.TICK_QUEUE, 0, BEATS_KEPT - 1)  # the newest stand first
@@ -90,7 +90,7 @@ def send_hints(wanted: list[hints.Hint]) -> int:
 @shared_task(name="fleet.control.reconcile", ignore_result=True)  # type: ignore[untyped-decorator]
 def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "", token: str = "") -> int:
     """Follow a hint; objects reconciled. Delivered twice or late it finds nothing due, and does nothing."""
-    if key and _is_late(key, token):
+    if key and is_late(key, token):
         return 0
     operator = operators().get(kind)
     if operator is None or worker.is_stopping():
@@ -106,7 +106,7 @@ def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "", token:
         return 0
 
 
-def _is_late(key: str, token: str) -> bool:
+def is_late(key: str, token: str) -> bool:
     """Whether the mark of this hint lapsed, by Valkey's clock and by no process's; where it did not, the next hint may follow."""
     try:
         late = _broker().get(key) != token.encode()
