@@ -39,7 +39,7 @@ test-lab: .venv/ready-dev ## Against real hosts and real clusters of them (root,
 test-kube: .venv/ready-dev ## Against real control planes built from Go modules (minutes the first time)
 	$(PY) -m pytest -q -p no:randomly -m "kube and not lab" tests
 
-faults: .venv/ready-dev ## The fault matrix, printed as a table
+faults: .venv/ready-dev ## The fault matrix, printed as a table; some rows need root
 	$(PY) -m tests.faults
 
 bench: .venv/ready-dev ## Benchmarks at size M

@@ -12,6 +12,7 @@ from clusters.models import Cluster, ClusterPackageVersion
 from clusters.reconcile import phase_column
 from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
+from fleet.control import clock
 from fleet.control.errors import TemporaryError
 from fleet.control.kinds import CLUSTER, Json
 from fleet.control.times import format_time, parse_time
@@ -74,7 +75,7 @@ def _named(row: Cluster) -> set[str]:
 
 def _holds() -> list[tuple[str, Json]]:
     """Holds that may cover a cluster, those that run."""
-    now = datetime.now(UTC)
+    now = clock.now()
     found = Hold.objects.filter(deleted_at=None, spec__target__has_any_keys=["cluster", "matchAll"])
     return [(h.name, h.spec) for h in found if (until := parse_time(h.spec["until"])) is not None and until > now]
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.meta import WORKLOADS, Live, bring, delete, is_ready, look, meta_cluster
 from clusters.placing import placing_of, standing
 from clusters.planes import APISERVER, COMPONENTS, ETCD, ComponentSeen, Plane, Snapshot
+from fleet.control import clock
 from fleet.control.addresses import Network
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, ReconcileError, TemporaryError
@@ -173,7 +173,7 @@ def seen_of(plane: Plane, component: str, live: Live, silent: str) -> ComponentS
         changed = _changed(wanted, live)
         if changed:
             return ComponentSeen(component, "changed", version, False, ready, total, changed, serves)
-        lost = hosted_members.lost(plane, live, datetime.now(UTC)) if component == ETCD else {}
+        lost = hosted_members.lost(plane, live, clock.now()) if component == ETCD else {}
         if lost:
             return ComponentSeen(component, "lost", version, False, ready, total, "; ".join(lost.values()), serves)
     trouble = "" if ready == total else f"{ready} of {total} pods are ready{_why(pods)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from clusters import etcd
@@ -22,6 +22,7 @@ from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.meta import Live, bring, collection, is_ready
 from clusters.placing import standing
 from clusters.planes import ETCD, Plane
+from fleet.control import clock
 from fleet.control.addresses import Network
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import TemporaryError
@@ -77,7 +78,7 @@ async def replace_lost(kube: Kube, plane: Plane, live: Live, networks: Sequence[
 
     The volume goes last: as long as it is there, whoever passes next begins here again.
     """
-    for name, why in lost(plane, live, datetime.now(UTC)).items():
+    for name, why in lost(plane, live, clock.now()).items():
         pods = [p for p in live.pods(ETCD) if p["metadata"]["name"] != name]
         ready = sum(is_ready(p) for p in pods)
         if ready <= plane.etcd_replicas // 2:

@@ -9,7 +9,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -25,6 +25,7 @@ from clusters.ways import Way, networks_of, register_way
 from fleet.api.credentials import check_use, unseal
 from fleet.api.kubeconfig import KubeconfigError, parse
 from fleet.api.models import Credential
+from fleet.control import clock
 from fleet.control.conditions import Condition, Status
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, ReconcileError, TemporaryError
@@ -72,7 +73,7 @@ class ImportedPass:
 
     async def run(self) -> Settled:
         """To its end; how the lease ends."""
-        case, now = self.case, datetime.now(UTC)
+        case, now = self.case, clock.now()
         if case.deleted:
             return Settled(self.claim.object_id, self.claim.epoch, REST_SECONDS)
         try:

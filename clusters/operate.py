@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -38,6 +38,7 @@ from clusters.schema_cluster import hosted_on
 from clusters.status import Part, Told
 from clusters.storage import let_go
 from clusters.wanted import plane_of
+from fleet.control import clock
 from fleet.control.endpoint import Endpoint
 from fleet.control.errors import PermanentError, ReconcileError
 from fleet.control.kinds import Json
@@ -114,7 +115,7 @@ class Pass:
 
     async def _write(self, outcome: Outcome, *, effect: bool = False, fields: Json | None = None) -> None:
         """What there is to say of the cluster, behind the lease; before an `effect` also the kill switch is looked at."""
-        part = part_of(self.case, replace(outcome, addons=self.addons.rows), datetime.now(UTC))
+        part = part_of(self.case, replace(outcome, addons=self.addons.rows), clock.now())
         part = replace(part, fields={**part.fields, **(fields or {})})
         await in_thread(lambda: write(self.claim, self.me, part, effect=effect))
 
@@ -127,7 +128,7 @@ class Pass:
     async def _move_on(self, progress: Progress) -> float:
         files = await self._files(progress)
         for _ in range(MOVES):
-            now = datetime.now(UTC)
+            now = clock.now()
             plane = self._plane(progress, files)
             seen = {s.name: s for s in await self.provider.observe(plane)}
             await self._note_carriers(seen)
@@ -184,7 +185,7 @@ class Pass:
 
     async def _files(self, progress: Progress, *, restoring: bool = False) -> Mapping[str, str]:
         """Its place, keys and certificates, made and renewed; while held only what is about to end."""
-        case, now = self.case, datetime.now(UTC)
+        case, now = self.case, clock.now()
         have = await in_thread(lambda: keep.files(case.uid))
         if have and case.held and not self._ends_within(URGENT, now):
             return have
@@ -201,7 +202,7 @@ class Pass:
         self, plane: Plane, progress: Progress, seen: Mapping[str, ComponentSeen], move: Move
     ) -> float:  # fmt: skip
         """Record what was found; seconds until the next look."""
-        case, now = self.case, datetime.now(UTC)
+        case, now = self.case, clock.now()
         endpoint = self.provider.endpoint(plane)
         version = await self._version(plane) if seen.get(APISERVER) and seen[APISERVER].ready else ""
         is_news = move.verb in _WORSE and case.condition("Ready").get("message") != move.message
@@ -331,7 +332,7 @@ class Pass:
             write(
                 self.claim,
                 self.me,
-                part_of(case, Outcome(progress, ends=self.ends, told=(told,)), datetime.now(UTC)),
+                part_of(case, Outcome(progress, ends=self.ends, told=(told,)), clock.now()),
                 effect=True,
             )
         return progress

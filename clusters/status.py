@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import connection, transaction
-from django.utils import timezone
 
 from fleet.api.storage import Storage, difference
+from fleet.control import clock
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
 from fleet.control.times import format_time
@@ -59,7 +59,7 @@ def write_parts(
     `columns` gives more columns of a row that has its new status already.
     """
     changed: list[int] = []
-    now = format_time(timezone.now())
+    now = format_time(clock.now())
     with transaction.atomic(), connection.cursor() as cursor:
         if fence is not None:
             fence(cursor)

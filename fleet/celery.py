@@ -55,11 +55,28 @@ def _share(**kwargs: Any) -> None:
     gc.freeze()
 
 
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _watch(**kwargs: Any) -> None:
+    """In the main process, at each time that it has connected to the broker."""
+    from fleet.control import watchdog
+
+    watchdog.start()
+
+
+@signals.task_received.connect  # type: ignore[untyped-decorator]
+def _heard(**kwargs: Any) -> None:
+    """In the main process: a message came in."""
+    from fleet.control import watchdog
+
+    watchdog.heard()
+
+
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _begin(**kwargs: Any) -> None:
-    """In the child, after the fork: the loop, the connection, the heart."""
+    """In the child, after the fork: the bound of memory, the loop, the connection, the heart."""
     from fleet.control import worker
 
+    worker.bound_memory(settings.FLEET_TASK_MEMORY_MIB)
     worker.runtime()
 
 

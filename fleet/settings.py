@@ -161,6 +161,10 @@ FLEET_BATCH = env.int(
 )  # machines of one pass: fewer take less memory, more less of the database
 FLEET_OBSERVE_SECONDS = env.float("FLEET_OBSERVE_SECONDS", default=600.0)  # each machine is looked at again this often
 FLEET_LEASE_SECONDS = env.float("FLEET_LEASE_SECONDS", default=60.0)
+FLEET_DEAF_SECONDS = env.float(
+    "FLEET_DEAF_SECONDS", default=60.0
+)  # a worker that hears nothing so long ends; 0 = never
+FLEET_TASK_MEMORY_MIB = env.int("FLEET_TASK_MEMORY_MIB", default=0)  # that a worker's child may take; 0 = no bound
 FLEET_UNDO_HOURS = env.int("FLEET_UNDO_HOURS", default=24)
 FLEET_SOAK_SECONDS = env.float("FLEET_SOAK_SECONDS", default=60.0)
 FLEET_CLUSTERS_DIR = env.str(
@@ -172,6 +176,8 @@ FLEET_BINARIES = env.str("FLEET_BINARIES", default="")  # folder in which Local 
 CELERY_BROKER_URL = REDIS_URL
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False  # a task is a hint: losing one loses no work
+# A child whose heap has come near its bound is replaced after its task: what it keeps would be missing in the next ones.
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = FLEET_TASK_MEMORY_MIB * 1024 * 3 // 4 or None
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 5, "socket_connect_timeout": 5, "visibility_timeout": 60}

@@ -18,7 +18,7 @@ from typing import Final
 
 from lab.command import run
 from lab.host import Host, Place, identity
-from lab.requirements import LabError
+from lab.requirements import LabError, check
 
 # systemd-nspawn without registration ends with this code when the machine asked to be started again.
 _REBOOT: Final[int] = 133
@@ -80,6 +80,31 @@ class NspawnHost(Host):
     def link_up(self) -> None:
         self._cable = True
         self._set_link("up")
+
+    def lose_packets(self, share: float) -> None:
+        """Lose this share of all packets at random, each way, from now until the machine ends or reboots.
+
+        The rules stand in the machine's own network namespace and go with it.
+        """
+        check(("iptables", "nsenter"))
+        for chain in ("INPUT", "OUTPUT"):
+            rule = [chain, "-m", "statistic", "--mode", "random", "--probability", f"{share:g}", "-j", "DROP"]
+            self._iptables("-A", *rule)
+
+    def stop_losing_packets(self) -> None:
+        """All packets arrive again."""
+        self._iptables("-F")
+
+    def lost_packets(self) -> int:
+        """How many were lost by `lose_packets`."""
+        return sum(int(line.split()[0]) for line in self._iptables("-nvxL").splitlines() if "statistic" in line)
+
+    def _iptables(self, *words: str) -> str:
+        """In the machine's network, by this machine's program; what it printed."""
+        ours = Path("/proc/self/ns/net").readlink()
+        theirs = (Path(f"/proc/{pid}/ns/net") for pid in self.group.pids())
+        inside = next(path for path in theirs if path.readlink() != ours)
+        return run(["nsenter", f"--net={inside}", "iptables", "--wait", *words]).stdout
 
     def keep_route(self, cidr: str, via: str) -> None:
         """A route that the machine takes up at each boot from the next on."""

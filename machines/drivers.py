@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from fleet.control import clock
 from fleet.control.addresses import refusal
 from fleet.control.kinds import Json
 from fleet.control.networks import allowed_networks
@@ -35,7 +36,9 @@ def _ssh() -> Hosts:
 
     networks = allowed_networks()
     return SshHosts(
-        allowed=lambda address: refusal(address, networks), limit_of=lambda idc: connections.get(idc, CONNECTIONS)
+        allowed=lambda address: refusal(address, networks),
+        limit_of=lambda idc: connections.get(idc, CONNECTIONS),
+        clock=clock.unix,
     )
 
 

@@ -12,14 +12,13 @@ from typing import Any, Final
 
 import orjson
 from django.db import connection, transaction
-from django.utils import timezone
 
 from clusters.following import machine_versions, still_to_come
 from clusters.models import Cluster, ClusterPackageVersion
 from clusters.schema_cluster import MADE, provider_of
 from clusters.status import Part, write_parts
 from fleet.api.storage import storage_for
-from fleet.control import work
+from fleet.control import clock, work
 from fleet.control.conditions import Condition
 from fleet.control.digests import hex64
 from fleet.control.kinds import MACHINE, OPERATION, Json
@@ -216,7 +215,7 @@ def _is_told(cluster: Cluster) -> bool:
 
 def rollout_layers(now: datetime | None = None) -> int:
     """One turn over all layers; how many machines were asked to move. A chore."""
-    moment = now or timezone.now()
+    moment = now or clock.now()
     moved: list[int] = []
     for layer in layers():
         with transaction.atomic(), connection.cursor() as cursor:
@@ -277,7 +276,7 @@ def _look(cursor: Any, layer: Layer, progress: Progress | None) -> Sight:
     )
     found = cursor.fetchall()
     outdated = tuple(i for i, able in found if able)
-    since = progress.since if progress is not None and progress.hash == layer.hash else timezone.now()
+    since = progress.since if progress is not None and progress.hash == layer.hash else clock.now()
     reason = f"Layer {layer.kind} {layer.name} {layer.hash}"
     cursor.execute(
         "SELECT count(*) FILTER (WHERE ended_at IS NULL), (array_agg(ARRAY[spec ->> 'machine', status ->> 'message'] ORDER BY ended_at) FILTER (WHERE phase = 'Failed' AND ended_at >= %s))[1:1] "

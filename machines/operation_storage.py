@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from django.db import connection
-from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.rights import Actor
 from fleet.api.storage import PHASE_COLUMN, STRIDE, Storage, Stored
-from fleet.control import work
+from fleet.control import clock, work
 from fleet.control.kinds import MACHINE, OPERATION, Json, Problem
 from fleet.control.times import format_time
 from fleet.events.publish import MODIFIED, Cursor, note_change
@@ -114,7 +113,7 @@ class OperationStorage(Storage):
             "status": {"message": "Waits for its turn.", "steps": []},
         }  # fmt: skip
         if obj["spec"]["verb"] == CANCEL:
-            now = timezone.now()
+            now = clock.now()
             out |= {
                 "phase": "Succeeded",
                 "started_at": now,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
+from fleet.control import clock
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.control.errors import ReconcileError
@@ -26,10 +27,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 async def no_fault(point: int) -> None:
     """Tests end a pass at a numbered point; nothing else uses this."""
 
@@ -43,7 +40,7 @@ class Context:
     hosts_by_driver: Mapping[str, Hosts]
     installation: str
     incarnation: int
-    clock: Callable[[], datetime] = _now
+    clock: Callable[[], datetime] = clock.now
     rest_seconds: float = 600.0  # a machine at rest is looked at again this often, with jitter
     point: Callable[[int], Awaitable[None]] = no_fault
     clusters: Clusters = field(default_factory=KeptClusters)

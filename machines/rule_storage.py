@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 from django.db import connection
 
 from fleet.api.storage import Storage, Stored, storage_for
+from fleet.control import clock
 from fleet.control.conditions import Condition
 from fleet.control.kinds import MACHINE, Json
 from fleet.control.operators import Chore, register_chore
@@ -76,7 +76,7 @@ def _status(row: ReadinessRule) -> Json:
     fact = _effective(rule, describe_target(row.spec["target"]), machines, held)
     return {
         "observedGeneration": row.generation, "machines": machines, "held": held, "released": released, "unknown": machines - released - held,
-        "conditions": [fact.kept(row.status, row.generation, datetime.now(UTC))],
+        "conditions": [fact.kept(row.status, row.generation, clock.now())],
     }  # fmt: skip
 
 

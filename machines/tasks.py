@@ -27,20 +27,10 @@ from machines.tidy import tidy
 
 log = logging.getLogger(__name__)
 _PART_OF_LEASE = 0.8  # a pass that lasts longer is cut off: its lease must not run out under it
-SUSPECT = 3  # passes in a row that never ended: such a machine gets a batch of its own
 
 
 async def reconcile_machines(seat: Seat, claims: list[Claim]) -> None:
-    """One pass over a batch. Machines that brought down their last passes go one by one, so that they take no other with them."""
-    suspects = [c for c in claims if c.died and c.attempts >= SUSPECT]
-    calm = [c for c in claims if not (c.died and c.attempts >= SUSPECT)]
-    if calm:
-        await _pass(seat, calm)
-    for claim in suspects:
-        await _pass(seat, [claim])
-
-
-async def _pass(seat: Seat, claims: list[Claim]) -> None:
+    """One pass over a batch."""
     rows = await hot.load(seat.conn, claims)
     there = {row.id for row in rows}
     gone = [c for c in claims if c.object_id not in there]  # a chore sweeps them up

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import orjson
 
+from fleet.control import clock
 from fleet.control.arrays import arrays, flags, numbers, texts
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
@@ -61,7 +61,7 @@ async def _record(conn: Connection, me: int, records: list[Record], legal: list[
     await packing.ensure_entries(conn, (c for r in records for c in r.conditions))
     if not packing.known(before.values()):
         await packing.refresh(conn)
-    now = datetime.now(UTC)
+    now = clock.now()
     packed = [packing.pack(r.conditions, before[r.id], now) for r in records]
     seen = await _seen_ids(conn, [r.seen for r in records])
     values: dict[str, Any] = {

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
+from fleet.control import clock
 from fleet.control.arrays import flags, numbers, texts
 from fleet.control.db import Connection, Long
 from machines import packing
@@ -117,7 +118,7 @@ async def detect(
         await look_up(conn, rules)
     parts = []
     for at in range(0, len(ids), CHUNK):
-        part = await _chunk(conn, ids[at : at + CHUNK], rules, now or datetime.now(UTC))
+        part = await _chunk(conn, ids[at : at + CHUNK], rules, now or clock.now())
         if waking:
             await wake(conn, part.turned)
         parts.append(part)
@@ -215,7 +216,7 @@ def _evidence(array: Sequence[int], notes: Mapping[str, str] | None, source: str
             c.reason,
             c.message,
             KUBELET if c.type == NODE_READY else source,
-            c.since or datetime.now(UTC),
+            c.since or clock.now(),
         )
         for c in packing.unpack([array], notes)
     ]

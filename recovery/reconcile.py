@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
-from fleet.control import work
+from fleet.control import clock, work
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.operators import Seat
@@ -54,7 +54,7 @@ class Work:
 async def reconcile_remediations(seat: Seat, claims: list[Claim]) -> None:
     """One pass over a batch."""
     by_id = {c.object_id: c for c in claims}
-    works = await load(seat.conn, by_id, datetime.now(UTC))
+    works = await load(seat.conn, by_id, clock.now())
     there = {w.id for w in works}
     await work.release(seat.conn, seat.me, [c for c in claims if c.object_id not in there], next_seconds=86_400)
     await _ask(seat.conn, seat.me, works)
@@ -146,7 +146,7 @@ async def _open(conn: Connection, me: int, granted: Sequence[tuple[Work, int]]) 
             continue
         rungs = [
             *each.case.status.get("rungs", []),
-            {"name": rung.name, "operation": name, "phase": "Pending", "startTime": format_time(datetime.now(UTC))},
+            {"name": rung.name, "operation": name, "phase": "Pending", "startTime": format_time(clock.now())},
         ]
         text = f"Rung {each.case.rung + 1} begins: {rung.name}."
         each.operation_uid = _uid(each)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import connection
-from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.rights import Actor
 from fleet.api.storage import PHASE_COLUMN, Storage, Stored
-from fleet.control import work
+from fleet.control import clock, work
 from fleet.control.kinds import REMEDIATION, Json, Problem
 from fleet.control.times import format_time
 from fleet.events.publish import Cursor, publish
@@ -87,7 +86,7 @@ class FaultStorage(Storage):
     def columns(self, obj: Json) -> Mapping[str, Any]:
         if "uid" in obj["metadata"]:
             return {"status": {k: v for k, v in obj.get("status", {}).items() if k in _KEPT}}
-        spec, now = obj["spec"], timezone.now()
+        spec, now = obj["spec"], clock.now()
         machine = Machine.objects.get(name=spec["machine"])
         source = f"person:{spec['declaredBy']}"
         said = spec.get("message") or f"{spec['declaredBy']} declared it."

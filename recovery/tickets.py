@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
@@ -11,7 +10,7 @@ from typing import Any, Final, LiteralString
 import orjson
 from django.conf import settings
 
-from fleet.control import db
+from fleet.control import clock, db
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.networks import allowed_networks
@@ -123,7 +122,7 @@ async def post_due(seat: Seat) -> None:
 
 
 async def _post(tickets: Sequence[Ticket]) -> None:
-    conn, poster = await db.connect(), Poster(allowed_networks(), time.time)
+    conn, poster = await db.connect(), Poster(allowed_networks(), clock.unix)
     try:
         await post(conn, poster, tickets)
     finally:

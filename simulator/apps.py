@@ -14,6 +14,7 @@ class SimulatorConfig(AppConfig):
         """One adapter a worker process, with a connection of its own."""
         from clusters.schema_cluster import SIMULATED
         from clusters.ways import register_way
+        from fleet.control import clock
         from fleet.control.db import connect
         from machines.controllers import register_bmcs
         from machines.drivers import register_driver
@@ -23,7 +24,7 @@ class SimulatorConfig(AppConfig):
         from simulator.provisioner import SimulatedProvisioners
         from simulator.ways import way
 
-        register_driver("simulated", lambda: SimulatedHosts(connect))
-        register_bmcs("simulated", lambda: SimulatedBmcs(connect))
-        register_provisioners("simulated", lambda: SimulatedProvisioners(connect))
+        register_driver("simulated", lambda: SimulatedHosts(connect, clock.unix))
+        register_bmcs("simulated", lambda: SimulatedBmcs(connect, clock.unix))
+        register_provisioners("simulated", lambda: SimulatedProvisioners(connect, clock.unix))
         register_way(SIMULATED, way)

@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse, Unread
 from django.http.response import HttpResponseBase
 from django.views import defaults
 
-from fleet.api import errors, negotiation
+from fleet.api import errors, full, negotiation
 from fleet.api.errors import ApiError
 from fleet.api.jsonbody import MAX_BYTES
 from fleet.control.kinds import Json
@@ -107,6 +107,8 @@ def guarded(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse
         except (SuspiciousOperation, UnreadablePostError) as error:
             return failure(errors.bad_request(str(error) or "the request cannot be read"))
         except (OperationalError, InterfaceError) as error:
+            if full.is_full(error):
+                return failure(full.refusal(error))
             log.warning(
                 "the database did not answer: %s", str(error).splitlines()[0] if str(error) else type(error).__name__
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import threading
 import time
@@ -20,11 +21,13 @@ from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
+from fleet.api import full
 from fleet.api.errors import ApiError, unauthorized
 from fleet.api.models import RoleBinding, Token
 from fleet.api.rights import Actor
 from fleet.api.throttle import Throttle
 
+log = logging.getLogger("fleet.api")
 PREFIX = "fleet_"
 REMEMBER_SECONDS = 5.0  # a revoked token or role is dead after at most this long
 _remembered: dict[str, tuple[float, Actor]] = {}
@@ -58,7 +61,12 @@ def _token_actor(text: str, address: str) -> Actor | None:
     )
     if token is None:
         return None
-    Token.objects.filter(pk=token.pk).update(last_used_at=timezone.now())
+    try:
+        Token.objects.filter(pk=token.pk).update(last_used_at=timezone.now())
+    except OperationalError as error:
+        if not full.is_full(error):
+            raise
+        log.warning("the use of a token is not noted: the database has no room")  # reading goes on
     return actor_of(token.user, address)
 
 

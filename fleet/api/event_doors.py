@@ -20,7 +20,7 @@ from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 from psycopg_pool import PoolTimeout
 
-from fleet.api import errors
+from fleet.api import errors, full
 from fleet.api.answers import failure, guarded
 from fleet.api.authentication import request_actor
 from fleet.api.errors import ApiError
@@ -160,6 +160,8 @@ async def _store(read: _Read) -> Outcome:
         text = f"{error}: nothing of this request was stored" if isinstance(error, Full) else _BUSY
         raise errors.too_many_requests(text, 30 if isinstance(error, Full) else _RETRY_SECONDS) from None
     except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+        if full.is_full(error):
+            raise full.refusal(error) from None
         log.warning("events were not taken: %s", type(error).__name__)
         raise errors.unavailable(_AWAY) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection
@@ -12,6 +12,7 @@ from django.db import connection
 from fleet.api.rights import SYSTEM
 from fleet.api.safety_status import parsed
 from fleet.api.storage import storage_for
+from fleet.control import clock
 from fleet.control.conditions import Condition
 from fleet.control.db import connect_sync
 from fleet.control.kinds import Json
@@ -74,10 +75,10 @@ def settle_requests(ids: Sequence[int] | None = None) -> int:
         cursor.execute(_LOAD, [wanted, wanted, _AT_ONCE])
         requests = [_Request(*(*r[:3], parsed(r[3]), parsed(r[4]), *r[5:])) for r in cursor.fetchall()]
     if ids is None:
-        _forget(datetime.now(UTC))
+        _forget(clock.now())
     if not requests:
         return 0
-    now = datetime.now(UTC)
+    now = clock.now()
     statuses: dict[int, Json] = {}
     with connect_sync() as conn:
         for each in requests:

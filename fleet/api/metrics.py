@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from fleet.api import errors
+from fleet.api import errors, full
 from fleet.api.authentication import request_actor
 from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
@@ -136,6 +136,8 @@ def _rest() -> Iterator[Metric]:
     )  # fmt: skip
     for (name, text), number in zip(names, loop, strict=True):
         yield gauge(name, text, (), [((), float(number))])
+    text = "When this process last could not store something because the database's disk is full; 0 = never."
+    yield gauge("database_full_timestamp_seconds", text, (), [((), full.last())])
     yield gauge(
         "heartbeat_timestamp_seconds",
         "When this was read: Fleet answers and its database does.",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.db import connection
-from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.foreign_permits import owner_of, settle_requests
 from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, Page, Storage, Stored
+from fleet.control import clock
 from fleet.control.kinds import API_VERSION, Json, Problem
 from fleet.control.times import format_time
 from fleet.events.publish import Cursor
@@ -97,7 +96,7 @@ class _Grants(Storage):
 
 def _permit_json(row: tuple[Any, ...]) -> Json:
     id_, rv, uid, machine, cluster, verb, owner, unplanned, draws, cost, granted, expires, released = row[:13]
-    phase = "Released" if released else "Expired" if expires <= datetime.now(UTC) else "Granted"
+    phase = "Released" if released else "Expired" if expires <= clock.now() else "Granted"
     status: Json = {"phase": phase, "takesCapacity": draws, "cost": cost, "grantedTime": format_time(granted)}
     status["expiresTime"] = format_time(expires)
     if released:
@@ -192,7 +191,7 @@ class PermitStorage(Storage):
         if "uid" in obj["metadata"]:
             return {}
         found = _machine(obj["spec"]["machine"])
-        status = {"phase": "Pending", "pendingTime": format_time(timezone.now())}
+        status = {"phase": "Pending", "pendingTime": format_time(clock.now())}
         return {"machine_id": found[0] if found else 0, "status": status}
 
     def after_remove(self, cursor: Cursor, stored: Stored) -> None:

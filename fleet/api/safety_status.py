@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 from django.db import connection
 
 from fleet.api.storage import storage_for
+from fleet.control import clock
 from fleet.control.conditions import Condition
 from fleet.control.kinds import Json
 from fleet.control.times import format_time
@@ -30,7 +31,7 @@ def refresh_holds(ids: Sequence[int] | None = None) -> list[int]:
             [wanted, wanted],
         )
         rows = cursor.fetchall()
-    now = datetime.now(UTC)
+    now = clock.now()
     statuses: dict[int, Json] = {}
     for id_, generation, status, spec, machines, over in rows:
         spec, status = parsed(spec), parsed(status)
@@ -70,7 +71,7 @@ def refresh_policies(ids: Sequence[int] | None = None) -> list[int]:
     with connection.cursor() as cursor:
         cursor.execute(_POLICIES, [wanted, wanted])
         rows = cursor.fetchall()
-    now = datetime.now(UTC)
+    now = clock.now()
     statuses: dict[int, Json] = {}
     for id_, generation, status, spec, total, gone, count, percent, *breaker in rows:
         spec, status = parsed(spec), parsed(status)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from fleet.api.credentials import fingerprint, seal, unseal
 from fleet.api.redact import redact
 from fleet.api.storage import Storage, Stored, register_storage
-from fleet.control import work
+from fleet.control import clock, work
 from fleet.control.errors import PermanentError
 from fleet.control.kinds import SUBSCRIPTION, Json, register
 from fleet.control.networks import allowed_networks
@@ -95,7 +94,7 @@ async def reconcile_subscriptions(seat: Seat, claims: list[Claim]) -> None:
     """One pass: tell, write down, and say when each comes again."""
     poster = seat.kept.get("webhooks")
     if poster is None:
-        poster = seat.kept["webhooks"] = Poster(allowed_networks(), time.time)
+        poster = seat.kept["webhooks"] = Poster(allowed_networks(), clock.unix)
     statuses, ends = await subscriptions.reconcile(seat.conn, claims, poster, _key_of, seat.stopping)
     if statuses:
         await in_thread(lambda: _storage.write_status(statuses))

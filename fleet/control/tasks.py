@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 
 import psycopg
 import redis
@@ -16,6 +17,11 @@ from fleet.control import hints, position, slots, statistics, ticks, worker
 from fleet.control.operators import Chore, Seat, chores, operators, register_chore
 
 log = logging.getLogger(__name__)
+BROKER_PATIENCE = {
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": 5.0,
+}  # seconds; one that takes two to answer is used
+BEATS_KEPT = 4  # the last two ticks and the last two for housekeeping
 _redis: redis.Redis | None = None
 
 
@@ -23,19 +29,31 @@ def _broker() -> redis.Redis:
     """A connection of this process to Valkey, for the marks of hints on their way."""
     global _redis
     if _redis is None:
-        _redis = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2)
+        _redis = redis.Redis.from_url(settings.REDIS_URL, **BROKER_PATIENCE)
     return _redis
 
 
 @shared_task(name=ticks.TICK, ignore_result=True)  # type: ignore[untyped-decorator]
 def tick() -> int:
     """Sweep what changed (now and then everything), then tell workers what is due; how many hints went out."""
+    drop_late_beats()
     try:
         wanted = worker.runtime().run(_tick)
     except (psycopg.Error, OSError) as error:
         log.warning("no sweep: the database does not answer: %s", error)
         return 0
+    except MemoryError:  # out of a task it would end the worker, not the task
+        log.exception("no sweep: it wants more memory than FLEET_TASK_MEMORY_MIB allows")
+        return 0
     return send_hints(wanted)
+
+
+def drop_late_beats() -> None:
+    """Beats that nobody took pile up behind a long pass. They are counted off, not timed: clocks of processes differ, and one that is hours off would find every beat too old."""
+    try:
+        _broker().ltrim(ticks.QUEUE, 0, BEATS_KEPT - 1)  # the newest stand first
+    except redis.RedisError as error:
+        log.warning("late beats stay: the broker does not answer: %s", error)
 
 
 async def _tick(seat: Seat) -> list[hints.Hint]:
@@ -52,15 +70,14 @@ async def _tick(seat: Seat) -> list[hints.Hint]:
 
 def send_hints(wanted: list[hints.Hint]) -> int:
     """Put hints on their queues, those that are not on their way already. With Valkey down none goes out, and none is lost."""
-    sent = 0
+    sent, token = 0, uuid.uuid4().hex
     try:
         for hint in wanted:
-            if _broker().set(hint.key, 1, nx=True, ex=int(hints.LATE_SECONDS)):
+            if _broker().set(hint.key, token, nx=True, ex=int(hints.LATE_SECONDS)):
                 reconcile.apply_async(
-                    args=[hint.kind, hint.idc_id, hint.low, hint.high, hint.key],
+                    args=[hint.kind, hint.idc_id, hint.low, hint.high, hint.key, token],
                     queue=hint.queue,
                     priority=hint.priority,
-                    expires=hints.LATE_SECONDS,
                     retry=False,
                 )
                 sent += 1
@@ -70,13 +87,10 @@ def send_hints(wanted: list[hints.Hint]) -> int:
 
 
 @shared_task(name="fleet.control.reconcile", ignore_result=True)  # type: ignore[untyped-decorator]
-def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "") -> int:
+def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "", token: str = "") -> int:
     """Follow a hint; objects reconciled. Delivered twice or late it finds nothing due, and does nothing."""
-    if key:
-        try:
-            _broker().delete(key)
-        except redis.RedisError as error:
-            log.warning("the mark of a hint stays until it lapses: %s", error)
+    if key and is_late(key, token):
+        return 0
     operator = operators().get(kind)
     if operator is None or worker.is_stopping():
         return 0
@@ -91,6 +105,18 @@ def reconcile(kind: int, idc_id: int, low: int, high: int, key: str = "") -> int
         return 0
 
 
+def is_late(key: str, token: str) -> bool:
+    """Whether the mark of this hint lapsed, by Valkey's clock and by no process's; where it did not, the next hint may follow."""
+    try:
+        late = _broker().get(key) != token.encode()
+        if not late:
+            _broker().delete(key)
+    except redis.RedisError as error:
+        log.warning("the mark of a hint stays until it lapses: %s", error)
+        return False
+    return late
+
+
 @shared_task(name=ticks.HOUSEKEEPING, ignore_result=True)  # type: ignore[untyped-decorator]
 def housekeeping() -> list[str]:
     """Do the chores whose slot is free; their names. One that fails is logged and does not keep the others from their turn."""
@@ -102,6 +128,8 @@ def housekeeping() -> list[str]:
                 done.append(chore.name)
         except (psycopg.Error, DjangoDatabaseError, OSError) as error:
             log.warning("the chore %s waits for its next turn: %s", chore.name, error)
+        except Exception:
+            log.exception("the chore %s broke; it has its next turn", chore.name)
     return done
 
 

@@ -22,8 +22,8 @@ def broker_url(redis_url: str) -> str:
 
 
 def schedule() -> dict[str, Any]:
-    """Beat's table. Beats that nobody took expire: they would only pile up behind a long pass."""
-    options = {"queue": QUEUE, "expires": 2.0}
+    """Beat's table."""
+    options = {"queue": QUEUE}
     return {
         "tick": {"task": TICK, "schedule": settings.FLEET_SWEEP_SECONDS, "options": options},
         "housekeeping": {"task": HOUSEKEEPING, "schedule": 1.0, "options": options},

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,7 +20,7 @@ from typing import TypeVar
 import psycopg
 from django.conf import settings
 
-from fleet.control import db, position, slots, work
+from fleet.control import clock, db, position, slots, work
 from fleet.control.db import Connection
 from fleet.control.operators import Operator, Seat, operators
 
@@ -30,7 +31,10 @@ HEARTBEAT_SECONDS = 5.0
 ALIVE_SECONDS = 40.0  # longer than the longest pass: the heart beats between passes
 TURN_SECONDS = 5.0  # a task goes on claiming this long; then the next hint has its turn
 FULL_SWEEP_SECONDS = 15.0
+SUSPECT = 3  # passes in a row that never ended: such an object gets a batch of its own
 _BEHIND = 1 << 36  # positions (65,536 transactions) after which one full sweep is cheaper than what changed
+
+MIB = 1 << 20
 
 # Lies in memory that forked children share: the parent learns of SIGTERM, the child works.
 _stopping = RawValue("b", 0)
@@ -44,6 +48,13 @@ def begin_stopping() -> None:
 def is_stopping() -> bool:
     """Whether this worker is asked to end."""
     return bool(_stopping.value)
+
+
+def bound_memory(mib: int) -> None:
+    """From here on this process gets no more private memory than that: the pass that wants more meets a MemoryError, and the kernel need not choose whom to kill on this host. 0 = no bound."""
+    if mib > 0:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (mib * MIB, hard))
 
 
 async def enlist(conn: Connection, name: str, idcs: Iterable[str] = ()) -> int:
@@ -105,6 +116,7 @@ class Runtime:
         return self._seat
 
     async def _mark(self, seat: Seat) -> None:
+        await clock.set_by(seat.conn)
         seat.idc_ids = await idc_numbers(seat.conn, self.idcs)
         marked = await seat.conn.execute(
             "UPDATE worker SET seen_at = now(), stopping = %s WHERE id = %s", [is_stopping(), seat.me]
@@ -195,7 +207,7 @@ async def work_on(
 ) -> int:
     """Claim and reconcile batch after batch until nothing is due, the turn is over or the process shall end; machines seen.
 
-    A batch that breaks as a whole is given back with a failure counted: its objects come again, later.
+    An object that breaks its pass is given back with a failure counted: it comes again, later.
     """
     if seat.idc_ids is not None:
         idc_ids = seat.idc_ids if idc_ids is None else tuple(set(idc_ids) & set(seat.idc_ids))
@@ -214,15 +226,41 @@ async def work_on(
 
 
 async def _reconcile(seat: Seat, operator: Operator, claims: list[work.Claim]) -> None:
+    """Objects that brought down their last passes go one by one, so that they take no other with them."""
+    suspects = [c for c in claims if c.died and c.attempts >= SUSPECT]
+    calm = [c for c in claims if not (c.died and c.attempts >= SUSPECT)]
+    for batch in ([calm] if calm else []) + [[c] for c in suspects]:
+        await _guarded(seat, operator, batch)
+
+
+async def _guarded(seat: Seat, operator: Operator, claims: list[work.Claim]) -> None:
+    """Halve a batch that breaks until the object that breaks it stands alone; that one backs off. Those that are settled already stay so."""
+    broke: Exception
     try:
         await operator.reconcile(seat, claims)
-    except Exception:
+        return
+    except Exception as error:
         if seat.conn.closed:
             raise  # the database is away: leases run out by themselves
-        log.exception("a batch of %d objects of kind %d was given back", len(claims), operator.kind)
-        await work.release(
-            seat.conn, seat.me, claims, next_seconds=work.backoff(max(c.attempts for c in claims) + 1), failed=True
-        )
+        broke = error
+    held = await work.extend(seat.conn, operator.kind, seat.me, claims)
+    left = [c for c in claims if c.object_id in held]
+    if len(claims) > 1 and not isinstance(broke, psycopg.OperationalError):
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            if half:
+                await _guarded(seat, operator, half)
+        return
+    ids = [c.object_id for c in left]
+    text = "objects %s of kind %d are set aside: their pass ended in %s"
+    log.error(text, ids[:10], operator.kind, _reason(broke), exc_info=broke)
+    for claim in left:  # each after a time of its own, so that they do not come again as the same batch
+        await work.release(seat.conn, seat.me, [claim], next_seconds=work.backoff(claim.attempts + 1), failed=True)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "MemoryError: it wants more than FLEET_TASK_MEMORY_MIB allows"
+    return f"{type(error).__name__}: {error}"[:300]
 
 
 async def sweep(conn: Connection, operator: Operator, *, full: bool = False) -> int:

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from fleet.dev.services import ServiceError
+
 _PR_SET_PDEATHSIG = 1
+SERVICE_WAIT_SECONDS = 5.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,6 +58,7 @@ class Supervisor:
         self._quiet = quiet
         self._children: list[Child] = []
         self._services: list[Service] = []
+        self._services_again_at = 0.0
         self._print = threading.Lock()
         self.stopping = threading.Event()
 
@@ -87,15 +91,25 @@ class Supervisor:
         """Start again whatever has ended."""
         for service in self._services:
             if service.process is not None and service.process.poll() is not None:
-                self.say(
-                    "up", f"{type(service).__name__} ended with code {service.process.returncode}; starting it again"
-                )
-                service.start()
+                self._start_again(service)
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
                 self._note_end(child)
             if child.process is None and time.monotonic() >= child.again_at and not self.stopping.is_set():
                 self._start(child)
+
+    def _start_again(self, service: Service) -> None:
+        """One that does not come up (its disk is full) is tried again and again: nobody else would."""
+        if time.monotonic() < self._services_again_at:
+            return
+        assert service.process is not None
+        name = type(service).__name__
+        self.say("up", f"{name} ended with code {service.process.returncode}; starting it again")
+        try:
+            service.start()
+        except ServiceError as error:
+            self._services_again_at = time.monotonic() + SERVICE_WAIT_SECONDS
+            self.say("up", f"{name} does not start: {error}; trying again in {SERVICE_WAIT_SECONDS:.0f} s")
 
     def _note_end(self, child: Child) -> None:
         assert child.process is not None

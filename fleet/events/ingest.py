@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
+from fleet.control import clock
 from fleet.control.db import Connection
 from fleet.control.kinds import CLUSTER
 from fleet.events.incoming import Incoming
@@ -109,7 +110,7 @@ async def store(conn: Connection, events: Sequence[Incoming], by: Publisher, now
     """Store what is new. Raises Forbidden or Full, and then nothing was stored."""
     if not events:
         return Outcome(0, 0, 0)
-    now = now or datetime.now(UTC)
+    now = now or clock.now()
     once: dict[UUID, Incoming] = {}
     for event in settled_subjects(events, by):
         once.setdefault(event.key, event)

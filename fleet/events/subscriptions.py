@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import psycopg
 
-from fleet.control import work
+from fleet.control import clock, work
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.control.errors import PermanentError
@@ -238,7 +238,7 @@ async def reconcile(
     found = await load(conn, list(by_id))
     outcomes = await asyncio.gather(*(_pass(conn, each, poster, open_secret, stopping) for each in found))
     lags = {each.name: each for each in await consumers.lag(conn)}
-    now = datetime.now(UTC)
+    now = clock.now()
     statuses: dict[int, Json] = {}
     ends: list[Settled] = []
     for each, told in zip(found, outcomes, strict=True):

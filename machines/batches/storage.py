@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from django.conf import settings
-from django.utils import timezone
 
 from fleet.api import errors
 from fleet.api.approval import APPROVE, approve
 from fleet.api.rights import Actor
 from fleet.api.storage import Storage, Stored, storage_for
+from fleet.control import clock
 from fleet.control.digests import hex64
 from fleet.control.kinds import Json, Problem
 from fleet.control.times import format_time
@@ -117,7 +117,7 @@ class OperationBatchStorage(Storage):
 
 
 def _now() -> str:
-    return format_time(timezone.now())
+    return format_time(clock.now())
 
 
 def _first_status(obj: Json, found: Sequence[targets.Target]) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -13,6 +13,7 @@ import orjson
 from fleet.api.actions import Write, delete_object
 from fleet.api.errors import ApiError
 from fleet.api.rights import SYSTEM
+from fleet.control import clock
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from fleet.control.threads import in_thread
@@ -87,7 +88,7 @@ async def _one(conn: Connection, batch: int) -> bool:
         spec, status = _json(spec), _json(status)
         gone = spec["verb"] == "Decommission"
         await conn.execute(sql.SETTLE_GONE if gone else sql.SETTLE, {"batch": batch})
-        now = datetime.now(UTC)
+        now = clock.now()
         counts = await _counts(conn, batch)
         step = advance(spec, status, counts, now - created)
         due: list[int] = []

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
 import msgspec
@@ -17,6 +16,7 @@ from msgspec import Struct, field
 from clusters.kube import Kube, KubeError, KubeUnreachable
 from clusters.status import Part, Told, write_parts
 from fleet.api.storage import storage_for
+from fleet.control import clock
 from fleet.control.db import Connection
 from fleet.control.threads import in_thread
 from fleet.events.publish import WARNING
@@ -156,7 +156,7 @@ class Approver:
         known, stopped, held = await self._known(request, csr.node_of(request, asked))
         if not held:
             return  # another watcher answers
-        why = csr.refusal(request, asked, known, datetime.now(UTC))
+        why = csr.refusal(request, asked, known, clock.now())
         if not why and stopped:
             why = "the kill switch is on"
         if why:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
 import orjson
 
+from fleet.control import clock
 from fleet.control.arrays import arrays, flags, numbers, texts
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
@@ -110,7 +110,7 @@ async def _pack(conn: Connection, part: Sequence[Observed]) -> list[tuple[Observ
     await packing.ensure_entries(conn, _distinct(part))
     if not packing.known(o.before for o in part):
         await packing.refresh(conn)
-    now = datetime.now(UTC)
+    now = clock.now()
     known: dict[tuple[int, tuple[int, ...]], tuple[Packed, int]] = {}
     out = []
     for each in part:

@@ -19,7 +19,7 @@ from clusters.schema_cluster import MADE
 from clusters.status import Part, Told, write_parts
 from clusters.ways import networks_of
 from fleet.api.storage import storage_for
-from fleet.control import db
+from fleet.control import clock, db
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from fleet.events.publish import WARNING
@@ -113,6 +113,7 @@ class Watcher:
         """Renew, take what is free; what is to be watched, by cluster."""
 
         async def job(conn: Connection) -> dict[int, tuple[tuple[Any, ...], Subject]]:
+            await clock.set_by(conn)
             kept = await leases.renew(conn, self.me, [self._sign(lease) for lease in self._held.values()])
             self._held = {c: lease for c, lease in self._held.items() if c in kept}
             await leases.forget(conn)

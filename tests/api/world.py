@@ -38,9 +38,11 @@ print(create_token(user, "test", days=1))
 class World:
     """A database and a web process of one's own, which may be killed and come back at the same addresses."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, data: Path | None = None) -> None:
         self.home = home
-        self.postgres = Postgres(data=home / "pg", sockets=home / "s", settings={"fsync": "off"}, log=home / "pg.log")
+        self.postgres = Postgres(
+            data=data or home / "pg", sockets=home / "s", settings={"fsync": "off"}, log=home / "pg.log"
+        )
         self.ca, self.certificate, self.key = ensure_certificates(home)
         self.http, self.https = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -104,6 +106,10 @@ class World:
         except OSError:
             return 0, None, ""
         return reply.status, reply.json, reply.headers.get("Retry-After", "")
+
+    def text(self, path: str) -> str:
+        with Http(f"http://127.0.0.1:{self.http}", {"Authorization": f"Bearer {self.token}"}) as http:
+            return http("GET", path).data.decode()
 
     def send(self, method: str, path: str, body: Any) -> Reply:
         with Http(f"http://127.0.0.1:{self.http}", {"Authorization": f"Bearer {self.token}"}) as http:

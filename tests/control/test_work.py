@@ -57,12 +57,32 @@ async def test_the_loop_runs_without_celery_until_nothing_is_due(conn: Connectio
     assert await worker.run_once(conn=conn, me=1) == 0
 
 
-async def test_a_batch_that_breaks_is_given_back_with_a_failure_counted(conn: Connection, registry: None) -> None:
-    await items(conn, 2)
-    register_operator(Operator(KIND, Recorder(fails_on=1)))
+async def test_an_object_that_breaks_its_batch_is_set_aside_with_a_failure_counted_and_the_others_go_on(
+    conn: Connection, registry: None
+) -> None:
+    await items(conn, 9)
+    operator = Recorder(fails_on=4)
+    register_operator(Operator(KIND, operator))
     await worker.run_once(conn=conn, me=1)
-    found = await (await conn.execute("SELECT holder, attempts, due_at > now() FROM work_item")).fetchall()
-    assert found == [(None, 1, True)] * 2
+    assert sorted(operator.seen) == [1, 2, 3, 5, 6, 7, 8, 9]
+    found = await (
+        await conn.execute("SELECT object_id, holder, due_at > now() FROM work_item WHERE attempts = 1")
+    ).fetchall()
+    assert found == [(4, None, True)]
+
+
+async def test_what_was_settled_before_its_batch_broke_is_not_done_again(conn: Connection, registry: None) -> None:
+    await items(conn, 4)
+    operator = Recorder()
+
+    async def breaks_half_way(seat: Seat, claims: list[Claim]) -> None:
+        await operator(seat, claims[:1])
+        if len(claims) > 1:
+            raise ZeroDivisionError("a bug")
+
+    register_operator(Operator(KIND, breaks_half_way))
+    await worker.run_once(conn=conn, me=1)
+    assert sorted(operator.seen) == [1, 2, 3, 4]
 
 
 async def test_nothing_new_is_claimed_once_the_process_shall_end(conn: Connection, registry: None) -> None:

@@ -6,39 +6,59 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as Tree
+from collections import Counter
 from pathlib import Path
+from typing import Final
 
+from lab.faketime import preload
+from lab.requirements import HOST_TOOLS, LabError, check
 from tests.faults.matrix import ROWS, Row
 
 HERE = Path(__file__).parents[1]
 
 
+LAB: Final = "lab/"
+NEEDS_ROOT: Final = "needs root"
+
+
 def main() -> int:
     there = {test for row in ROWS for test in row.tests if (HERE / test.partition("::")[0]).exists()}
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-n",
-            "2",
-            "-m",
-            "not lab and not browser and not kube",
-            f"--junitxml={report}",
-        ]
-        ended = subprocess.run([*command, *(str(HERE / t) for t in sorted(_widest(there)))], check=False)
-        results = _results(report)
-    survived = built = 0
+    lab = {test for test in there if test.startswith(LAB)}
+    code, results = _run(there - lab, "-n", "2", "-m", "not lab and not browser and not kube")
+    why = _no_lab()
+    if not why:
+        ended, found = _run(lab, "-p", "no:randomly", "-m", "lab and not kube")
+        code, results = code or ended, results | found
+    said = {row: _of(row, results, lab=not why) for row in ROWS}
     width = max(len(r.fault) for r in ROWS)
     for row in ROWS:
-        said = _of(row, results)
-        built += said != "not built"
-        survived += said == "survived"
-        sys.stdout.write(f"{row.fault:{width}}  {'must' if row.must else '    '}  {said:9}  {row.oracle}\n")
-    sys.stdout.write(f"\n{survived} of {len(ROWS)} rows survived; {len(ROWS) - built} are not built yet.\n")
-    return ended.returncode
+        sys.stdout.write(f"{row.fault:{width}}  {'must' if row.must else '    '}  {said[row]:10}  {row.oracle}\n")
+    counted = Counter(said.values())
+    sys.stdout.write(
+        f"\n{counted['survived']} of {len(ROWS)} rows survived; {counted['not built']} are not built yet.\n"
+    )
+    if counted[NEEDS_ROOT]:
+        sys.stdout.write(f"{counted[NEEDS_ROOT]} rows were not tried: {why}\n")
+    return code
+
+
+def _no_lab() -> str:
+    """Why the rows of the lab cannot be tried here; empty when they can."""
+    try:
+        check((*HOST_TOOLS, "iptables", "nsenter"))
+        preload("+0")
+    except LabError as error:
+        return str(error)
+    return ""
+
+
+def _run(tests: set[str], *options: str) -> tuple[int, dict[str, bool]]:
+    """Pytest's code and what became of the tests, by node id."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", *options, f"--junitxml={report}"]
+        ended = subprocess.run([*command, *(str(HERE / t) for t in sorted(_widest(tests)))], check=False)
+        return ended.returncode, _results(report)
 
 
 def _widest(tests: set[str]) -> set[str]:
@@ -56,9 +76,12 @@ def _results(report: Path) -> dict[str, bool]:
     return found
 
 
-def _of(row: Row, results: dict[str, bool]) -> str:
+def _of(row: Row, results: dict[str, bool], *, lab: bool = True) -> str:
+    """How a row ended. `lab`: its tests in the lab were tried."""
     if not row.tests:
         return "not built"
+    if not lab and any(t.startswith(LAB) for t in row.tests):
+        return NEEDS_ROOT
     parts = [
         [ok for name, ok in results.items() if name == t or name.startswith((f"{t}::", f"{t}/"))] for t in row.tests
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.__main__ import _of, _results, _widest
+from tests.faults.__main__ import NEEDS_ROOT, _of, _results, _widest
 from tests.faults.matrix import ROWS, Row
 
 HERE = Path(__file__).parents[1]
@@ -31,6 +31,13 @@ def test_a_row_survives_only_if_all_of_its_tests_ran_and_passed(tmp_path: Path) 
     assert _of(Row("f", "o", ("a",)), results) == "FAILED"
     assert _of(Row("f", "o", ("a/test_b.py::test_z",)), results) == "not built"
     assert _of(Row("f", "o"), results) == "not built"
+
+
+def test_a_row_of_the_lab_that_was_not_tried_says_what_it_needs() -> None:
+    row = Row("f", "o", ("lab/test_b.py", "a/test_b.py::test_y"))
+    assert _of(row, {"a/test_b.py::test_y": True}, lab=False) == NEEDS_ROOT
+    assert _of(row, {"a/test_b.py::test_y": True}) == "not built"
+    assert _of(row, {"a/test_b.py::test_y": True, "lab/test_b.py::test_x": True}) == "survived"
 
 
 def test_a_folder_brings_its_files_along() -> None:
