@@ -48,7 +48,8 @@ SELECT max(p.id), coalesce(array_agg(p.id ORDER BY p.id) FILTER (WHERE p.phase N
 """
 
 # New faults and moves of known ones. What a storm says of a thousand machines alike is given, and made to JSON, once (`g`); `shapes` tells
-# each its own. Rows are locked in id order and looked at again; an illegal move is left out and said.
+# each its own. When a confirmed fault is due is said by orders (see `REFUSE`), and stays: a look that finds it as it was must not
+# take away the time at which its repair is asked for again. Rows are locked in id order and looked at again; an illegal move is left out and said.
 WRITE: Final[LiteralString] = """
 WITH g AS MATERIALIZED (
   SELECT g.*, jsonb_build_object('reason', reason, 'message', message) AS said,
@@ -67,7 +68,7 @@ st AS MATERIALIZED (
 p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM r) + 4) AS base),
 n AS MATERIALIZED (SELECT st.*, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), old_rv + 1) AS rv FROM st WHERE lawful AND changed),
 calm AS (
-  UPDATE recovery_fault f SET due_at = CASE WHEN st.due IS NULL THEN NULL ELSE now() + st.due * interval '1 s' END, held_since = st.held, cleared_since = st.cleared, flips = st.flips
+  UPDATE recovery_fault f SET due_at = CASE WHEN f.phase = 'Confirmed' AND f.cleared_since IS NULL AND st.cleared IS NULL THEN coalesce(f.due_at, now()) WHEN st.due IS NULL THEN NULL ELSE now() + st.due * interval '1 s' END, held_since = st.held, cleared_since = st.cleared, flips = st.flips
   FROM st WHERE f.id = st.id AND NOT (st.lawful AND st.changed)),
 up AS (
   UPDATE recovery_fault f SET rv = n.rv, phase = n.phase, sources = n.sources, count = n.count, held_since = n.held, cleared_since = n.cleared, flips = n.flips,

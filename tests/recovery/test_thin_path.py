@@ -54,6 +54,24 @@ async def test_a_unit_that_fell_over_is_found_permitted_restarted_verified_and_t
     ]  # fmt: skip
 
 
+async def test_a_repair_that_was_refused_is_asked_for_again_whoever_looks_at_the_machine_meanwhile(
+    world: World,
+) -> None:
+    await world.playbook()
+    await world.rule()
+    await running(world)
+    stopped(await world.box())
+    await world.step()
+    await world.detect()
+    await world.conn.execute("INSERT INTO breaker (dim, key, state, why) VALUES ('fleet', 0, 'open', 'x')")
+    assert (await world.order()).machines == ()
+    assert (await world.fault())["status"]["repair"]["reason"] == "FleetBreaker"
+    due = "SELECT due_at FROM recovery_fault WHERE phase = 'Confirmed'"
+    before = await (await world.conn.execute(due)).fetchall()
+    assert await world.detect() == 0
+    assert await (await world.conn.execute(due)).fetchall() == before != [(None,)]
+
+
 async def test_evidence_of_a_repair_is_read_through_the_api(world: World) -> None:
     from fleet.api.rights import SYSTEM
     from fleet.control.threads import in_thread
