@@ -52,6 +52,11 @@ class State:
         lost = not (self.home / "secrets.json").exists() and self.database.exists()
         return self.database.parent if lost else None
 
+    @property
+    def is_bereft(self) -> bool:
+        """Whether its database is gone, though it was filled once: a new one would know nothing of what runs."""
+        return (self.home / "kubeconfig").exists() and not self.database.exists()
+
     def environment(self) -> dict[str, str]:
         """Secrets as environment variables, made at random on the first start."""
         path = self.home / "secrets.json"

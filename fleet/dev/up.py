@@ -107,6 +107,10 @@ def _run(state: State, options: argparse.Namespace, begun: float) -> int:
         raise Refused(
             f"{state.orphan} holds the database of an earlier start, whose secrets went with .fleet. Remove it: rm -r {state.orphan}"
         )
+    if state.is_bereft:
+        raise Refused(
+            f"the database of this Fleet is gone: {state.database}. Put it back, or begin anew: rm -r {state.home.name}"
+        )
     logs = state.home / "logs"
     postgres = Postgres(
         data=state.database, sockets=state.sockets, log=logs / "postgres.log", settings={"shared_buffers": "64MB"}
