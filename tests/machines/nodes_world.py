@@ -26,6 +26,11 @@ from tests.machines.loop import Loop, package
 from tests.simulator.api_servers import LOOPBACK
 
 CLUSTER: Final = "iad1-web"
+_ORDER: Final = """
+INSERT INTO machines_operation (id, uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at, machine_id, machine_uid, cluster_id, owner_class, phase, epoch)
+SELECT nextval('machines_operation_id_seq'), gen_random_uuid(), 'm1-repair-' || currval('machines_operation_id_seq'), fleet_pos(4), 1, '{}', '{}', '[]', '[]',
+  jsonb_build_object('machine', 'm1', 'clusterName', %s::text, 'verb', 'Repair', 'owner', 'remediation/r1', 'steps', %s::jsonb), '{"steps": []}', now(), id, uid, cluster_id, 2, 'Pending', 0 FROM machine
+"""
 TAINT: Final = {"key": "fleet.dev/joining", "effect": "NoSchedule"}
 
 
@@ -130,6 +135,10 @@ class NodesWorld:
         await packing.ensure_entries(conn, [condition])
         packed = packing.pack([condition], (), datetime.now(UTC))
         await conn.execute("UPDATE machine_state SET x_cond = %s WHERE name = %s", [packed.array, machine])
+
+    async def repair(self, *rung: Json) -> None:
+        """A rung of these steps for m1, as recovery orders it; nobody else may ask for a Repair."""
+        await self.loop.conn.execute(_ORDER, [CLUSTER, orjson.dumps(rung).decode()])
 
     async def scheduling(self, name: str = "m1") -> Json:
         found = await self.loop.get(name)

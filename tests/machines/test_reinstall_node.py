@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-import orjson
 import pytest
 
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from machines import join
-from tests.machines.nodes_world import CLUSTER, NodesWorld, with_a_kubelet
+from tests.machines.nodes_world import NodesWorld, with_a_kubelet
 from tests.simulator.api_servers import ApiServer, simulated
 
 pytestmark = pytest.mark.django_db(transaction=True)
 RUNG: list[Json] = [{"action": "Isolate"}, {"action": "Drain"}, {"action": "Reinstall"}]
-# As recovery orders a rung; nobody else may ask for a Repair.
-ORDER = """
-INSERT INTO machines_operation (id, uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at, machine_id, machine_uid, cluster_id, owner_class, phase, epoch)
-SELECT nextval('machines_operation_id_seq'), gen_random_uuid(), 'm1-repair', fleet_pos(4), 1, '{}', '{}', '[]', '[]',
-  jsonb_build_object('machine', 'm1', 'clusterName', %s::text, 'verb', 'Repair', 'owner', 'remediation/r1', 'steps', %s::jsonb), '{"steps": []}', now(), id, uid, cluster_id, 2, 'Pending', 0 FROM machine
-"""
 
 
 @pytest.fixture
@@ -44,7 +37,7 @@ async def joined(world: NodesWorld) -> None:
 
 
 async def ordered(world: NodesWorld) -> None:
-    await world.loop.conn.execute(ORDER, [CLUSTER, orjson.dumps(RUNG).decode()])
+    await world.repair(*RUNG)
 
 
 async def steps(world: NodesWorld, verb: str) -> list[Json]:

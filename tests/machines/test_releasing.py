@@ -11,17 +11,11 @@ from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from machines.releasing import MARK, OUT_OF_SERVICE
 from simulator.box import Box
-from tests.machines.nodes_world import CLUSTER, NodesWorld, with_a_kubelet
+from tests.machines.nodes_world import NodesWorld, with_a_kubelet
 from tests.machines.pods import DAEMONS, pod
 from tests.simulator.api_servers import ApiServer, simulated
 
 pytestmark = pytest.mark.django_db(transaction=True)
-# As recovery orders a rung; nobody else may ask for a Repair.
-ORDER = """
-INSERT INTO machines_operation (id, uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at, machine_id, machine_uid, cluster_id, owner_class, phase, epoch)
-SELECT nextval('machines_operation_id_seq'), gen_random_uuid(), 'm1-repair-' || currval('machines_operation_id_seq'), fleet_pos(4), 1, '{}', '{}', '[]', '[]',
-  jsonb_build_object('machine', 'm1', 'clusterName', %s::text, 'verb', 'Repair', 'owner', 'remediation/r1', 'steps', %s::jsonb), '{"steps": []}', now(), id, uid, cluster_id, 2, 'Pending', 0 FROM machine
-"""
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ async def names(world: NodesWorld) -> list[str]:
 async def without_power(world: NodesWorld, **ready: str) -> None:
     (await box(world)).faults["power-off"] = {"at": world.loop.hosts.now}
     await world.report(**({"Ready": "Unknown"} | ready))
-    await world.loop.conn.execute(ORDER, [CLUSTER, orjson.dumps([{"action": "PowerCycle"}]).decode()])
+    await world.repair({"action": "PowerCycle"})
 
 
 async def step(world: NodesWorld) -> Json:
