@@ -9,7 +9,7 @@ from tests.recovery.world import ASK, World
 
 RUNG: Json = {"name": "reinstall", "steps": [{"action": "Isolate"}, {"action": "Drain"}, {"action": "Reinstall"}], "verifySeconds": 600}  # fmt: skip
 BROKEN: list[Json] = [{"condition": "RootFilesystemCorrupt"}]
-ENDS = 45  # turns of five seconds in which an installation and everything after it have ended
+ENDS = 90  # turns of five seconds in which an installation and everything after it have ended; half as many, give or take ten, are taken
 
 
 class Disk(World):
@@ -36,6 +36,14 @@ class Disk(World):
                 return
             await self.turn()
         raise AssertionError((await self.operations())[0]["status"])
+
+    async def until_ended(self) -> tuple[str, str]:
+        """Turns until the remediation has ended, or for as long as it may take; phases as of `end`."""
+        for _ in range(ENDS):
+            await self.turn()
+            if (await self.end())[1] in ("Succeeded", "Escalated", "Cancelled"):
+                break
+        return await self.end()
 
     async def end(self) -> tuple[str, str]:
         """Phases of the fault and of its remediation."""

@@ -30,8 +30,7 @@ async def test_a_host_is_installed_anew_and_holds_what_was_accepted_again(disk: 
     await disk.turn(3)
     assert (box.packages.get("pouch"), box.marker, box.epoch) == (None, "", -1)  # nothing of Fleet is there
     await disk.well()
-    await disk.turn(ENDS)
-    assert await disk.end() == ("Resolved", "Succeeded"), await disk.remediation()
+    assert await disk.until_ended() == ("Resolved", "Succeeded"), await disk.remediation()
     assert await disk.steps() == [
         ("permit", "Granted"), ("isolate", "NotANode"), ("drain", "NotANode"), ("collect-evidence", "Done"), ("reinstall", "Reinstalled"),
         ("provision", "Planned"), ("stage-package", "Done"), ("install-package", "Done"), ("write-files", "Done"), ("set-units", "Done"),
@@ -120,8 +119,7 @@ async def test_a_request_whose_answer_is_lost_is_not_made_again(disk: Disk) -> N
     disk.provisioners.loses = 1
     await disk.until_asked()
     await disk.well()
-    await disk.turn(ENDS)
-    assert await disk.end() == ("Resolved", "Succeeded")
+    assert await disk.until_ended() == ("Resolved", "Succeeded")
     assert (len(disk.provisioners.asked), box.installs) == (1, 1)
 
 
@@ -131,8 +129,7 @@ async def test_a_request_that_was_refused_is_made_again_and_one_that_always_is_e
     await disk.until_asked()
     assert len(disk.provisioners.asked) == 1
     await disk.well()
-    await disk.turn(ENDS)
-    assert (await disk.end(), box.installs) == (("Resolved", "Succeeded"), 1)
+    assert (await disk.until_ended(), box.installs) == (("Resolved", "Succeeded"), 1)
 
 
 async def test_a_provisioner_that_always_refuses_is_given_up_before_anything_was_done(disk: Disk) -> None:
@@ -161,8 +158,7 @@ async def test_a_provisioner_that_falls_silent_in_the_middle_is_waited_for(disk:
     assert (await disk.steps())[4] == ("reinstall", "ProvisionerUnreachable")
     del box.faults["provisioner-silent"]
     await disk.well()
-    await disk.turn(ENDS)
-    assert (await disk.end(), len(disk.provisioners.asked)) == (("Resolved", "Succeeded"), 1)
+    assert (await disk.until_ended(), len(disk.provisioners.asked)) == (("Resolved", "Succeeded"), 1)
 
 
 @pytest.mark.parametrize(("fault", "outcome", "seconds"), [("never-returns", "NotBack", 60.0), ("reinstall-stuck", "InstallTimedOut", 200.0)])  # fmt: skip
@@ -215,8 +211,7 @@ async def test_a_worker_that_dies_after_the_request_leaves_one_installation(disk
     disk.point = lives
     await disk.conn.execute("UPDATE work_item SET holder = NULL WHERE kind = 1")
     await disk.well()
-    await disk.turn(ENDS)
-    assert await disk.end() == ("Resolved", "Succeeded")
+    assert await disk.until_ended() == ("Resolved", "Succeeded")
     assert (len(disk.provisioners.asked), box.installs) == (1, 1)
 
 
@@ -276,8 +271,7 @@ async def test_a_silent_host_is_installed_anew_without_its_word(disk: Disk) -> N
     box.faults["hang"] = {"at": disk.hosts.now}
     await disk.until_asked()
     await disk.well()
-    await disk.turn(ENDS)
-    assert await disk.end() == ("Resolved", "Succeeded")
+    assert await disk.until_ended() == ("Resolved", "Succeeded")
     assert (await disk.steps())[3:5] == [("collect-evidence", "NotCollected"), ("reinstall", "Reinstalled")]
 
 
@@ -336,8 +330,7 @@ async def test_the_host_key_of_the_new_system_takes_the_place_of_the_old_one(dis
     await disk.detect()
     await disk.until_asked()
     await disk.well()
-    await disk.turn(ENDS)
-    assert await disk.end() == ("Resolved", "Succeeded"), await disk.remediation()
+    assert await disk.until_ended() == ("Resolved", "Succeeded"), await disk.remediation()
     machine = await disk.get()
     assert machine is not None
     assert machine["spec"]["driver"] == {"type": "simulated", "hostKeys": [(await disk.box()).host_key]}
