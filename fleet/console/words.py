@@ -93,6 +93,7 @@ _NEXT: Final[dict[str, str]] = {
     "RolledBack": "publish a version that passes its health check",
     "HealthCheckFailed": "read the health check's words on the host",
     "VersionsUnresolved": "correct the version that nobody has declared",
+    "OutOfServiceStands": "take the taint node.kubernetes.io/out-of-service off the node, then switch the power on",
     "NoProvisioner": "install the system by hand, then run the repair again",
     "NotReinstalled": "find out why the provisioner's new system was not started",
     "InstallTimedOut": "look at the provisioner: the installation does not end",
