@@ -63,12 +63,16 @@ class ControlGroup:
         return found - {0}
 
     def kill(self, *, spare: frozenset[int] = frozenset(), seconds: float = 10) -> None:
-        """SIGKILL everything in the group but `spare` and wait until it is gone."""
+        """SIGKILL everything in the group but `spare` and wait until it is gone.
+
+        All are stopped before the first is killed: a systemd that saw one die would still begin what is to follow that.
+        """
         deadline = time.monotonic() + seconds
         while pids := {pid for pid in self.pids() - spare if not _is_zombie(pid)}:
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in sorted(pids):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
             if time.monotonic() > deadline:
                 raise LabError(f"Processes of the lab's group {self.name} do not end: {sorted(pids)}.")
             time.sleep(0.02)
