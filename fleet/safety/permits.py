@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.pq import TransactionStatus
 
 Connection = AsyncConnection[Any]
+log = logging.getLogger(__name__)
 
 _BATCH: Final = 1_000  # machines a transaction: the one lock is held for tens of milliseconds at most
 _PATIENCE_SECONDS: Final = 5.0
@@ -73,6 +75,7 @@ async def permits(conn: Connection, asks: Sequence[Ask]) -> dict[int, Answer]:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 answers.update(await _ask(conn, part))
         except (psycopg.Error, TimeoutError) as error:
+            log.warning("the safety ledger did not answer: %s", str(error) or type(error).__name__)
             answers.update(unavailable(part, error))
     return answers
 

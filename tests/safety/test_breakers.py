@@ -17,8 +17,8 @@ async def open_one(ledger: Ledger, machines: int = 100) -> list[int]:
     ids = await ledger.cluster("a", machines, racks=1)
     await ledger.sql("UPDATE capacity SET rack_id = 0")
     await ledger.policy("wide", {"cluster": "a"}, percent=100)
-    await ledger.granted(ids)
-    assert await ledger.breaker() == "open"
+    answers = await ledger.ask(ids)
+    assert await ledger.breaker() == "open", {(a.reason, a.message) for a in answers.values()}
     await ledger.give_back(*ids)
     return ids
 
