@@ -118,13 +118,18 @@ def _kubelets(found: Mapping[str, int]) -> str:
     return "1 kubelet is" if number == 1 else f"{number} kubelets are"
 
 
+def is_short(row: Json) -> bool:
+    """Whether a component (`status.components[]`) has fewer pods ready than it shall have."""
+    there, _, shall = str(row.get("replicas", "")).partition("/")
+    return there != shall
+
+
 def replicas_missing(rows: Sequence[Json]) -> list[str]:
     """Components (`status.components[]`) that work with fewer pods than they shall have: one at a time is replaced, and one is away already."""
     out = []
     for row in rows:
-        there, _, shall = str(row.get("replicas", "")).partition("/")
-        if row.get("ready") == "True" and there != shall:
-            why = row.get("message") or f"{there} of {shall} pods are ready"
+        if row.get("ready") == "True" and is_short(row):
+            why = row.get("message") or f"{row['replicas'].replace('/', ' of ')} pods are ready"
             out.append(f"{row['name']} lacks replicas, and a change takes one more away: {why}")
     return out
 

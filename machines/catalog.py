@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
 from clusters.following import machine_versions
+from clusters.preflight import is_short
 from fleet.api.approval import usable
 from fleet.control.db import Connection
 from fleet.control.kinds import Json
@@ -143,13 +144,15 @@ async def _clusters(conn: Connection) -> dict[int, Shared]:
     packages = {n: {"kubernetesVersion": k, "machineVersions": v or {}} for n, k, v in await found.fetchall()}
     rows = await conn.execute(
         "SELECT id, name, spec, annotations, jsonb_build_object('packageVersion', status -> 'packageVersion'),"
-        """ status -> 'conditions' @> '[{"type": "Ready", "status": "True"}]' AND NOT EXISTS (SELECT FROM jsonb_array_elements(status -> 'components') c"""
-        " WHERE split_part(c ->> 'replicas', '/', 1) <> split_part(c ->> 'replicas', '/', 2)) FROM clusters_cluster"
+        """ status -> 'conditions' @> '[{"type": "Ready", "status": "True"}]' , coalesce(status -> 'components', '[]') FROM clusters_cluster"""
     )
     return {
-        id_: Shared(id_, name, spec, annotations, machine_versions(spec, status, packages), _carrier(spec), bool(ready))
-        for id_, name, spec, annotations, status, ready in await rows.fetchall()
-    }
+        id_: Shared(
+            id_, name, spec, annotations, machine_versions(spec, status, packages), _carrier(spec),
+            bool(ready) and not any(is_short(c) for c in components),
+        )
+        for id_, name, spec, annotations, status, ready, components in await rows.fetchall()
+    }  # fmt: skip
 
 
 def _carrier(spec: Json) -> str:

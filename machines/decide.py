@@ -87,10 +87,7 @@ def advance_one(
     fresh = _planned(operation, row, judged)
     if isinstance(fresh, Move):
         return fresh
-    scene = scene_of(row, fresh, judged, known, now)
-    if no_installer and step_of(fresh.status) is not None and not scene.barred[0]:
-        scene = replace(scene, barred=("NoProvisioner", no_installer))
-    return operations.advance(fresh, scene)
+    return operations.advance(fresh, scene_of(row, fresh, judged, known, now, no_installer))
 
 
 def _planned(operation: OperationRow, row: Row, judged: Judgement) -> OperationRow | Move:
@@ -131,7 +128,9 @@ def _why(operation: OperationRow) -> str:
     return RECOVER if operation.spec["verb"] == REPAIR else "person"
 
 
-def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalog, now: datetime) -> Scene:
+def scene_of(
+    row: Row, operation: OperationRow, judged: Judgement, known: Catalog, now: datetime, no_installer: str = ""
+) -> Scene:
     """What the move is decided from."""
     idc = known.idcs.get(row.spec.get("idc", ""))
     mirrors = tuple((m["from"], m["to"]) for m in idc.spec.get("mirrors", [])) if idc else ()
@@ -151,7 +150,7 @@ def scene_of(row: Row, operation: OperationRow, judged: Judgement, known: Catalo
         node=row.node,
         node_ready=is_true(row.conditions, "NodeReady"),
         boot_id=judged.facts.boot_id or str(row.last_facts.get("bootId", "")),
-        barred=_barred(row, operation, judged, known),
+        barred=_barred(row, operation, judged, known, no_installer),
         again=_again(row, operation, judged, known),
     )
 
@@ -161,7 +160,7 @@ def _joined(row: Row, judged: Judgement) -> bool:
     return row.node is not None and KUBELET in by_name(judged.chosen.body or {})
 
 
-def _barred(row: Row, operation: OperationRow, judged: Judgement, known: Catalog) -> tuple[str, str]:
+def _barred(row: Row, operation: OperationRow, judged: Judgement, known: Catalog, no_installer: str) -> tuple[str, str]:
     """(reason, sentence) why the host's system may not be installed anew, where that is wanted, apart from holds and permits."""
     if step_of(operation.status) is None:
         return "", ""
@@ -178,7 +177,7 @@ def _barred(row: Row, operation: OperationRow, judged: Judgement, known: Catalog
             "CannotRejoin",
             f"Cluster {cluster.name} was made by others: Fleet could not let the machine join it again.",
         )
-    return "", ""
+    return ("NoProvisioner", no_installer) if no_installer else ("", "")
 
 
 def _again(row: Row, operation: OperationRow, judged: Judgement, known: Catalog) -> Plan | None:

@@ -235,12 +235,33 @@ def _after(pods: list[Pod], last: str) -> list[Pod]:
     return pods[at:] + pods[:at] if len(pods) > ROUND else pods
 
 
+def is_at_home(pod: Pod) -> bool:
+    """Static pods and daemons belong to their node: nobody would run them elsewhere."""
+    meta = pod.metadata
+    return MIRROR in meta.annotations or any(o.controller and o.kind == "DaemonSet" for o in meta.owners)
+
+
+def has_ended(pod: Pod) -> bool:
+    """It runs no more, and holds nothing."""
+    return pod.status.phase in ("Succeeded", "Failed")
+
+
+def nobody_makes_anew(pod: Pod, options: Options) -> bool:
+    """Whether it would be gone for good, and nobody said that it may be."""
+    return not options.evict_unmanaged and not any(o.controller for o in pod.metadata.owners)
+
+
+def data_at_stake(pod: Pod, options: Options) -> str:
+    """Names of its volumes whose data would be lost, where nobody said that it may be; "" = none."""
+    return (
+        "" if options.delete_empty_dir_data else ", ".join(v.name for v in pod.spec.volumes if v.empty_dir is not None)
+    )
+
+
 def _stand(pod: Pod, options: Options, progress: Json, now: datetime) -> Stand:
     meta = pod.metadata
     word = options.word(pod)
-    if MIRROR in meta.annotations or any(o.controller and o.kind == "DaemonSet" for o in meta.owners):
-        return Stand(pod, "Stays")
-    if pod.status.phase in ("Succeeded", "Failed") or word == "skip":
+    if is_at_home(pod) or has_ended(pod) or word == "skip":
         return Stand(pod, "Stays")
     if not _WORD.fullmatch(word):
         return Stand(pod, "RuleUnknown", 0, f"{RULE} is {word[:63]!r}; it may be skip, wait or a number")
@@ -257,9 +278,9 @@ def _stand(pod: Pod, options: Options, progress: Json, now: datetime) -> Stand:
         if (now - datetime.fromisoformat(asked)).total_seconds() < options.hand_off_seconds:
             return Stand(pod, "Asked", order)
         late = f"its owner did not move it in {options.hand_off_seconds} s; "
-    if not options.evict_unmanaged and not any(o.controller for o in meta.owners):
+    if nobody_makes_anew(pod, options):
         return Stand(pod, "Unmanaged", order, f"{late}it has no controller that would make it anew")
-    data = ", ".join(v.name for v in pod.spec.volumes if v.empty_dir is not None)
-    if data and not options.delete_empty_dir_data:
+    data = data_at_stake(pod, options)
+    if data:
         return Stand(pod, "EmptyDirData", order, f"{late}its data in emptyDir ({data}) would be lost")
     return Stand(pod, "Evict", order)

@@ -17,7 +17,7 @@ from machines.drain import HAND_OFF, REQUESTED, Options, Pod, decide, keeps_from
 from machines.drained import Answer, Drained, begun, conclude, rest, rests, unseen
 from machines.watch.seen import Node, one_node
 
-__all__ = ["Drained", "Options", "drain", "pods_of", "take_back", "unreached"]
+__all__ = ["NO_ANSWER", "Drained", "Options", "drain", "pods_of", "take_back", "unreached"]
 
 LOOK_SECONDS: Final = 4.0
 ACT_SECONDS: Final = 6.0
@@ -25,7 +25,7 @@ LOOKS: Final = 3  # lists that must agree before a node is believed to be empty:
 AT_ONCE: Final = 10  # requests of one drain side by side
 _PODS: Final = "/api/v1/pods"
 _TWO_BUDGETS: Final = "more than one PodDisruptionBudget"  # of a 500 that no time heals
-_NO_ANSWER: Final = (KubeUnreachable, KubeError, msgspec.DecodeError, TimeoutError)
+NO_ANSWER: Final = (KubeUnreachable, KubeError, msgspec.DecodeError, TimeoutError)
 
 
 async def drain(kube: Kube, node: str, options: Options, progress: Json, now: datetime) -> Drained:
@@ -51,7 +51,7 @@ async def take_back(kube: Kube, node: str) -> bool:
     try:
         async with asyncio.timeout(LOOK_SECONDS):
             told = [p for p in await pods_of(kube, node) if p.metadata.labels.get(HAND_OFF) == REQUESTED]
-    except _NO_ANSWER:
+    except NO_ANSWER:
         return False
     answers = await _each(told, lambda pod: _label(kube, pod, None))
     return all(p.uid in answers and answers[p.uid].said in ("Told", "Gone") for p in told)
@@ -78,7 +78,7 @@ async def _round(kube: Kube, node: str, options: Options, progress: Json, now: d
                 turn = decide(await pods_of(kube, node), options, progress, now)
                 if turn.left:
                     break
-    except _NO_ANSWER as error:
+    except NO_ANSWER as error:
         wait = error.retry_seconds if isinstance(error, KubeError) else 0.0
         text = f"The API server did not show the node's pods: {str(error) or f'no answer in {LOOK_SECONDS:.0f} s'}."
         return unseen(options, rest(progress, now, wait), now, "Waiting", "NoAnswer", text)

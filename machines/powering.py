@@ -12,6 +12,7 @@ from machines.bmc import Bmc, BmcError, PowerState
 from machines.catalog import Catalog
 from machines.controllers import SIMULATED, read_bmc_logins
 from machines.drain import Options
+from machines.drainer import NO_ANSWER
 from machines.evidence import keep_evidence
 from machines.gates import NodeRow
 from machines.hosts import StepRef, StepResult
@@ -57,7 +58,7 @@ async def _let_go(each: Pass, node: NodeRow, progress: Json, power: PowerState, 
     try:
         async with asyncio.timeout(NODE_SECONDS):
             return await releasing.let_go(kube, node, operation.name, options, progress, power, now, cut=cut)
-    except releasing.NO_ANSWER as error:
+    except NO_ANSWER as error:
         return releasing.unanswered(progress, power, error, now)
 
 

@@ -13,13 +13,11 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
-import msgspec
-
-from clusters.kube import Kube, KubeError, KubeUnreachable
+from clusters.kube import Kube
 from fleet.control.kinds import Json
 from fleet.control.times import format_time
 from machines.bmc import PowerState
-from machines.drain import MIRROR, Options, Pod
+from machines.drain import Options, Pod, data_at_stake, has_ended, is_at_home, nobody_makes_anew
 from machines.drainer import pods_of
 from machines.gates import NodeRow
 from machines.nodes import NODES
@@ -31,7 +29,6 @@ MARK: Final = "fleet.dev/out-of-service"  # annotation: the Operation that put t
 RELEASE_SECONDS: Final = 180.0  # a machine is not kept off for longer than that for its pods
 SILENT_SECONDS: Final = 60.0  # without an answer, before anything was put on the node
 STANDS_SECONDS: Final = 900.0  # without an answer, while the taint may stand
-NO_ANSWER: Final = (KubeUnreachable, KubeError, msgspec.DecodeError, TimeoutError)
 _NAMED: Final = 3
 
 
@@ -51,7 +48,7 @@ async def let_go(
     stands, ours = _taint_of(live)
     if stands and not ours:
         return _released(progress, power, now, 0, "Somebody else called its node out of service.")
-    pods = [p for p in await pods_of(kube, node.name) if _must_go(p)]
+    pods = [p for p in await pods_of(kube, node.name) if not is_at_home(p) and not has_ended(p)]
     release = progress.get("release")
     if release is None and ours:  # left there by an Operation that could not take it away
         release = {"since": format_time(now), "pods": len(pods), "tainted": True}
@@ -63,9 +60,8 @@ async def let_go(
         return waiting("Off", text, progress | {"release": {"since": format_time(now), "pods": len(pods)}}, 0.05)
     gone = max(0, release["pods"] - len(pods))
     over = cut or power != "Off" or not pods or seconds_since(release["since"], now) > RELEASE_SECONDS
-    if not ours and (
-        over or release.get("tainted")
-    ):  # in the second case a person took it away: nothing more is asked of the pods
+    taken_away = not ours and bool(release.get("tainted"))  # by a person: nothing more is asked of the pods
+    if taken_away or (over and not ours):
         return _released(progress, power, now, gone, "")
     if over:
         await kube.patch(path, _without(live))
@@ -110,13 +106,6 @@ def _without_trouble(progress: Json) -> Json:
     return {k: v for k, v in progress.items() if k != "releaseTrouble"}
 
 
-def _must_go(pod: Pod) -> bool:
-    """Daemons and static pods belong to the node; what has ended holds nothing."""
-    meta = pod.metadata
-    at_home = MIRROR in meta.annotations or any(o.controller and o.kind == "DaemonSet" for o in meta.owners)
-    return not at_home and pod.status.phase not in ("Succeeded", "Failed")
-
-
 def _kept(pods: Sequence[Pod], options: Options) -> str:
     """Why the pods are not let go, "" = they may be. What is on its way out already is nobody's loss."""
     found = [(p, why) for p in pods if p.metadata.deleted is None and (why := _keeps(p, options))]
@@ -130,9 +119,9 @@ def _kept(pods: Sequence[Pod], options: Options) -> str:
 def _keeps(pod: Pod, options: Options) -> str:
     if options.word(pod) == "skip":
         return "it is to stay where it is"
-    if not options.evict_unmanaged and not any(o.controller for o in pod.metadata.owners):
+    if nobody_makes_anew(pod, options):
         return "it has no controller that would make it anew"
-    if not options.delete_empty_dir_data and any(v.empty_dir is not None for v in pod.spec.volumes):
+    if data_at_stake(pod, options):
         return "its data in emptyDir would be lost"
     return ""
 

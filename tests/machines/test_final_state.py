@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,16 +15,10 @@ from machines.gates import CLOSED_BY
 from machines.why import why
 from tests.machines.loop import Loop
 from tests.machines.nodes_world import CLUSTER, TAINT, NodesWorld
-from tests.simulator.api_servers import ApiServer, order, simulated
+from tests.simulator.api_servers import ApiServer, order
 
 pytestmark = pytest.mark.django_db(transaction=True)
 GATE = {"conditionType": "example.com/NetworkReady"}
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with simulated() as made:
-        yield made
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -18,15 +18,9 @@ from fleet.control.threads import in_thread
 from machines import join
 from tests.machines.loop import package
 from tests.machines.nodes_world import CLUSTER, NodesWorld, package_version, with_a_kubelet
-from tests.simulator.api_servers import ApiServer, order, simulated
+from tests.simulator.api_servers import ApiServer, order
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with simulated() as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,16 +10,10 @@ from fleet.control.db import Connection
 from fleet.control.kinds import Json
 from machines import join
 from tests.machines.nodes_world import NodesWorld, with_a_kubelet
-from tests.simulator.api_servers import ApiServer, simulated
+from tests.simulator.api_servers import ApiServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 RUNG: list[Json] = [{"action": "Isolate"}, {"action": "Drain"}, {"action": "Reinstall"}]
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with simulated() as made:
-        yield made
 
 
 @pytest.fixture

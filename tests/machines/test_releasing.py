@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import orjson
 import pytest
@@ -13,15 +13,9 @@ from machines.releasing import MARK, OUT_OF_SERVICE
 from simulator.box import Box
 from tests.machines.nodes_world import NodesWorld, with_a_kubelet
 from tests.machines.pods import DAEMONS, pod
-from tests.simulator.api_servers import ApiServer, simulated
+from tests.simulator.api_servers import ApiServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with simulated() as made:
-        yield made
 
 
 @pytest.fixture
