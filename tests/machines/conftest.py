@@ -10,7 +10,7 @@ from tests.simulator.api_servers import ApiServer, simulated
 
 
 @pytest.fixture
-def server() -> Iterator[ApiServer]:
-    """A simulated API server in a process of its own."""
+def api_server() -> Iterator[ApiServer]:
+    """A simulated API server in a process of its own (`server` is Fleet's own: tests/servers.py)."""
     with simulated() as made:
         yield made

@@ -22,8 +22,8 @@ GATE = {"conditionType": "example.com/NetworkReady"}
 
 
 @pytest.fixture
-async def world(conn: Connection, server: ApiServer) -> AsyncIterator[NodesWorld]:
-    made = NodesWorld(Loop(conn), server.endpoint)
+async def world(conn: Connection, api_server: ApiServer) -> AsyncIterator[NodesWorld]:
+    made = NodesWorld(Loop(conn), api_server.endpoint)
     await made.begin(readinessGates=[GATE])
     await made.loop.machine(clusterName=CLUSTER)
     yield made
@@ -161,10 +161,12 @@ async def test_gates_of_a_cluster_that_was_adopted_run_dry(world: NodesWorld) ->
     assert (await world.loop.condition("Schedulable"))[1] == "GateWouldClose"
 
 
-async def test_an_api_server_that_does_not_answer_is_told_and_tried_again(world: NodesWorld, server: ApiServer) -> None:
+async def test_an_api_server_that_does_not_answer_is_told_and_tried_again(
+    world: NodesWorld, api_server: ApiServer
+) -> None:
     await world.node()
     order(
-        server.endpoint.server,
+        api_server.endpoint.server,
         "faults",
         {"what": "refuse", "code": 500, "verbs": ["patch"], "path": "/api/v1/nodes", "times": 1},
     )

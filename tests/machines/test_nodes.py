@@ -24,8 +24,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-async def world(conn: Connection, server: ApiServer) -> AsyncIterator[NodesWorld]:
-    async with with_a_kubelet(conn, server.endpoint) as made:
+async def world(conn: Connection, api_server: ApiServer) -> AsyncIterator[NodesWorld]:
+    async with with_a_kubelet(conn, api_server.endpoint) as made:
         yield made
 
 

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-async def world(conn: Connection, server: ApiServer) -> AsyncIterator[NodesWorld]:
+async def world(conn: Connection, api_server: ApiServer) -> AsyncIterator[NodesWorld]:
     """A machine with a controller that was a node, and lost its power."""
-    async with with_a_kubelet(conn, server.endpoint, bmc={"address": "10.200.0.1"}) as made:
+    async with with_a_kubelet(conn, api_server.endpoint, bmc={"address": "10.200.0.1"}) as made:
         await made.turn(20)
         await made.node()
         await made.turn(20)
