@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -98,18 +99,16 @@ class Measure:
         return Run(self._count)
 
     def ours(self, world: World) -> Run:
-        """The same, and what recovery makes of it in the same process; faults elsewhere beside it, on another connection."""
-        from recovery.reacting import react
+        """The same, and what recovery makes of it in the same process, as the watcher does it: beside the writing, on a second connection."""
+        world.run(lambda conn: _with_a_second(lambda other: self._storm(conn, other)))
+        return Run(self._count)
 
-        async def storm(conn: Any) -> None:
+    async def _storm(self, conn: Any, other: Any) -> None:
+        async with _telling(other) as telling:
             for at in range(0, self._count, _BATCH):
                 for line in self._lines[at : at + _BATCH]:
                     self._decode(line)
-                await react(conn, await _say(conn, self._cluster, self._ids[at : at + _BATCH], _SICK))
-                await asyncio.sleep(0)
-
-        world.run(storm)
-        return Run(self._count)
+                telling.add(await _say(conn, self._cluster, self._ids[at : at + _BATCH], _SICK))
 
     def peers(self) -> Mapping[str, Callable[[World], Run]]:
         return {"row by row": self._rows}
@@ -217,17 +216,47 @@ class Measure:
 async def _rage(cluster: int, ids: Sequence[int], done: Any) -> None:
     """The storm in a thread of its own, over and over: it goes sick and well again until it is told to end."""
     from fleet.control import db
-    from recovery.reacting import react
 
     conn = await db.connect()
-    sick = True
-    while not done.is_set():
-        for at in range(0, len(ids), _BATCH):
-            if done.is_set():
-                break
-            await react(conn, await _say(conn, cluster, ids[at : at + _BATCH], _SICK if sick else _READY))
-        sick = not sick
+
+    async def rage(other: Any) -> None:
+        sick = True
+        while not done.is_set():
+            async with _telling(other) as telling:
+                for at in range(0, len(ids), _BATCH):
+                    if done.is_set():
+                        break
+                    telling.add(await _say(conn, cluster, ids[at : at + _BATCH], _SICK if sick else _READY))
+            sick = not sick
+
+    await _with_a_second(rage)
     await conn.close()
+
+
+async def _with_a_second(job: Callable[[Any], Awaitable[None]]) -> None:
+    """Run a job with a connection of its own."""
+    from fleet.control import db
+
+    conn = await db.connect()
+    try:
+        await job(conn)
+    finally:
+        await conn.close()
+
+
+@contextlib.asynccontextmanager
+async def _telling(conn: Any) -> AsyncIterator[Any]:
+    """News are told on this connection, as the watcher tells them; at the end, when all of it is done."""
+    from machines.watch.telling import Telling
+
+    telling = Telling()
+    task = asyncio.create_task(telling.run(lambda job: job(conn)))
+    yield telling
+    while not telling.idle:
+        if task.done():
+            task.result()
+        await asyncio.sleep(0.001)
+    task.cancel()
 
 
 async def _say(conn: Any, cluster: int, ids: Sequence[int], said: tuple[str, str, str]) -> set[int]:

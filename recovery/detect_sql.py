@@ -48,7 +48,7 @@ SELECT max(p.id), coalesce(array_agg(p.id ORDER BY p.id) FILTER (WHERE p.phase N
 """
 
 # New faults and moves of known ones. What a storm says of a thousand machines alike is given, and made to JSON, once (`g`); `shapes` tells
-# each its own. When a confirmed fault is due is said by orders (see `REFUSE`), and stays: a look that finds it as it was must not
+# each its own. Positions follow the order of the arrays, known faults last. When a confirmed fault is due is said by orders (see `REFUSE`), and stays: a look that finds it as it was must not
 # take away the time at which its repair is asked for again. Rows are locked in id order and looked at again; an illegal move is left out and said.
 WRITE: Final[LiteralString] = """
 WITH g AS MATERIALIZED (
@@ -57,7 +57,7 @@ WITH g AS MATERIALIZED (
   FROM unnest(%(cluster)s::int[], %(cluster_name)s::text[], %(type)s::text[], %(category)s::text[], %(severity)s::smallint[], %(phase)s::text[], %(rule)s::text[], %(shadow)s::bool[], %(sources)s::jsonb[], %(count)s::int[],
     %(held)s::timestamptz[], %(cleared)s::timestamptz[], %(due)s::float8[], %(evidence)s::jsonb[], %(flips)s::jsonb[], %(reason)s::text[], %(message)s::text[], %(playbook)s::text[])
     WITH ORDINALITY AS g(cluster, cluster_name, type, category, severity, phase, rule, shadow, sources, count, held, cleared, due, evidence, flips, reason, message, playbook, shape)),
-r AS MATERIALIZED (SELECT a.id, a.machine, a.name, g.* FROM unnest(%(id)s::bigint[], %(machine)s::bigint[], %(name)s::text[], %(shapes)s::int[]) AS a(id, machine, name, shape) JOIN g ON g.shape = a.shape),
+r AS MATERIALIZED (SELECT a.nth, a.id, a.machine, a.name, g.* FROM unnest(%(id)s::bigint[], %(machine)s::bigint[], %(name)s::text[], %(shapes)s::int[]) WITH ORDINALITY AS a(id, machine, name, shape, nth) JOIN g ON g.shape = a.shape),
 st AS MATERIALIZED (
   SELECT r.*, f.rv AS old_rv, f.phase AS was, f.name AS fault, f.status AS old_status,
     f.phase = r.phase OR f.phase || '>' || r.phase = ANY (%(legal)s::text[]) AS lawful,
@@ -66,7 +66,7 @@ st AS MATERIALIZED (
       OR r.rule <> '' AND (f.rule, f.shadow, f.severity) IS DISTINCT FROM (r.rule, r.shadow, r.severity) AS changed
   FROM r JOIN LATERAL (SELECT * FROM recovery_fault WHERE id = r.id AND phase <> 'Resolved' FOR NO KEY UPDATE) f ON true WHERE r.id <> 0 ORDER BY r.id),
 p AS MATERIALIZED (SELECT fleet_pos(4 * (SELECT count(*)::int FROM r) + 4) AS base),
-n AS MATERIALIZED (SELECT st.*, greatest((SELECT base FROM p) + 4 * row_number() OVER (ORDER BY id), old_rv + 1) AS rv FROM st WHERE lawful AND changed),
+n AS MATERIALIZED (SELECT st.*, greatest((SELECT base FROM p) + 4 * nth, old_rv + 1) AS rv FROM st WHERE lawful AND changed),
 calm AS (
   UPDATE recovery_fault f SET due_at = CASE WHEN f.phase = 'Confirmed' AND f.cleared_since IS NULL AND st.cleared IS NULL THEN coalesce(f.due_at, now()) WHEN st.due IS NULL THEN NULL ELSE now() + st.due * interval '1 s' END, held_since = st.held, cleared_since = st.cleared, flips = st.flips
   FROM st WHERE f.id = st.id AND NOT (st.lawful AND st.changed)),
@@ -79,14 +79,14 @@ up AS (
     status = CASE WHEN n.phase IN ('Recovering', 'NeedsPerson') THEN f.status || jsonb_build_object('seen', n.message) ELSE f.status || n.said END
   FROM n WHERE f.id = n.id),
 fresh AS MATERIALIZED (
-  SELECT r.*, nextval('recovery_fault_id_seq') AS new_id, (SELECT base FROM p) + 4 * ((SELECT count(*) FROM n) + row_number() OVER (ORDER BY r.machine, r.type)) AS rv FROM r WHERE r.id = 0),
+  SELECT r.*, nextval('recovery_fault_id_seq') AS new_id, (SELECT base FROM p) + 4 * nth AS rv FROM r WHERE r.id = 0),
 ins AS (
   INSERT INTO recovery_fault (id, uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at, machine_id, cluster_id, type, category, severity, phase, rule, shadow, sources, count,
     first_seen, last_seen, held_since, cleared_since, confirmed_at, due_at, evidence, flips)
   SELECT new_id, gen_random_uuid(), left(name, 180) || '-' || lower(type) || '-' || new_id, rv, 1, '{}', '{}', '[]', '[]',
     spec || jsonb_build_object('machine', name), said, date_trunc('second', now()), machine, cluster, type, category, severity, phase, rule, shadow, sources, count,
     now(), now(), held, NULL, CASE WHEN phase = 'Confirmed' THEN now() END, CASE WHEN phase = 'Confirmed' THEN now() WHEN due IS NULL THEN NULL ELSE now() + due * interval '1 s' END, evidence, flips
-  FROM fresh ON CONFLICT DO NOTHING RETURNING id, rv, machine_id, cluster_id, name, phase, type, severity, shadow, status ->> 'reason' AS reason, status ->> 'message' AS message, spec ->> 'machine' AS machine),
+  FROM fresh ON CONFLICT (machine_id, type) WHERE phase IN ('Open', 'Suspected', 'Confirmed', 'Recovering', 'NeedsPerson') DO NOTHING RETURNING id, rv, machine_id, cluster_id, name, phase, type, severity, shadow, status ->> 'reason' AS reason, status ->> 'message' AS message, spec ->> 'machine' AS machine),
 told AS MATERIALIZED (
   SELECT rv, id, cluster_id, machine_id, phase, name AS fault, type, severity, shadow, reason, message, machine, NULL::text AS was FROM ins
   UNION ALL SELECT rv, id, cluster, machine, phase, fault, type, severity, shadow, reason, message, name, was FROM n),
@@ -96,7 +96,8 @@ ch AS (
 ev AS (
   INSERT INTO event (pos, n, object_id, cluster_id, kind, severity, type, source, data)
   SELECT rv, 0, machine_id, cluster_id, 1, CASE WHEN phase = 'Resolved' OR shadow THEN 0 ELSE severity END, 'dev.fleet.fault.' || lower(phase), '/faults',
-    jsonb_build_object('reason', type, 'message', message, 'name', machine, 'fault', fault, 'phase', phase) || CASE WHEN shadow THEN '{"shadow": true}'::jsonb ELSE '{}' END
+    CASE WHEN shadow THEN jsonb_build_object('reason', type, 'message', message, 'name', machine, 'fault', fault, 'phase', phase, 'shadow', true)
+      ELSE jsonb_build_object('reason', type, 'message', message, 'name', machine, 'fault', fault, 'phase', phase) END
   FROM told WHERE (was IS NULL AND phase <> 'Open' OR was <> phase AND phase <> 'Open'))
 SELECT t.id, t.machine_id, t.phase, t.shadow, t.was IS DISTINCT FROM t.phase FROM told t UNION ALL SELECT -s.id, s.machine, s.phase, false, false FROM st s WHERE NOT s.lawful
 """

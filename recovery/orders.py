@@ -27,7 +27,8 @@ PERMIT_SECONDS: Final = 900
 OUTRANKS: Final = "Outranks"  # the reason of a fault that is worse than the one under repair
 MOST_IN_A_DAY: Final = 3  # remediations of one machine in 24 hours; then a person looks at it
 _SPACE: Final = uuid.UUID("6f1c3c9e-6d0c-4f7e-9c7e-5a0e3f5b8a11")
-_PLAYBOOKS: Final = "SELECT name, spec FROM recovery_playbook WHERE name = ANY (%s) AND deleted_at IS NULL"
+_PLAYBOOKS: Final = "SELECT name, rv, spec FROM recovery_playbook WHERE name = ANY (%s) AND deleted_at IS NULL"
+_MOST_KEPT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Candidate:
     outranks: bool  # the fault that `other` works on is a lesser one; pressure is less than all else
     long: bool  # confirmed more than ten minutes ago
     tries: int
+    playbook_rv: int  # its version now; 0: there is none of that name
 
     @property
     def operation(self) -> str:
@@ -131,11 +133,8 @@ async def order(
     candidates = await _candidates(conn, limit, clusters)
     if not candidates:
         return Ordered()
-    async with conn.pipeline():  # one round trip
-        found = await conn.execute(_PLAYBOOKS, [sorted({c.playbook for c in candidates})], prepare=True)
-        asked = await blindness.ask(conn, {c.cluster_id for c in candidates}, anew=True)
-    ladders = _ladders(await found.fetchall())
-    blind = await blindness.answer(asked)
+    ladders = await _ladders(conn, candidates)
+    blind = await blindness.look(conn, {c.cluster_id for c in candidates})
     refusals: list[Refusal] = []
     asking: dict[int, Candidate] = {}  # the worst fault of each machine: they come in that order
     for each in candidates:
@@ -190,13 +189,21 @@ def _candidate(row: Sequence[Any]) -> Candidate:
     return Candidate(*values)
 
 
-def _ladders(found: Iterable[Sequence[Any]]) -> dict[str, tuple[Ladder, Json]]:
-    """Playbooks by name, each with the spec that a remediation freezes."""
-    out = {}
-    for name, spec in found:
-        spec = orjson.loads(spec) if isinstance(spec, str | bytes) else spec
-        out[name] = (ladder_of(name, spec), spec)
-    return out
+_kept: dict[tuple[str, int], tuple[Ladder, Json]] = {}  # of this process, by name and version
+
+
+async def _ladders(conn: Connection, candidates: Iterable[Candidate]) -> dict[str, tuple[Ladder, Json]]:
+    """Playbooks by name as they stood when the candidates were read, each with the spec that a remediation freezes."""
+    wanted = {(c.playbook, c.playbook_rv) for c in candidates if c.playbook_rv}
+    missing = sorted(name for name, rv in wanted if (name, rv) not in _kept)
+    out: dict[str, tuple[Ladder, Json]] = {}
+    if missing:
+        if len(_kept) > _MOST_KEPT:
+            _kept.clear()
+        for name, rv, spec in await (await conn.execute(_PLAYBOOKS, [missing], prepare=True)).fetchall():
+            spec = orjson.loads(spec) if isinstance(spec, str | bytes) else spec
+            out[name] = _kept[name, rv] = (ladder_of(name, spec), spec)  # of a moment later, if it was just changed
+    return {name: _kept[name, rv] for name, rv in wanted if (name, rv) in _kept} | out
 
 
 async def _tripped(conn: Connection) -> dict[tuple[str, int], str]:

@@ -94,7 +94,13 @@ class ClusterWatch:
     def _side(self, group: asyncio.TaskGroup, kube: Kube, pace: Pace) -> None:
         events = EventStream(kube, self.starts, times=self.times, pace=pace)
         reporting = Reporting(kube, self.reports, self._with, self._view_of_reports, times=self.times, pace=pace)
-        for part in (events.run(), self._tell(events), self.tripping.run(), reporting.run()):
+        for part in (
+            self.view.telling.run(self._with),
+            events.run(),
+            self._tell(events),
+            self.tripping.run(),
+            reporting.run(),
+        ):
             group.create_task(part)
         if self.subject.certifies:
             requests = CsrStream(kube, times=self.times, pace=pace)

@@ -33,7 +33,7 @@ log = logging.getLogger("fleet.watch")
 
 TICK_SECONDS: Final = 3.0  # a fifth of the lease
 MOST_CLUSTERS: Final = 100
-CONNECTIONS: Final = 2
+CONNECTIONS: Final = 3  # a storm keeps two: one writes, one judges
 LISTS: Final = 2  # at a time: a list of 20,000 nodes keeps a core busy
 MOST_TOLD: Final = 20  # events about reports at a time
 BY_NAME: Final = ("Imported", "Simulated")
@@ -62,7 +62,8 @@ class Watcher:
     me: int = field(default_factory=lambda: random.randrange(1, 2**31))
     _running: dict[int, _Running] = field(default_factory=dict)
     _held: dict[int, Lease] = field(default_factory=dict)
-    _free: asyncio.Queue[Connection | None] = field(default_factory=asyncio.Queue)
+    # The one used last is used next: the others are opened only when they are needed.
+    _free: asyncio.LifoQueue[Connection | None] = field(default_factory=asyncio.LifoQueue)
     _listing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LISTS))
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -11,13 +11,14 @@ from typing import Final
 from fleet.control.conditions import Condition
 from fleet.control.db import Connection
 from machines import packing
-from machines.waking import tell, wake
+from machines.waking import wake
 from machines.watch import ingest
 from machines.watch.absence import Absences, Verdict
 from machines.watch.cache import CONDITIONS, FIELDS, SAME, NodeCache
 from machines.watch.ingest import Observed
 from machines.watch.leases import Lease
 from machines.watch.seen import NODE_READY, Node, NodeCondition, conditions_of
+from machines.watch.telling import Telling
 
 log = logging.getLogger("fleet.watch")
 
@@ -39,6 +40,7 @@ class View:
         self.by_name = by_name
         self.cache = NodeCache()
         self.absences = Absences()
+        self.telling = Telling()
         self.version = ""  # of Kubernetes
         self.reason = ""  # why it is not fresh
         self.lines = 0  # of the watch so far; counted, not timed: the clock is read when somebody asks
@@ -170,8 +172,8 @@ class View:
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was seen is written."""
-        return not (self._pending or self._gone or self._writing)
+        """Whether everything that was seen is written, and what follows from it is done."""
+        return not (self._pending or self._gone or self._writing) and self.telling.idle
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -218,7 +220,7 @@ class View:
         for machine, array in packed.items():
             cache.written(names[machine], machine, array)
         await wake(conn, moved | changed)
-        await tell(conn, changed)
+        self.telling.add(changed)
 
     def _conditions(self, node: Node) -> list[Condition]:
         """Equal sets of thousands of nodes are one object."""
