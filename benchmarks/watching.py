@@ -1,4 +1,4 @@
-"""A watcher inside a benchmark: the real ClusterWatch, leases and writes, on the benchmark's own loop and connection."""
+"""A watcher inside a benchmark: the real ClusterWatch, leases and writes, on the benchmark's own loop, with as many connections as a watcher has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fleet.control import db
 from fleet.control.endpoint import Endpoint
 from machines.watch import view
 from machines.watch.leases import Lease
@@ -30,18 +31,27 @@ class Watching:
     def __init__(self, conn: Any, subjects: Sequence[tuple[int, Endpoint]]) -> None:
         self._conn = conn
         self._subjects = subjects
-        self._turn = asyncio.Lock()
+        self._free: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
         self._tasks: list[asyncio.Task[None]] = []
         self.watches: list[ClusterWatch] = []
 
     async def _borrow(self, job: Callable[[Any], Awaitable[object]]) -> object:
-        async with self._turn:
-            return await job(self._conn)
+        conn = await self._free.get()
+        try:
+            if conn is None:
+                conn = await db.connect()
+            return await job(conn)
+        finally:
+            self._free.put_nowait(conn)
 
     async def start(self) -> None:
         """Take the leases and begin to list."""
         from machines.watch.cluster import ClusterWatch, Subject  # models are loaded by now
+        from machines.watch.process import CONNECTIONS
 
+        for _ in range(CONNECTIONS - 1):
+            self._free.put_nowait(None)
+        self._free.put_nowait(self._conn)
         ids = [c for c, _ in self._subjects]
         found = await self._conn.execute(
             "INSERT INTO shard (cluster_id, holder, epoch, lease_until) SELECT c, %s, 1, now() + interval '1 day' FROM unnest(%s::int[]) c "
@@ -88,3 +98,7 @@ class Watching:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        while not self._free.empty():
+            conn = self._free.get_nowait()
+            if conn not in (None, self._conn):
+                await conn.close()

@@ -89,6 +89,22 @@ def declared(spec: Json, aged: Sequence[str] = ()) -> Declared:
     return Declared(tuple(spec.get("conditionNamespaces") or ()), reporters, gates, frozenset(aged), owners)
 
 
+def voices(reporters: Sequence[Json]) -> dict[str, str]:
+    """Condition type to the reporter that speaks for it, as `spec.reporters` declares them.
+
+    One that speaks under several names is one voice, that of its first name: two of a kind are independent only if one program,
+    or one user, cannot say both. Who may write ConfigMaps in a namespace can speak for all that name no DaemonSet there.
+    """
+    first: dict[tuple[str, str, str], str] = {}
+    out: dict[str, str] = {}
+    for each in reporters:
+        user = each.get("user", "")
+        who = (user, "", "") if user else ("", each.get("namespace", ""), each.get("daemonSet", ""))
+        name = first.setdefault(who, each["name"])
+        out.update(dict.fromkeys(each["conditionTypes"], name))
+    return out
+
+
 def read_entry(text: str, reporter: Reporter) -> tuple[Condition, ...]:
     """The conditions in one value of a ConfigMap: `{"conditions": [...]}` or the list alone."""
     try:

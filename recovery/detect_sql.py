@@ -31,7 +31,9 @@ WHERE s.phase NOT IN ('Pending', 'Provisioning', 'Decommissioning', 'Retired')
   AND (a.id = ANY (%(named)s::bigint[]) OR EXISTS (SELECT FROM unnest(s.k_cond || s.m_cond || s.x_cond) v WHERE v >> 32 = ANY (%(ids)s::bigint[])))
 """
 )
-CLUSTERS: Final[LiteralString] = "SELECT id::int, name FROM clusters_cluster WHERE id = ANY (%s::bigint[])"
+CLUSTERS: Final[LiteralString] = (
+    "SELECT id::int, name, spec -> 'reporters' FROM clusters_cluster WHERE id = ANY (%s::bigint[])"
+)
 
 # Machines that changed since a position, and those whose fault waits for nothing but time.
 CHANGED: Final[LiteralString] = (

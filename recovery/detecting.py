@@ -14,6 +14,7 @@ from fleet.control import clock
 from fleet.control.arrays import flags, numbers, texts
 from fleet.control.db import Connection, Long
 from machines import packing
+from machines.reporters import voices
 from machines.waking import wake
 from recovery import blindness, detect_sql
 from recovery.detect import Evidence, Finding, Known, Sight, look
@@ -27,7 +28,7 @@ CHUNK: Final = 1_000
 FEW: Final = 20  # of so few machines all is read at once, before it is known who has something to say
 NODE_READY: Final = "NodeReady"
 _WRITE: Final = Long(detect_sql.WRITE)
-# Who speaks where a condition stands: the kubelet, another agent on the node, Fleet's own look at the host, a declared reporter.
+# Who speaks where a condition stands: the kubelet, another agent on the node, Fleet's own look at the host, a declared reporter (with its name).
 KUBELET, AGENT, FLEET, REPORTER = "kubelet", "node-agent", "fleet", "reporter"
 
 
@@ -39,6 +40,16 @@ class Found:
     clusters: frozenset[int] = frozenset()
     moved: int = 0
     turned: frozenset[int] = frozenset()
+
+
+class Place(NamedTuple):
+    """A cluster: its name, and who speaks for a condition type that a declared reporter owns."""
+
+    name: str
+    voices: Mapping[str, str]
+
+
+NOWHERE: Final = Place("", {})
 
 
 class Judged(NamedTuple):
@@ -150,13 +161,13 @@ async def _chunk(conn: Connection, ids: list[int], rules: Ruleset, now: datetime
     async with conn.pipeline():
         named = await conn.execute(detect_sql.CLUSTERS, [sorted(clusters)], prepare=True)
         asked = await blindness.ask(conn, clusters)
-    names: dict[int, str] = dict(await named.fetchall())
+    places = {id_: Place(name, voices(reporters or ())) for id_, name, reporters in await named.fetchall()}
     blind = await blindness.answer(asked)
-    return await _write(conn, _judge(rows, rules, names, known, said, blind, now))
+    return await _write(conn, _judge(rows, rules, places, known, said, blind, now))
 
 
 def _judge(
-    rows: Sequence[Sequence[Any]], rules: Ruleset, names: Mapping[int, str], known: Mapping[int, list[Known]], said: Mapping[int, list[Evidence]],
+    rows: Sequence[Sequence[Any]], rules: Ruleset, places: Mapping[int, Place], known: Mapping[int, list[Known]], said: Mapping[int, list[Evidence]],
     blind: blindness.Blind, now: datetime,
 ) -> list[Judged]:  # fmt: skip
     """What follows for each. Machines without a fault of which the same is said are judged once: in a storm that is nearly all of them."""
@@ -164,26 +175,24 @@ def _judge(
     alike: dict[tuple[Any, ...], list[Finding]] = {}
     for row in rows:
         id_, name, cluster_id, rack_id, labels, *arrays, notes, reinstalled = row
-        cluster, why = names.get(cluster_id, ""), blind.why(cluster_id, rack_id)
+        place, why = places.get(cluster_id, NOWHERE), blind.why(cluster_id, rack_id)
         try:
             if id_ in known or id_ in said:
                 faults = {k.type: k for k in known.get(id_, ())}
-                sight = _sight(
-                    id_, name, cluster_id, cluster, labels, arrays, notes, said.get(id_, ()), why, reinstalled
-                )
+                sight = _sight(id_, name, cluster_id, place, labels, arrays, notes, said.get(id_, ()), why, reinstalled)
                 findings = look(rules.rules, sight, faults, now)
             else:
                 heard = tuple(tuple(p for p in array if p >> 32 in rules.heard) for array in arrays)
                 key = (cluster_id, labels, heard, notes, why, reinstalled)
                 found = alike.get(key)
                 if found is None:
-                    sight = _sight(id_, name, cluster_id, cluster, labels, heard, notes, (), why, reinstalled)
+                    sight = _sight(id_, name, cluster_id, place, labels, heard, notes, (), why, reinstalled)
                     found = alike[key] = look(rules.rules, sight, {}, now)
                 findings = found
         except Exception:
             log.exception("machine %s: its faults could not be judged", name)
             continue
-        out += [Judged(id_, name, cluster_id, cluster, finding) for finding in findings]
+        out += [Judged(id_, name, cluster_id, place.name, finding) for finding in findings]
     return out
 
 
@@ -196,26 +205,28 @@ def _by_machine(rows: Iterable[Sequence[Any]], make: Callable[[Sequence[Any]], T
 
 
 def _sight(
-    id_: int, name: str, cluster_id: int, cluster: str, labels: str, arrays: Sequence[Sequence[int]], notes: str | None, said: Sequence[Evidence], blind: str,
+    id_: int, name: str, cluster_id: int, place: Place, labels: str, arrays: Sequence[Sequence[int]], notes: str | None, said: Sequence[Evidence], blind: str,
     reinstalled: bool,
 ) -> Sight:  # fmt: skip
     told = orjson.loads(notes) if notes else None
     found = (
         e
         for array, source in zip(arrays, (AGENT, FLEET, REPORTER), strict=True)
-        for e in _evidence(array, told, source)
+        for e in _evidence(array, told, source, place.voices if source == REPORTER else {})
     )
-    return Sight(id_, name, cluster_id, cluster, orjson.loads(labels), (*found, *said), blind, reinstalled)
+    return Sight(id_, name, cluster_id, place.name, orjson.loads(labels), (*found, *said), blind, reinstalled)
 
 
-def _evidence(array: Sequence[int], notes: Mapping[str, str] | None, source: str) -> list[Evidence]:
+def _evidence(
+    array: Sequence[int], notes: Mapping[str, str] | None, source: str, voices: Mapping[str, str]
+) -> list[Evidence]:
     return [
         Evidence(
             c.type,
             c.status,
             c.reason,
             c.message,
-            KUBELET if c.type == NODE_READY else source,
+            KUBELET if c.type == NODE_READY else f"{source}:{voices[c.type]}" if c.type in voices else source,
             c.since or clock.now(),
         )
         for c in packing.unpack([array], notes)

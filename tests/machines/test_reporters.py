@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from clusters.schema_cluster import CLUSTER_KIND
 from fleet.api.schema import prune, validate
 from fleet.control.conditions import Condition
-from machines.reporters import MESSAGE, Refused, Reporter, declared, read_entry
+from machines.reporters import MESSAGE, Refused, Reporter, declared, read_entry, voices
 from machines.watch.leases import Lease
 from machines.watch.maps import read
 from machines.watch.reports import Reports
@@ -145,3 +145,13 @@ def again(old: Reports) -> Reports:
             new._hold(node, type_, key)
     new._rvs = {key: held.rv for key, held in old._maps.items()}
     return new
+
+
+def test_who_can_speak_for_both_is_one_voice() -> None:
+    apart = [{"name": "a", "namespace": "n", "daemonSet": "a", "conditionTypes": ["A", "B"]}, {"name": "b", "namespace": "n", "daemonSet": "b", "conditionTypes": ["C"]}]  # fmt: skip
+    assert voices(apart) == {"A": "a", "B": "a", "C": "b"}
+    anybody = [{"name": "a", "namespace": "n", "conditionTypes": ["A"]}, {"name": "b", "namespace": "n", "conditionTypes": ["B"]}]  # fmt: skip
+    assert voices(anybody) == {"A": "a", "B": "a"}
+    by_hand = [{"name": "a", "user": "x", "conditionTypes": ["A"]}, {"name": "b", "user": "x", "namespace": "n", "conditionTypes": ["B"]}]  # fmt: skip
+    assert voices(by_hand) == {"A": "a", "B": "a"}
+    assert voices([]) == {}

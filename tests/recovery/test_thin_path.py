@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
+from fleet.control.conditions import Condition
 from fleet.control.db import Connection
+from machines.reports import Report, write
 from tests.machines.world_of_one import running
 from tests.recovery.world import World, stopped
 
@@ -70,6 +73,32 @@ async def test_a_repair_that_was_refused_is_asked_for_again_whoever_looks_at_the
     before = await (await world.conn.execute(due)).fetchall()
     assert await world.detect() == 0
     assert await (await world.conn.execute(due)).fetchall() == before != [(None,)]
+
+
+@pytest.mark.parametrize(("second", "phase"), [("agent-b", "Confirmed"), ("agent-a", "Suspected")])
+async def test_two_declared_reporters_are_two_sources_and_one_under_two_names_is_one(
+    world: World, second: str, phase: str
+) -> None:
+    owners = [
+        {"name": "smart", "user": "agent-a", "conditionTypes": ["DiskBad"]},
+        {"name": "raid", "user": second, "conditionTypes": ["ArrayBad"]},
+    ]
+    await world.playbook()
+    await world.rule("disk", "DiskFailure", when=[{"condition": "DiskBad"}, {"condition": "ArrayBad"}], sources=2)
+    await running(world)
+    cluster = orjson.dumps({"provider": "Imported", "reporters": owners}).decode()
+    await world.conn.execute(
+        "INSERT INTO clusters_cluster (uid, name, rv, generation, labels, annotations, finalizers, managed_fields, spec, status, created_at) VALUES (gen_random_uuid(), 'far', 1, 1, '{}', '{}', '[]', '[]', %s, '{}', now())",
+        [cluster],
+    )
+    await world.conn.execute("UPDATE machine_state SET cluster_id = (SELECT id FROM clusters_cluster)")
+    (machine,) = await world.ids()
+    said = [Report(machine, t, Condition(t, "True", "Smart"), "api") for t in ("DiskBad", "ArrayBad")]
+    await write(world.conn, said)
+    await world.detect()
+    status = (await world.fault())["status"]
+    expected = ["reporter:raid", "reporter:smart"] if phase == "Confirmed" else ["reporter:smart"]
+    assert (status["phase"], status["sources"]) == (phase, expected)
 
 
 async def test_evidence_of_a_repair_is_read_through_the_api(world: World) -> None:
