@@ -13,7 +13,7 @@ SELECT f.id, f.uid::text, f.name, f.type, f.severity, f.sources, f.status ->> 'm
   coalesce((SELECT (f.severity, f.category <> 'Resource') > (g.severity, g.category <> 'Resource') FROM recovery_remediation r CROSS JOIN LATERAL (SELECT severity, category FROM recovery_fault WHERE id = r.fault_id OFFSET 0) g
     WHERE r.machine_id = f.machine_id AND r.ended_at IS NULL), false), f.confirmed_at < now() - interval '10 minutes',
   (SELECT count(*) FROM recovery_remediation r WHERE r.fault_id = f.id)::int,
-  coalesce((SELECT p.rv FROM recovery_playbook p WHERE p.name = f.spec ->> 'playbook' AND p.deleted_at IS NULL), 0)
+  (SELECT p.rv FROM recovery_playbook p WHERE p.name = f.spec ->> 'playbook' AND p.deleted_at IS NULL)
 """
 _AROUND: Final[LiteralString] = """
 CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id OFFSET 0) s

@@ -57,7 +57,7 @@ class Candidate:
     outranks: bool  # the fault that `other` works on is a lesser one; pressure is less than all else
     long: bool  # confirmed more than ten minutes ago
     tries: int
-    playbook_rv: int  # its version now; 0: there is none of that name
+    playbook_rv: int | None  # its version now; None: there is none of that name
 
     @property
     def operation(self) -> str:
@@ -194,7 +194,7 @@ _kept: dict[tuple[str, int], tuple[Ladder, Json]] = {}  # of this process, by na
 
 async def _ladders(conn: Connection, candidates: Iterable[Candidate]) -> dict[str, tuple[Ladder, Json]]:
     """Playbooks by name as they stood when the candidates were read, each with the spec that a remediation freezes."""
-    wanted = {(c.playbook, c.playbook_rv) for c in candidates if c.playbook_rv}
+    wanted = {(c.playbook, c.playbook_rv) for c in candidates if c.playbook_rv is not None}
     missing = sorted(name for name, rv in wanted if (name, rv) not in _kept)
     out: dict[str, tuple[Ladder, Json]] = {}
     if missing:
