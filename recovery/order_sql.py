@@ -20,29 +20,46 @@ CROSS JOIN LATERAL (SELECT * FROM machine_state WHERE id = f.machine_id OFFSET 0
 CROSS JOIN LATERAL (SELECT * FROM machine WHERE id = f.machine_id AND deleted_at IS NULL OFFSET 0) m
 LEFT JOIN LATERAL (SELECT * FROM scheduling WHERE machine_id = f.machine_id OFFSET 0) q ON true
 """
+# Clusters in which anything is confirmed, one descent of the index for each.
+_CLUSTERS: Final[LiteralString] = """
+WITH RECURSIVE k AS (
+  (SELECT cluster_id AS id FROM recovery_fault WHERE phase = 'Confirmed' AND NOT shadow ORDER BY cluster_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT f.cluster_id FROM recovery_fault f WHERE f.phase = 'Confirmed' AND NOT f.shadow AND f.cluster_id > k.id ORDER BY f.cluster_id LIMIT 1) FROM k WHERE k.id IS NOT NULL)
+"""
+_OPEN: Final[LiteralString] = (
+    "EXISTS (SELECT FROM breaker b WHERE b.state = 'open' AND (b.dim = 'fleet' OR b.dim = 'cluster' AND b.key = c.id))"
+)
+# Cluster by cluster, as the index `fault_turn` lies: what rages under an open breaker is not even read.
+_THEIRS: Final[LiteralString] = """
+CROSS JOIN LATERAL (
+  SELECT * FROM recovery_fault WHERE cluster_id = c.id AND phase = 'Confirmed' AND NOT shadow AND cleared_since IS NULL AND due_at <= now()
+  ORDER BY severity DESC, confirmed_at, id LIMIT %(limit)s) f
+"""
 _TURN: Final[LiteralString] = "ORDER BY f.severity DESC, f.confirmed_at, f.id LIMIT %(limit)s"
 CANDIDATES: Final[LiteralString] = (
-    _WHAT
-    + "FROM recovery_fault f"
+    _CLUSTERS
+    + _WHAT
+    + f"FROM (SELECT c.id FROM k AS c WHERE c.id IS NOT NULL AND NOT {_OPEN} OFFSET 0) c"
+    + _THEIRS
     + _AROUND
-    + "WHERE f.phase = 'Confirmed' AND NOT f.shadow AND f.cleared_since IS NULL AND f.due_at <= now() AND f.cluster_id <> ALL (%(tripped)s::int[])"
     + _TURN
 )
-# The same of these clusters only, as far as no open breaker covers them: what rages elsewhere is not even read.
 CANDIDATES_IN: Final[LiteralString] = (
     _WHAT
-    + """
-FROM (SELECT c.id FROM unnest((SELECT %(clusters)s::int[])) AS c(id) WHERE NOT EXISTS (SELECT FROM breaker b WHERE b.state = 'open' AND (b.dim = 'fleet' OR b.dim = 'cluster' AND b.key = c.id)) OFFSET 0) c
-CROSS JOIN LATERAL (SELECT * FROM recovery_fault WHERE cluster_id = c.id AND phase = 'Confirmed' AND NOT shadow AND cleared_since IS NULL AND due_at <= now() OFFSET 0) f"""
+    + f"FROM (SELECT c.id FROM unnest((SELECT %(clusters)s::int[])) AS c(id) WHERE NOT {_OPEN} OFFSET 0) c"
+    + _THEIRS
     + _AROUND
     + _TURN
 )
-
 # Whom an open breaker covers: nobody is asked for them one by one.
-TRIPPED: Final[LiteralString] = """
-SELECT id, cluster_id FROM recovery_fault WHERE phase = 'Confirmed' AND NOT shadow AND cleared_since IS NULL AND due_at <= now() AND (%(all)s OR cluster_id = ANY (%(tripped)s::int[]))
-ORDER BY severity DESC, confirmed_at, id LIMIT %(limit)s
-"""
+TRIPPED: Final[LiteralString] = (
+    _CLUSTERS
+    + "SELECT f.id, f.cluster_id"
+    + f" FROM (SELECT c.id FROM k AS c WHERE c.id IS NOT NULL AND {_OPEN} OFFSET 0) c"
+    + _THEIRS
+    + _TURN
+)
 
 # A remediation and the Operation of its first rung, in one commit, where the fault is still confirmed and not taken back at that moment.
 ORDER: Final[LiteralString] = """

@@ -171,15 +171,13 @@ async def order(
 
 
 async def _candidates(conn: Connection, limit: int, clusters: Collection[int] | None) -> list[Candidate]:
-    if clusters is not None:
-        values: dict[str, Any] = {"limit": limit, "clusters": numbers(sorted(clusters))}
-        found = await conn.execute(order_sql.CANDIDATES_IN, values, prepare=True)
-    else:
-        tripped = await _tripped(conn)
-        if ("fleet", 0) in tripped:
-            return []
-        values = {"limit": limit, "tripped": [key for _, key in tripped]}
+    values: dict[str, Any] = {"limit": limit}
+    if clusters is None:
         found = await conn.execute(order_sql.CANDIDATES, values, prepare=True)
+    else:
+        found = await conn.execute(
+            order_sql.CANDIDATES_IN, values | {"clusters": numbers(sorted(clusters))}, prepare=True
+        )
     return [_candidate(row) for row in await found.fetchall()]
 
 
@@ -218,10 +216,11 @@ async def refuse_tripped(conn: Connection, *, limit: int = LIMIT) -> int:
     if not tripped:
         return 0
     fleet = tripped.get(("fleet", 0))
-    values = {"all": fleet is not None, "tripped": [key for dim, key in tripped if dim == "cluster"], "limit": limit}
-    rows = await (await conn.execute(order_sql.TRIPPED, values, prepare=True)).fetchall()
+    rows = await (await conn.execute(order_sql.TRIPPED, {"limit": limit}, prepare=True)).fetchall()
     refusals = []
     for fault, cluster in rows:
+        if fleet is None and ("cluster", cluster) not in tripped:
+            continue  # it opened a moment ago: the next turn tells
         reason, why = ("FleetBreaker", fleet) if fleet is not None else ("ClusterBreaker", tripped["cluster", cluster])
         place = "The fleet's breaker" if fleet is not None else "The cluster's breaker"
         refusals.append(Refusal(fault, reason, f"{place} is open: {why}", wait=30.0))
