@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -72,8 +73,8 @@ class Measure:
                 "INSERT INTO shard (cluster_id, holder, epoch, lease_until, fresh_at, state) VALUES (%s, 1, 1, now() + interval '1 day', now() + interval '1 day', 'Fresh')",
                 [cluster],
             )
-        self._calm: list[float] = []
-        self._during: list[float] = []
+        gc.collect()
+        gc.freeze()  # as a watcher does when it begins
 
     def reset(self, world: World, who: str) -> None:
         for statement in _FORGET.strip().split(";"):
