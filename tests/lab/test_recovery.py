@@ -150,8 +150,8 @@ def small_var(host: Host) -> None:
 def press(host: Host) -> None:
     """Little memory is left, and more wants to run than there are processors: of a machine with a kernel of its own, which is not ours."""
     host.ssh(
-        "mount -t tmpfs -o size=100% none /mnt; total=$(awk '/^MemTotal/{print $2}' /proc/meminfo);"
-        "while [ $(($(awk '/^MemAvailable/{print $2}' /proc/meminfo) * 100 / total)) -ge 3 ]; do head -c 8M /dev/zero >>/mnt/fill; done;"
+        'mount -t tmpfs -o size=100% none /mnt; kib() { awk "/^$1/{print \\$2}" /proc/meminfo; }; line=$(($(kib MemTotal) * 3 / 100));'
+        "while more=$(($(kib MemAvailable) - line)); [ $more -gt 0 ]; do head -c $((more + 1024))K /dev/zero >>/mnt/fill; done;"
         "systemd-run -q --unit=busy --nice=19 sh -c 'for n in $(seq 16); do while :; do :; done & done; wait'"
     )
 
