@@ -14,6 +14,10 @@ from machines.watch.telling import Telling
 from tests.machines.watch_server import until
 
 
+def rests(telling: Telling) -> bool:
+    return telling.idle
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """What a listener heard, in the order in which it was told."""
@@ -30,18 +34,18 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 async def test_what_comes_while_others_are_told_of_comes_together(conn: Connection, told: list[list[int]]) -> None:
     telling = Telling()
-    assert telling.idle
+    assert rests(telling)
     telling.add([])
-    assert telling.idle
+    assert rests(telling)
     task = asyncio.create_task(telling.run(lambda job: job(conn)))
     telling.add([4, 2, 5, 1, 3])
     telling.add([1])
-    assert not telling.idle
-    await until(lambda: telling.idle)
+    assert not rests(telling)
+    await until(lambda: rests(telling))
     assert told == [[1, 2, 3], [4, 5]]
     telling.add([1])
-    assert not telling.idle
-    await until(lambda: telling.idle)
+    assert not rests(telling)
+    await until(lambda: rests(telling))
     assert told == [[1, 2, 3], [4, 5], [1]]
     task.cancel()
 
@@ -54,9 +58,9 @@ async def test_who_could_not_be_told_of_since_the_connection_broke_is_told_of_ag
     telling.add([1, 2])
     with pytest.raises(Exception, match="closed"):
         await telling.tell(broken)
-    assert not telling.idle
+    assert not rests(telling)
     await telling.tell(conn)
-    assert told == [[1, 2], [1, 2]] and telling.idle
+    assert told == [[1, 2], [1, 2]] and rests(telling)
 
 
 async def test_a_listener_that_stumbles_holds_up_nobody(conn: Connection, told: list[list[int]], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -67,5 +71,5 @@ async def test_a_listener_that_stumbles_holds_up_nobody(conn: Connection, told: 
     telling = Telling()
     telling.add([7])
     await telling.tell(conn)
-    assert told == [[7]] and telling.idle
+    assert told == [[7]] and rests(telling)
     assert "a listener stumbled over the news of 1 machines" in caplog.text
