@@ -97,16 +97,6 @@ class PolicyView:
         """As the form writes them."""
         return "\n".join(f"{r['verb']} = {r['count']} in {r['windowSeconds']}" for r in self.spec.get("rates", []))
 
-    @property
-    def windows(self) -> str:
-        """As the form writes them."""
-        return "\n".join(window_words(w) for w in self.spec.get("windows", []))
-
-    @property
-    def has_pods(self) -> bool:
-        """Whether pods may be said of its scope."""
-        return self.dim in ("cluster", "fleet")
-
 
 def limit_words(limits: Json) -> str:
     """ "3 %, at most 600 machines"."""

@@ -23,32 +23,28 @@ from fleet.api.safety_status import policy_now
 from fleet.api.storage import storage_for
 from fleet.console.acting import back, create_line, refused, told_before, write_of
 from fleet.console.policies import DIMS, PLURAL
-from fleet.console.windows import window_of, window_words
 from fleet.control.kinds import API_VERSION, Json
 
 _NUMBERS: Final = {
     "maxUnavailable": ("percent", "count"),
     "breaker": ("percent", "count", "windowSeconds"),
 }
-_PODS: Final = ("percent", "atLeast", "windowSeconds")
 SCOPES: Final = tuple(key for key in DIMS if key != "matchAll")
 FIELDS: Final = (
     "metadata.name", *(f"spec.scope.{key}" for key in SCOPES), *(f"spec.{of}.{key}" for of, keys in _NUMBERS.items() for key in keys),
-    *(f"spec.breaker.podSuccess.{key}" for key in _PODS), "spec.minSchedulable", "spec.rates", "spec.windows", "spec.domain",
+    "spec.minSchedulable", "spec.rates", "spec.domain",
 )  # fmt: skip
 _ALIASES: Final = {
     "spec.maxUnavailable": "spec.maxUnavailable.percent",
     "spec.breaker": "spec.breaker.percent",
-    "spec.breaker.podSuccess": "spec.breaker.podSuccess.percent",
     "spec.scope": "spec.scope.cluster",
 }
 # What a line of the dry run is about, in words.
-_ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "pods": "Pods", "minSchedulable": "Reserve", "windows": "Windows", "rates": "Rate"}  # fmt: skip
+_ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "minSchedulable": "Reserve", "windows": "Windows", "rates": "Rate"}  # fmt: skip
 
 _NONE: Final = "0 means none: no change that takes a machine away is ever allowed here."
 _WARNED: Final = {
     "spec.breaker.disabled": "Without a breaker nothing stops a storm of repairs here but the budgets.",
-    "spec.breaker.podSuccess.disabled": "Changes go on here even where no pod starts any more.",
     "spec.maxUnavailable.percent": _NONE,
     "spec.maxUnavailable.count": _NONE,
 }
@@ -79,30 +75,10 @@ def _rates(text: str) -> list[Json] | None:
     return out or None
 
 
-def _windows(text: str, old: Sequence[Json]) -> list[Json] | None:
-    """One a line, as they are shown; a line that was there already stays what it was."""
-    known = {window_words(w): w for w in old}
-    out: list[Json] = []
-    for line in filter(None, (part.strip() for part in text.splitlines())):
-        window = window_of(line)
-        if window is None:
-            raise _wrong("spec.windows", f"“{line[:60]}” is no line of the form Mon-Fri 22:00-04:00 Europe/Berlin, up to 30 min later")  # fmt: skip
-        out.append(known.get(window_words(window), window))
-    return out or None
-
-
-def _pods(form: QueryDict) -> Json | None:
-    pods: Json = {key: _number(form, f"spec.breaker.podSuccess.{key}") for key in _PODS}
-    pods["disabled"] = True if form.get("spec.breaker.podSuccess.disabled") else None
-    return pods if any(value is not None for value in pods.values()) else None
-
-
 def spec_of(form: QueryDict, old: Json) -> Json:
-    """What of a policy the form says; None = it says nothing of that. What the form does not ask for stays: pods, of a rack, and windows, by hand."""
+    """What of a policy the form says; None = it says nothing of that. Pods and windows have no field and stay."""
     spec: Json = {of: {key: _number(form, f"spec.{of}.{key}") for key in keys} for of, keys in _NUMBERS.items()}
     spec["breaker"]["disabled"] = True if form.get("spec.breaker.disabled") else None
-    if "spec.breaker.podSuccess.percent" in form:
-        spec["breaker"]["podSuccess"] = _pods(form)
     for of in _NUMBERS:
         kept = set(old.get(of, {})) - set(spec[of])
         if not kept and all(value is None for value in spec[of].values()):
@@ -110,8 +86,6 @@ def spec_of(form: QueryDict, old: Json) -> Json:
     spec["minSchedulable"] = _number(form, "spec.minSchedulable")
     spec["domain"] = form.get("spec.domain") or None
     spec["rates"] = _rates(form.get("spec.rates", ""))
-    if "spec.windows" in form:
-        spec["windows"] = _windows(form.get("spec.windows", ""), old.get("windows", []))
     return spec
 
 
@@ -266,5 +240,4 @@ def _patched(new: Any, old: Any) -> Any:
 
 def _field(path: str) -> str:
     """The field of the form that a problem belongs to."""
-    lines = next((of for of in ("spec.rates", "spec.windows") if path.startswith(of)), None)
-    return lines or _ALIASES.get(path, path)
+    return "spec.rates" if path.startswith("spec.rates") else _ALIASES.get(path, path)

@@ -125,8 +125,6 @@ def _warn_policy(obj: Json) -> Sequence[str]:
     ]
     if obj["spec"].get("breaker", {}).get("disabled"):
         warnings.append("spec.breaker.disabled: true means that nothing stops a storm of repairs here but the budgets")
-    if obj["spec"].get("breaker", {}).get("podSuccess", {}).get("disabled"):
-        warnings.append("spec.breaker.podSuccess.disabled: true means that changes go on here even where no pod starts")
     return warnings
 
 

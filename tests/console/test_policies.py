@@ -8,17 +8,13 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fleet.api.actions import Write, create_object
 from fleet.api.rights import SYSTEM
 from fleet.api.safety_status import refresh_policies
 from fleet.api.storage import storage_for
 from fleet.console.policies import PolicyView, sentence
-from fleet.console.windows import window_of, window_words
 from fleet.control.kinds import API_VERSION, Json
-from fleet.safety.schema_policy import DAYS
 from tests.console.test_safety import sql
 
 Browser = Callable[[str], Client]
@@ -153,72 +149,3 @@ def test_others_change_nothing(pay: None, browser_of: Browser, who: str) -> None
 def test_its_sentence_says_what_it_allows_now(status: Json, said: str) -> None:
     view = PolicyView({"metadata": {"name": "pay"}, "spec": {"scope": {"cluster": "a"}}, "status": status})
     assert said in "".join(w.text for w in sentence(view))
-
-
-SHOWN = {"generation": "1", "spec.maxUnavailable.count": "1", "spec.breaker.percent": "20", "spec.rates": "Reboot = 4 in 600", "spec.breaker.podSuccess.percent": "70", "spec.windows": "Mon 22:30–23:30 UTC"}  # fmt: skip
-
-
-def test_windows_and_pods_are_shown_as_they_are_written(pay: None, browser_of: Browser) -> None:
-    client = browser_of("admin")
-    text = client.get(PATH).content.decode()
-    assert ">Mon 22:30–23:30 UTC</textarea>" in text and 'name="spec.breaker.podSuccess.percent"' in text
-    assert "This is what it says already." in client.post(f"{PATH}/foresee", SHOWN).json()["html"]
-
-
-def test_windows_and_pods_are_changed_and_taken_away(pay: None, browser_of: Browser) -> None:
-    client = browser_of("admin")
-    lines = "mon-thu, Sat 22:00 - 04:00 Europe/Berlin, up to 30 min later\nMon 22:30–23:30 UTC\n"
-    form = SHOWN | {"spec.windows": lines, "spec.breaker.podSuccess.atLeast": "50"}
-    answer = client.post(f"{PATH}/foresee", form).json()
-    assert answer["may"] and "under 70 % of at least 50 pods start within 600 s" in answer["html"], answer
-    assert client.post(f"{PATH}/do", form).status_code == 303
-    night = {"days": ["Mon", "Tue", "Wed", "Thu", "Sat"], "start": "22:00", "durationMinutes": 360, "timeZone": "Europe/Berlin", "jitterMinutes": 30}  # fmt: skip
-    assert spec()["windows"] == [night, *SPEC["windows"]]
-    assert spec()["breaker"]["podSuccess"] == {"percent": 70, "atLeast": 50}
-    none = form | {"generation": "2", "spec.windows": "", "spec.breaker.podSuccess.percent": "", "spec.breaker.podSuccess.atLeast": "", "spec.breaker.podSuccess.disabled": "1"}  # fmt: skip
-    answer = client.post(f"{PATH}/foresee", none).json()
-    assert "Changes go on here even where no pod starts" in answer["html"] and "they open no breaker" in answer["html"].lower()  # fmt: skip
-    assert client.post(f"{PATH}/do", none).status_code == 303
-    assert "windows" not in spec() and spec()["breaker"]["podSuccess"] == {"disabled": True}
-
-
-def test_a_closed_window_tells_when_the_next_one_opens(pay: None, browser_of: Browser) -> None:
-    today = sql("SELECT to_char(now() AT TIME ZONE 'UTC' + interval '2 days', 'Dy')")[0][0]
-    answer = browser_of("admin").post(f"{PATH}/foresee", SHOWN | {"spec.windows": f"{today} 03:00-03:10"}).json()
-    opens = sql("SELECT to_char(now() AT TIME ZONE 'UTC' + interval '2 days', 'YYYY-MM-DD')")[0][0]
-    assert f"None is open now, planned changes would wait until {opens} 03:00 UTC." in answer["html"], answer
-
-
-@pytest.mark.parametrize(
-    "line", ["whenever", "Mon", "Mon 22:30", "Mon 24:00-01:00", "Mon 10:60-11:00", "Moo 10:00-11:00", "Mon-Tue-Wed 10:00-11:00", "M 10:00-11:00", "Mon 10:00-11:00 up to soon"],
-)  # fmt: skip
-def test_a_line_that_is_no_window_is_named(pay: None, browser_of: Browser, line: str) -> None:
-    answer = browser_of("admin").post(f"{PATH}/foresee", SHOWN | {"spec.windows": line}).json()
-    assert not answer["may"] and f"“{line}” is no line of the form" in answer["fields"]["spec.windows"], answer
-
-
-@pytest.mark.parametrize(
-    ("form", "field", "said"),
-    [
-        ({"spec.windows": "Mon 10:00-11:00 Europe/Atlantis"}, "spec.windows", "no time zone"),
-        ({"spec.windows": "10:00-11:00, up to 60 min later"}, "spec.windows", "less than durationMinutes"),
-        ({"spec.breaker.podSuccess.percent": "101"}, "spec.breaker.podSuccess.percent", "100"),
-        ({"spec.breaker.podSuccess.atLeast": "1"}, "spec.breaker.podSuccess.atLeast", "2"),
-        ({"spec.breaker.podSuccess.windowSeconds": "soon"}, "spec.breaker.podSuccess.windowSeconds", "It must be a number."),
-    ],
-)  # fmt: skip
-def test_a_problem_of_windows_and_pods_stands_at_its_field(pay: None, browser_of: Browser, form: dict[str, str], field: str, said: str) -> None:  # fmt: skip
-    answer = browser_of("admin").post(f"{PATH}/foresee", SHOWN | form).json()
-    assert not answer["may"] and said in answer["fields"][field], answer
-
-
-@given(
-    days=st.sets(st.sampled_from(DAYS)), start=st.integers(0, 1439), duration=st.integers(1, 1440),
-    zone=st.sampled_from([None, "Europe/Berlin", "Etc/GMT+5", "America/Port-au-Prince"]), later=st.none() | st.integers(1, 720),
-)  # fmt: skip
-def test_what_is_shown_of_a_window_is_read_as_that_window(days: set[str], start: int, duration: int, zone: str | None, later: int | None) -> None:  # fmt: skip
-    window: Json = {"start": f"{start // 60:02}:{start % 60:02}", "durationMinutes": duration}
-    window |= {"days": [d for d in DAYS if d in days]} if days else {}
-    window |= {"timeZone": zone} if zone else {}
-    window |= {"jitterMinutes": later} if later else {}
-    assert window_of(window_words(window)) == window
