@@ -18,8 +18,8 @@ from fleet.api.actions import Write, create_object, patch_object
 from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
+from fleet.api.policy_now import policy_now
 from fleet.api.rights import Actor
-from fleet.api.safety_status import policy_now
 from fleet.api.storage import storage_for
 from fleet.console.acting import back, create_line, refused, told_before, write_of
 from fleet.console.policies import DIMS, PLURAL
@@ -40,7 +40,7 @@ _ALIASES: Final = {
     "spec.scope": "spec.scope.cluster",
 }
 # What a line of the dry run is about, in words.
-_ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "minSchedulable": "Reserve", "windows": "Windows", "rates": "Rate"}  # fmt: skip
+_ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "minSchedulable": "Reserve", "podSuccess": "Pods", "windows": "Windows", "rates": "Rate"}  # fmt: skip
 
 _NONE: Final = "0 means none: no change that takes a machine away is ever allowed here."
 _WARNED: Final = {
