@@ -1,4 +1,4 @@
-"""Acts on SafetyPolicies: make one, change one. Each tells first what it would mean now; what takes a guard away takes the count of its machines."""
+"""Acts on SafetyPolicies: make one, change one, delete one. Each tells first what it would mean now; what takes a guard away takes the count of its machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.views.decorators.http import require_POST
 
 from fleet.api import errors
-from fleet.api.actions import Write, create_object, patch_object
+from fleet.api.actions import Write, create_object, delete_object, patch_object
 from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
@@ -152,6 +152,14 @@ def save(name: str, actor: Actor, form: QueryDict) -> str:
     return f"Policy {made} is {'changed' if name else 'made'}; it binds from now on."
 
 
+def delete(name: str, actor: Actor, form: QueryDict) -> str:
+    """What it says binds nobody any more."""
+    delete_object(PLURAL, name, write=write_of(actor, dry_run=True))
+    _confirmed(name, form, _covered(_now(name)[1]), "that it covers")
+    delete_object(PLURAL, name, write=write_of(actor))
+    return f"Policy {name} is gone; other policies and the defaults hold."
+
+
 @login_required
 @require_POST
 def policy_do(request: HttpRequest, name: str = "") -> HttpResponse:
@@ -159,6 +167,8 @@ def policy_do(request: HttpRequest, name: str = "") -> HttpResponse:
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
     path = f"/safety/policies/{quote(name, safe='')}" if name else "/safety/policies"
     try:
+        if name and request.POST.get("verb") == "delete":
+            return back("/safety/policies", delete(name, actor, request.POST))
         return back(path, save(name, actor, request.POST))
     except ApiError as error:
         return refused(request, actor, error, path)
@@ -175,6 +185,10 @@ def policy_foresee(request: HttpRequest, name: str = "") -> JsonResponse:
     write = write_of(actor, dry_run=True)
     old, before = _now(name)
     try:
+        if name and form.get("verb") == "delete":
+            delete_object(PLURAL, name, write=write)
+            context = {"lines": compared(before[:1], before), "line": f"kubectl delete safetypolicy {name}"}
+            return told_before("_foresee_policy", context, None, (), must=_covered(before))
         spec = _wished(name, form, write)["spec"]
         if spec == old:
             return told_before("_foresee_policy", {"same": True}, None, (), may=False, must="")

@@ -201,6 +201,20 @@ def test_pods_are_told_to_open_no_breaker_and_limits_taken_out_one_by_one(pay: N
     assert spec()["breaker"] == {"percent": 10}
 
 
+def test_a_policy_is_deleted_by_the_count_of_its_machines(pay: None, browser_of: Browser) -> None:
+    client, gone = browser_of("admin"), {"verb": "delete"}
+    answer = client.post(f"{PATH}/foresee", gone).json()
+    assert answer["must"] == "2" and "kubectl delete safetypolicy pay" in answer["html"]
+    assert "<b>Budget</b> This policy says nothing of it any more" in answer["html"] and "Now: 1 may be" in answer["html"]  # fmt: skip
+    assert client.post(f"{PATH}/do", gone).status_code == 400
+    assert browser_of("oper-a").post(f"{PATH}/foresee", gone).status_code == 403
+    assert browser_of("oper-a").post(f"{PATH}/do", gone | {"count": "2"}).status_code == 403
+    assert spec() == SPEC
+    done = client.post(f"{PATH}/do", gone | {"count": "2", "told": "2"}, follow=True).content.decode()
+    assert "Policy pay is gone" in done and storage_for("safetypolicies").read("pay") is None
+    assert client.post(f"{PATH}/do", gone).status_code == 404
+
+
 def test_the_form_shows_what_the_policy_says(pay: None, browser_of: Browser) -> None:
     text = browser_of("admin").get(PATH).content.decode()
     for shown in ('name="spec.windows[0].start" maxlength="5" placeholder="22:30" value="22:30"', 'value="23:30"', 'value="Mon" checked', 'name="spec.windows[new].start"', 'placeholder="80, as by default" value="70"'):  # fmt: skip

@@ -33,7 +33,7 @@ PAGES = [
     "/safety/permits", "/safety/refusals", "/faults", "/faults/a1-componentcrash", "/rules", "/rules/crash", "/remediations", "/remediations/a2-1", "/playbooks", "/playbooks/fix", "/",
 ]  # fmt: skip
 DIALOGS = [
-    "/gates?do=create", "/gates/disk?do=change", "/gates/disk?do=delete", "/safety?do=hold", "/safety?do=stop", "/safety/policies?do=create", "/safety/policies/pay?do=change", "/machines/a1/why?do=confirm", "/machines/a1/why?do=abandon", "/faults/a1-componentcrash?do=clear", "/rules/crash?do=mode",
+    "/gates?do=create", "/gates/disk?do=change", "/gates/disk?do=delete", "/safety?do=hold", "/safety?do=stop", "/safety/policies?do=create", "/safety/policies/pay?do=change", "/safety/policies/pay?do=delete", "/machines/a1/why?do=confirm", "/machines/a1/why?do=abandon", "/faults/a1-componentcrash?do=clear", "/rules/crash?do=mode",
     "/remediations/a2-1?do=cancel", "/machines/a1/why?do=report", "/machines/a1/why?do=pause", "/clusters/a?do=pause",
 ]  # fmt: skip
 
