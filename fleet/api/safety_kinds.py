@@ -10,8 +10,9 @@ from django.db import connection
 
 from fleet.api.foreign_permits import ASK_SECONDS, settle_requests
 from fleet.api.permit_storage import PermitStorage
+from fleet.api.policy_now import policy_now
 from fleet.api.rights import Actor
-from fleet.api.safety_status import policy_now, refresh_holds, refresh_policies, refresh_statuses
+from fleet.api.safety_status import refresh_holds, refresh_policies, refresh_statuses
 from fleet.api.storage import Storage, Stored, register_storage
 from fleet.control.kinds import MACHINE, Json, register
 from fleet.control.operators import Chore, register_chore

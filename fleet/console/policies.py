@@ -11,12 +11,12 @@ from django.http import QueryDict
 
 from fleet.api.rights import Actor
 from fleet.api.storage import storage_for
-from fleet.console import words
+from fleet.console import windows, words
 from fleet.console.page import Fragment, Missing, Page
 from fleet.console.queries import Budget
-from fleet.console.windows import window_words
 from fleet.console.words import Word
 from fleet.control.kinds import SAFETY_POLICY, Json
+from fleet.safety.pods import AT_LEAST, PERCENT, WINDOW_SECONDS
 from fleet.safety.schema import describe_target
 
 PLURAL: Final = "safetypolicies"
@@ -88,9 +88,19 @@ class PolicyView:
             ("Begun at most", [f"{r['verb']}: {r['count']:,} within {words.span(r['windowSeconds'])}" for r in spec.get("rates", [])]),
             ("Planned changes go on in", [dict(DOMAINS)[spec["domain"]]] if "domain" in spec else []),
             ("Always left", [words.count(spec["minSchedulable"], "machine")] if "minSchedulable" in spec else []),
-            ("Planned changes begin", [window_words(w) for w in spec.get("windows", [])]),
+            ("Planned changes begin", [windows.window_words(w) for w in spec.get("windows", [])]),
         ]  # fmt: skip
         return [(what, lines) for what, lines in found if lines]
+
+    @property
+    def scope_key(self) -> str:
+        """By what its scope is said."""
+        return next((key for key in DIMS if key in self.spec["scope"]), "")
+
+    @property
+    def windows(self) -> list[windows.Row]:
+        """As the form asks them."""
+        return windows.rows(self.spec.get("windows", []))
 
     @property
     def rates(self) -> str:
@@ -119,7 +129,7 @@ def breaker_words(breaker: Json) -> list[str]:
     said += [f"counts for {words.span(breaker['windowSeconds'])}"] if "windowSeconds" in breaker else []
     pods = breaker.get("podSuccess")
     if pods:
-        said.append("pods open none" if pods.get("disabled") else f"when under {pods.get('percent', 80):g} % of pods start")  # fmt: skip
+        said.append("pods open none" if pods.get("disabled") else f"when under {pods.get('percent', PERCENT):g} % of pods start, of at least {int(pods.get('atLeast', AT_LEAST)):,} tried within {words.span(pods.get('windowSeconds', WINDOW_SECONDS))}")  # fmt: skip
     return said
 
 
@@ -130,7 +140,7 @@ def policy(actor: Actor, query: QueryDict, name: str) -> Page:
         raise Missing(f"There is no policy {name}.")
     view = PolicyView(stored.obj)
     context: dict[str, Any] = {
-        "p": view, "obj": stored.obj, "name": name, "sentence": sentence(view), "may_write": may_write(actor), "domains": DOMAINS,
+        "p": view, "obj": stored.obj, "name": name, "sentence": sentence(view), "may_write": may_write(actor), "opening": windows.opening_of(name, view.spec), **form_context(),
         "budgets": [view.budget] if view.budget else [], "conditions": view.status.get("conditions", []),
     }  # fmt: skip
     fragments = tuple(
@@ -138,6 +148,11 @@ def policy(actor: Actor, query: QueryDict, name: str) -> Page:
     )
     crumbs = (("Safety", "/safety"), ("Policies", "/safety/policies"))
     return Page("console/policy.html", name, context, fragments, frozenset({SAFETY_POLICY}), "safety", crumbs)
+
+
+def form_context() -> dict[str, Any]:
+    """What the form of a policy chooses from."""
+    return {"domains": DOMAINS, "blank": windows.BLANK, "zones": windows.zones(), "most": windows.MOST}
 
 
 def may_write(actor: Actor) -> bool:

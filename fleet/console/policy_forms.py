@@ -1,10 +1,12 @@
-"""Acts on SafetyPolicies: make one, change one. Each tells first what it would mean now; switching a breaker off takes the count of its machines."""
+"""Acts on SafetyPolicies: make one, change one, delete one. Each tells first what it would mean now; what takes a guard away takes the count of its machines."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,83 +16,35 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
 from django.views.decorators.http import require_POST
 
 from fleet.api import errors
-from fleet.api.actions import Write, create_object, patch_object
+from fleet.api.actions import Write, create_object, delete_object, patch_object
 from fleet.api.authentication import actor_of
 from fleet.api.errors import ApiError, bad_request
 from fleet.api.patches import merge_patch
+from fleet.api.policy_now import policy_now
 from fleet.api.rights import Actor
-from fleet.api.safety_status import policy_now
 from fleet.api.storage import storage_for
 from fleet.console.acting import back, create_line, refused, told_before, write_of
 from fleet.console.policies import DIMS, PLURAL
+from fleet.console.policy_fields import field_of, fields_of, spec_of, without_none
 from fleet.control.kinds import API_VERSION, Json
 
-_NUMBERS: Final = {
-    "maxUnavailable": ("percent", "count"),
-    "breaker": ("percent", "count", "windowSeconds"),
-}
-SCOPES: Final = tuple(key for key in DIMS if key != "matchAll")
-FIELDS: Final = (
-    "metadata.name", *(f"spec.scope.{key}" for key in SCOPES), *(f"spec.{of}.{key}" for of, keys in _NUMBERS.items() for key in keys),
-    "spec.minSchedulable", "spec.rates", "spec.domain",
-)  # fmt: skip
-_ALIASES: Final = {
-    "spec.maxUnavailable": "spec.maxUnavailable.percent",
-    "spec.breaker": "spec.breaker.percent",
-    "spec.scope": "spec.scope.cluster",
-}
 # What a line of the dry run is about, in words.
-_ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "minSchedulable": "Reserve", "windows": "Windows", "rates": "Rate"}  # fmt: skip
+_ABOUT: Final = {"maxUnavailable": "Budget", "breaker": "Breaker", "podSuccess": "Pods", "minSchedulable": "Reserve", "windows": "Windows", "rates": "Rate"}  # fmt: skip
+
+# Where the policy would say no more of it.
+_SAYS_NO_MORE: Final = "This policy says nothing of it any more: other policies and the defaults hold."
+_GONE: Final = {
+    "minSchedulable": "None any more, as far as this policy says.",
+    "windows": "None any more: as far as this policy says, planned changes may begin at any time.",
+}
 
 _NONE: Final = "0 means none: no change that takes a machine away is ever allowed here."
 _WARNED: Final = {
+    "spec.breaker.podSuccess.disabled": "Nothing is noticed here of nodes or a control plane that start no pods: the breaker opens at machines only.",
     "spec.breaker.disabled": "Without a breaker nothing stops a storm of repairs here but the budgets.",
     "spec.maxUnavailable.percent": _NONE,
     "spec.maxUnavailable.count": _NONE,
 }
-
-
-def _wrong(field: str, said: str) -> ApiError:
-    """What cannot be read, told at its field."""
-    return ApiError(422, "Invalid", said, {"causes": [{"field": field, "message": said}]})
-
-
-def _number(form: QueryDict, field: str) -> int | float | None:
-    """None = the field is empty. Whether a number is whole, and how much it may be, is the schema's to say."""
-    text = form.get(field, "").strip().replace(",", "")
-    if not text:
-        return None
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
-        raise _wrong(field, "It must be a number")
-    return float(text) if "." in text else int(text)
-
-
-def _rates(text: str) -> list[Json] | None:
-    out: list[Json] = []
-    for line in filter(None, (part.strip() for part in text.splitlines())):
-        match = re.fullmatch(r"(\S{1,63})\s*=\s*(\d{1,9})\s+in\s+(\d{1,9})\s*s?", line, re.ASCII)
-        if match is None:
-            raise _wrong("spec.rates", f"“{line[:60]}” is no line of the form Reboot = 20 in 600")
-        out.append({"verb": match[1], "count": int(match[2]), "windowSeconds": int(match[3])})
-    return out or None
-
-
-def spec_of(form: QueryDict, old: Json) -> Json:
-    """What of a policy the form says; None = it says nothing of that. Pods and windows have no field and stay."""
-    spec: Json = {of: {key: _number(form, f"spec.{of}.{key}") for key in keys} for of, keys in _NUMBERS.items()}
-    spec["breaker"]["disabled"] = True if form.get("spec.breaker.disabled") else None
-    for of in _NUMBERS:
-        kept = set(old.get(of, {})) - set(spec[of])
-        if not kept and all(value is None for value in spec[of].values()):
-            spec[of] = None
-    spec["minSchedulable"] = _number(form, "spec.minSchedulable")
-    spec["domain"] = form.get("spec.domain") or None
-    spec["rates"] = _rates(form.get("spec.rates", ""))
-    return spec
-
-
-def _without_none(value: Json) -> Json:
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v is not None}
 
 
 def object_of(form: QueryDict) -> Json:
@@ -99,7 +53,7 @@ def object_of(form: QueryDict) -> Json:
     if which not in DIMS:
         raise bad_request(f"a policy is of one of {', '.join(DIMS)}")
     scope: Json = {"matchAll": True} if which == "matchAll" else {which: form.get(f"spec.scope.{which}", "").strip()}
-    spec = {"scope": scope, **_without_none(spec_of(form, {}))}
+    spec = {"scope": scope, **without_none(spec_of(form, {}))}
     name = form.get("metadata.name", "").strip()
     return {"apiVersion": API_VERSION, "kind": "SafetyPolicy", "metadata": {"name": name}, "spec": spec}
 
@@ -127,13 +81,15 @@ class Line:
 
 
 def compared(warnings: Sequence[str], before: Sequence[str]) -> list[Line]:
-    """What it would mean, each beside what it means now."""
+    """What it would mean, each beside what it means now; last, what it would say no more."""
     old = dict(_split(line) for line in before)
+    new = dict(_split(line) for line in warnings)
     out = []
     for about, text in map(_split, warnings):
         was = old.get(about, "") if about else ""
         out.append(Line(_ABOUT.get(about, about), text, was if was != text else ""))
-    return out
+    gone = [about for about in old if about and about not in new]
+    return out + [Line(_ABOUT.get(about, about), _GONE.get(about, _SAYS_NO_MORE), old[about]) for about in gone]
 
 
 def _split(line: str) -> tuple[str, str]:
@@ -167,8 +123,23 @@ def _must(spec: Json, old: Json | None, lines: Sequence[str]) -> str:
     """The count that has to be typed, "" = none."""
     if not _switches_off(spec, old):
         return ""
+    return _covered(lines) or "0"
+
+
+def _covered(lines: Sequence[str]) -> str:
+    """How many machines in service a policy covers, by its dry run; "" = none."""
     found = next((m for line in lines if (m := re.match(r"Now \d+ of (\d+) machines", line))), None)
-    return found[1] if found else "0"
+    return found[1] if found else ""
+
+
+def _confirmed(name: str, form: QueryDict, must: str, what: str) -> None:
+    """Nothing, where that count was typed or none is needed."""
+    typed = form.get("count", "").strip()
+    if not must or typed == must:
+        return
+    if typed and typed == form.get("told"):
+        raise errors.conflict(storage_for(PLURAL).kind, name, f"it covers {must} machines now, {typed} when you looked. Look at it and ask again")  # fmt: skip
+    raise bad_request(f"type {must}, the number of machines {what}")
 
 
 def save(name: str, actor: Actor, form: QueryDict) -> str:
@@ -176,13 +147,17 @@ def save(name: str, actor: Actor, form: QueryDict) -> str:
     write = write_of(actor, dry_run=True)
     wished = _wished(name, form, write)
     must = _must(wished["spec"], _now(name)[0], write.warnings)
-    typed = form.get("count", "").strip()
-    if must and typed != must:
-        if typed and typed == form.get("told"):
-            raise errors.conflict(storage_for(PLURAL).kind, wished["metadata"]["name"], f"it covers {must} machines now, {typed} when you looked. Look at it and ask again")  # fmt: skip
-        raise bad_request(f"type {must}, the number of machines without a breaker")
+    _confirmed(wished["metadata"]["name"], form, must, "without a breaker")
     made = _wished(name, form, write_of(actor))["metadata"]["name"]
     return f"Policy {made} is {'changed' if name else 'made'}; it binds from now on."
+
+
+def delete(name: str, actor: Actor, form: QueryDict) -> str:
+    """What it says binds nobody any more."""
+    delete_object(PLURAL, name, write=write_of(actor, dry_run=True))
+    _confirmed(name, form, _covered(_now(name)[1]), "that it covers")
+    delete_object(PLURAL, name, write=write_of(actor))
+    return f"Policy {name} is gone; other policies and the defaults hold."
 
 
 @login_required
@@ -192,10 +167,11 @@ def policy_do(request: HttpRequest, name: str = "") -> HttpResponse:
     actor = actor_of(request.user, request.META.get("REMOTE_ADDR") or "")
     path = f"/safety/policies/{quote(name, safe='')}" if name else "/safety/policies"
     try:
-        said = save(name, actor, request.POST)
+        if name and request.POST.get("verb") == "delete":
+            return back("/safety/policies", delete(name, actor, request.POST))
+        return back(path, save(name, actor, request.POST))
     except ApiError as error:
         return refused(request, actor, error, path)
-    return back(path, said)
 
 
 @login_required
@@ -209,16 +185,20 @@ def policy_foresee(request: HttpRequest, name: str = "") -> JsonResponse:
     write = write_of(actor, dry_run=True)
     old, before = _now(name)
     try:
+        if name and form.get("verb") == "delete":
+            delete_object(PLURAL, name, write=write)
+            context = {"lines": compared(before[:1], before), "line": f"kubectl delete safetypolicy {name}"}
+            return told_before("_foresee_policy", context, None, (), must=_covered(before))
         spec = _wished(name, form, write)["spec"]
         if spec == old:
-            return told_before("_foresee_policy", {"same": True}, None, FIELDS, may=False, must="")
+            return told_before("_foresee_policy", {"same": True}, None, (), may=False, must="")
         warned = [_WARNED.get(w.partition(": ")[0], w) for w in write.warnings if w.startswith("spec.")]
         lines = compared([w for w in write.warnings if not w.startswith("spec.")], before)
         must = _must(spec, old, write.warnings)
         line = _line(name, form, spec, old)
     except ApiError as refusal:
         error = refusal
-    return told_before("_foresee_policy", {"lines": lines, "warned": warned, "line": line}, error, FIELDS, named=_field, must=must)  # fmt: skip
+    return told_before("_foresee_policy", {"lines": lines, "warned": warned, "line": line}, error, fields_of(form), named=partial(field_of, form), must=must)  # fmt: skip
 
 
 def _line(name: str, form: QueryDict, spec: Json, old: Json | None) -> str:
@@ -228,16 +208,11 @@ def _line(name: str, form: QueryDict, spec: Json, old: Json | None) -> str:
     keys = sorted({*spec, *(old or {})})
     changed = {k: spec.get(k) for k in keys if spec.get(k) != (old or {}).get(k)}
     patch = {k: _patched(v, (old or {}).get(k)) for k, v in changed.items()}
-    return f"kubectl patch safetypolicy {name} --type merge -p '{orjson.dumps({'spec': patch}).decode()}'"
+    return f"kubectl patch safetypolicy {name} --type merge -p {shlex.quote(orjson.dumps({'spec': patch}).decode())}"
 
 
 def _patched(new: Any, old: Any) -> Any:
     """A merge patch takes away what it says is null."""
     if isinstance(new, dict) and isinstance(old, dict):
-        return {k: new.get(k) for k in sorted({*new, *old}) if new.get(k) != old.get(k)}
+        return {k: _patched(new.get(k), old.get(k)) for k in sorted({*new, *old}) if new.get(k) != old.get(k)}
     return new
-
-
-def _field(path: str) -> str:
-    """The field of the form that a problem belongs to."""
-    return "spec.rates" if path.startswith("spec.rates") else _ALIASES.get(path, path)

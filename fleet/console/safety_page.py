@@ -14,12 +14,11 @@ from django.utils import timezone
 
 from fleet.api.rights import Actor
 from fleet.api.storage import ListQuery, storage_for
-from fleet.console import queries, words
+from fleet.console import queries, windows, words
 from fleet.console.breakers import Dial, breakers
 from fleet.console.notices import told
 from fleet.console.page import Fragment, Missing, Page
-from fleet.console.policies import DOMAINS, may_write, views
-from fleet.console.windows import windows
+from fleet.console.policies import form_context, may_write, views
 from fleet.console.words import Word
 from fleet.control.kinds import HOLD, MACHINE, PERMIT, SAFETY_POLICY, Json
 from fleet.control.times import parse_time
@@ -97,12 +96,12 @@ def safety(actor: Actor, query: QueryDict, tab: str = "now") -> Page:
     elif tab == "permits":
         context |= {"permits": queries.open_permits(actor), "counts": _permit_counts(actor)}
     elif tab == "windows":
-        context["windows"] = windows()
+        context["windows"] = windows.told()
     elif tab == "refusals":
         context |= _refusals(actor, query)
     elif tab == "policies":
         found = storage_for("safetypolicies").page(ListQuery(limit=500)).objects
-        context |= {"policies": found, "views": views(found), "may_write": may_write(actor), "domains": DOMAINS}
+        context |= {"policies": found, "views": views(found), "may_write": may_write(actor), **form_context()}
     if tab in ("now", "holds"):
         context["holds"] = [_hold(h) for h in holds]
     fragments = tuple(

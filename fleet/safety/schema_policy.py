@@ -112,8 +112,9 @@ def _check_window(path: str, window: Json) -> Sequence[Problem]:
     problems = []
     if zone not in available_timezones():
         problems.append(Problem(f"{path}.timeZone", f"{zone} is no time zone; write one such as Europe/Berlin"))
-    if window.get("jitterMinutes", 0) >= window["durationMinutes"]:
-        problems.append(Problem(f"{path}.jitterMinutes", "must be less than durationMinutes, or it may never be open"))
+    lasts = window["durationMinutes"]
+    if window.get("jitterMinutes", 0) >= lasts:
+        problems.append(Problem(f"{path}.jitterMinutes", f"must be less than the {lasts} minutes that the window lasts, or it may never be open"))  # fmt: skip
     return problems
 
 
@@ -123,6 +124,8 @@ def _warn_policy(obj: Json) -> Sequence[str]:
         f"spec.maxUnavailable.{key}: 0 means that no change that takes a machine away is ever allowed here"
         for key in zero
     ]
+    if obj["spec"].get("breaker", {}).get("podSuccess", {}).get("disabled"):
+        warnings.append("spec.breaker.podSuccess.disabled: true means that pods that do not start open no breaker here")
     if obj["spec"].get("breaker", {}).get("disabled"):
         warnings.append("spec.breaker.disabled: true means that nothing stops a storm of repairs here but the budgets")
     return warnings

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from fleet.safety import pods
 from machines.watch.seen import KubeEvent
 
 STARTED: Final = "Started"
@@ -34,9 +35,9 @@ _MOST: Final = (
 class Rule:
     """When too few pods start: under `percent`, of `at_least` pods tried within `window_seconds`. `policy`: who says so."""
 
-    percent: float = 80.0
-    at_least: int = 20
-    window_seconds: int = 600
+    percent: float = pods.PERCENT
+    at_least: int = pods.AT_LEAST
+    window_seconds: int = pods.WINDOW_SECONDS
     disabled: bool = False
     policy: str = ""
 

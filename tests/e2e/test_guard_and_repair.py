@@ -33,7 +33,7 @@ PAGES = [
     "/safety/permits", "/safety/refusals", "/faults", "/faults/a1-componentcrash", "/rules", "/rules/crash", "/remediations", "/remediations/a2-1", "/playbooks", "/playbooks/fix", "/",
 ]  # fmt: skip
 DIALOGS = [
-    "/gates?do=create", "/gates/disk?do=change", "/gates/disk?do=delete", "/safety?do=hold", "/safety?do=stop", "/safety/policies?do=create", "/safety/policies/pay?do=change", "/machines/a1/why?do=confirm", "/machines/a1/why?do=abandon", "/faults/a1-componentcrash?do=clear", "/rules/crash?do=mode",
+    "/gates?do=create", "/gates/disk?do=change", "/gates/disk?do=delete", "/safety?do=hold", "/safety?do=stop", "/safety/policies?do=create", "/safety/policies/pay?do=change", "/safety/policies/pay?do=delete", "/machines/a1/why?do=confirm", "/machines/a1/why?do=abandon", "/faults/a1-componentcrash?do=clear", "/rules/crash?do=mode",
     "/remediations/a2-1?do=cancel", "/machines/a1/why?do=report", "/machines/a1/why?do=pause", "/clusters/a?do=pause",
 ]  # fmt: skip
 
@@ -216,6 +216,50 @@ def test_a_policy_tells_what_it_would_mean_before_it_is_saved(chromium: Browser,
         go.click()
         expect(page.locator("#toast")).to_contain_text("Policy pay is changed")
         expect(page.locator("#p-says")).to_contain_text("2 machines")
+
+
+def test_windows_of_a_policy_are_added_and_taken_out_and_limits_on_pods_are_set(chromium: Browser, server: Server, people: People, trouble: None) -> None:  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE capacity SET in_service = true, down = false")
+    with page_of(chromium, server, "admin") as page:
+        page.goto("/safety/policies/pay?do=change")
+        dialog, go = page.locator("#do-change"), page.locator("#change-go")
+        told = dialog.get_by_role("status", name="What it would mean now")
+        dialog.get_by_role("button", name="Add a window").click()
+        added = dialog.get_by_role("group", name="Window 2")
+        expect(added.get_by_label("Mon")).to_be_focused()
+        expect(told).to_contain_text("Still needed: Begins at, Ends at.")
+        added.get_by_label("Begins at").fill("00:00")
+        added.get_by_label("Ends at").fill("24:00")
+        added.get_by_label("Time zone").fill("Europe/Berln")
+        expect(added).to_contain_text("did you mean Europe/Berlin?")
+        assert violations(page) == []
+        expect(go).to_be_disabled()
+        added.get_by_label("Time zone").fill("Europe/Berlin")
+        expect(told).to_contain_text("Open at all times.")
+        dialog.get_by_role("button", name="Remove window 1").click()
+        expect(dialog.get_by_role("group", name="Window 1")).to_contain_text("Begins at")
+        expect(dialog.get_by_role("group", name="Window 2")).to_have_count(0)
+        expect(dialog.get_by_role("button", name="Remove window 1")).to_be_focused()
+        dialog.get_by_label("So many must start, in %").fill("90")
+        expect(told).to_contain_text("Opens the breaker when under 90 % start, of at least 20 tried within 10 min.")
+        go.click()
+        expect(page.locator("#toast")).to_contain_text("Policy pay is changed")
+        expect(page.locator("#p-says")).to_contain_text("every day 00:00–24:00 Europe/Berlin")
+        expect(page.locator("#p-head")).to_contain_text("may begin at any time")
+
+
+def test_a_new_policy_asks_only_what_its_scope_may_say(chromium: Browser, server: Server, people: People, trouble: None) -> None:  # fmt: skip
+    with page_of(chromium, server, "admin") as page:
+        page.goto("/safety/policies?do=create")
+        dialog = page.locator("#do-create")
+        expect(dialog.get_by_label("So many must start, in %")).to_be_visible()
+        dialog.get_by_label("Covers").select_option("hardwareModel")
+        expect(dialog.get_by_label("So many must start, in %")).to_be_hidden()
+        expect(dialog.get_by_label("It opens at, in %")).to_be_hidden()
+        dialog.get_by_label("Covers").select_option("rack")
+        expect(dialog.get_by_label("It opens at, in %")).to_be_visible()
+        expect(dialog.get_by_label("Planned changes go on in")).to_be_hidden()
 
 
 def test_a_rule_on_trial_is_put_in_force_by_typing_what_it_would_act_on(chromium: Browser, server: Server, people: People, trouble: None) -> None:  # fmt: skip

@@ -334,7 +334,7 @@ def test_a_dry_run_of_a_policy_says_what_it_would_mean_now_and_stores_nothing(ma
         "maxUnavailable: 2 may be; 1 more would be granted now, 1 of them to planned changes.",
         "breaker: it would open at 2 machines, and 0 are counted now; it is closed.",
         "minSchedulable: 1 more could go before 1 are left.",
-        "windows: one is open now.",
+        "windows: open at all times.",
         "rates: Drain: 0 begun of 3 within 60 s.",
     ]
     assert storage_for("safetypolicies").read("p") is None
