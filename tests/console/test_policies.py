@@ -13,6 +13,8 @@ from django.db import connection
 from django.http import QueryDict
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleet.api.actions import Write, create_object, patch_object
 from fleet.api.openings import openings
@@ -334,3 +336,9 @@ def test_others_change_nothing(pay: None, browser_of: Browser, who: str) -> None
 def test_its_sentence_says_what_it_allows_now(status: Json, said: str) -> None:
     view = PolicyView({"metadata": {"name": "pay"}, "spec": {"scope": {"cluster": "a"}}, "status": status})
     assert said in "".join(w.text for w in sentence(view))
+
+
+@given(start=st.integers(0, 1439), duration=st.integers(1, 1440))
+def test_an_end_is_read_as_the_window_that_it_was_shown_for(start: int, duration: int) -> None:
+    window: Json = {"start": f"{start // 60:02}:{start % 60:02}", "durationMinutes": duration}
+    assert minutes_between(window["start"], end_of(window)) == duration
