@@ -35,7 +35,8 @@ def hosted(exposure: Json, **plane: str) -> Json:
 def services_and_volumes(meta: Meta, lab: Lab, host: Host) -> None:
     """What such clusters ask of a meta cluster: addresses of Services that lead somewhere, names, and a volume that waits for its pod."""
     lab.import_images(host, images.kube_proxy(), images.dns())
-    host.ssh("mkdir -p /srv/disk-1")
+    # Hosts of the lab have no default route, so that what runs in a host's own network could not even begin to ask for a Service.
+    host.ssh(f"mkdir -p /srv/disk-1; ip route add 10.96.0.0/12 via {lab.gateway}")
     local = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host.name]}]}]}  # fmt: skip
     volume = {
         "capacity": {"storage": "50Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": VOLUMES, "persistentVolumeReclaimPolicy": "Retain",
