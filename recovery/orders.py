@@ -193,15 +193,15 @@ _kept: dict[tuple[str, int], tuple[Ladder, Json]] = {}  # of this process, by na
 async def _ladders(conn: Connection, candidates: Iterable[Candidate]) -> dict[str, tuple[Ladder, Json]]:
     """Playbooks by name as they stood when the candidates were read, each with the spec that a remediation freezes."""
     wanted = {(c.playbook, c.playbook_rv) for c in candidates if c.playbook_rv is not None}
-    missing = sorted(name for name, rv in wanted if (name, rv) not in _kept)
-    out: dict[str, tuple[Ladder, Json]] = {}
+    out = {name: _kept[name, rv] for name, rv in wanted if (name, rv) in _kept}
+    missing = sorted(name for name, _ in wanted if name not in out)
     if missing:
         if len(_kept) > _MOST_KEPT:
             _kept.clear()
         for name, rv, spec in await (await conn.execute(_PLAYBOOKS, [missing], prepare=True)).fetchall():
             spec = orjson.loads(spec) if isinstance(spec, str | bytes) else spec
             out[name] = _kept[name, rv] = (ladder_of(name, spec), spec)  # of a moment later, if it was just changed
-    return {name: _kept[name, rv] for name, rv in wanted if (name, rv) in _kept} | out
+    return out
 
 
 async def _tripped(conn: Connection) -> dict[tuple[str, int], str]:

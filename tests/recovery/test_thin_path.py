@@ -101,6 +101,26 @@ async def test_two_declared_reporters_are_two_sources_and_one_under_two_names_is
     assert (status["phase"], status["sources"]) == (phase, expected)
 
 
+async def test_a_playbook_is_followed_as_it_is_when_a_repair_begins(world: World) -> None:
+    await world.playbook()
+    await world.rule()
+    await running(world)
+    rungs = []
+    for name in ("restart-units", "once-more"):
+        await world.conn.execute(
+            "UPDATE recovery_playbook SET rv = rv + 4, spec = jsonb_set(spec::jsonb, '{rungs,0,name}', to_jsonb(%s::text))",
+            [name],
+        )
+        stopped(await world.box())
+        await world.step()
+        await world.detect()
+        await world.order()
+        rungs.append([r["spec"]["ladder"]["rungs"][0]["name"] for r in await world.faults("remediations")])
+        await world.turn(12)
+        assert {f["status"]["phase"] for f in await world.faults()} == {"Resolved"}
+    assert rungs == [["restart-units"], ["restart-units", "once-more"]]
+
+
 async def test_evidence_of_a_repair_is_read_through_the_api(world: World) -> None:
     from fleet.api.rights import SYSTEM
     from fleet.control.threads import in_thread
